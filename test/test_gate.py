@@ -1,0 +1,389 @@
+"""The gate's promises, as numbers, under ordinary and under hostile input."""
+
+import math
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vla_ros.safety.gate import Chunk, CommandGate, GateConfig, State
+
+NAMES = ("shoulder", "elbow", "finger")
+LOWER = np.array([-2.0, -1.0, 0.0])
+UPPER = np.array([2.0, 3.0, 0.04])
+VELOCITY = np.array([2.0, 1.0, 0.1])
+START = np.array([0.5, 1.0, 0.02])
+
+
+def make_gate(**changes) -> CommandGate:
+    return CommandGate(GateConfig(NAMES, LOWER, UPPER, VELOCITY, **changes))
+
+
+def make_chunk(stamp, points=START, horizon=8, names=NAMES, dt=0.05) -> Chunk:
+    return Chunk(stamp, dt, names, np.tile(np.asarray(points, dtype=float), (horizon, 1)))
+
+
+def open_gate(now=10.0, **changes) -> CommandGate:
+    gate = make_gate(**changes)
+    assert gate.update_state(NAMES, START, now) == ""
+    assert gate.accept(make_chunk(now), now) == ""
+    assert gate.command(now) is not None
+    return gate
+
+
+# --- opening ----------------------------------------------------------------------------------
+
+
+def test_closed_until_chunk_and_joint_states_are_here():
+    gate = make_gate()
+    assert gate.command(1.0) is None and "joint states" in gate.reason
+    gate.update_state(NAMES, START, 1.0)
+    assert gate.command(1.0) is None and "chunk" in gate.reason
+    gate.accept(make_chunk(1.0), 1.0)
+    command = gate.command(1.0)
+    assert gate.state is State.ACTIVE and gate.reason == "" and not command.hold
+    np.testing.assert_allclose(command.positions, START)
+
+
+def test_chunk_before_joint_states_opens_when_they_come():
+    gate = make_gate()
+    assert gate.accept(make_chunk(1.0), 1.0) == ""
+    assert gate.command(1.0) is None and gate.state is State.CLOSED
+    gate.update_state(NAMES, START, 1.02)
+    assert gate.command(1.02) is not None
+
+
+def test_stale_joint_states_do_not_open():
+    gate = make_gate()
+    gate.update_state(NAMES, START, 1.0)
+    assert gate.accept(make_chunk(1.3), 1.3) == ""
+    assert gate.command(1.3) is None and gate.state is State.CLOSED
+
+
+def test_robot_far_outside_its_limits_does_not_open():
+    gate = make_gate()
+    gate.update_state(NAMES, [5.0, 1.0, 0.0], 1.0)
+    gate.accept(make_chunk(1.0), 1.0)
+    assert gate.command(1.0) is None
+    assert "shoulder" in gate.reason and "limits" in gate.reason
+
+
+def test_first_command_starts_at_the_measured_positions():
+    gate = make_gate()
+    gate.update_state(NAMES, START, 1.0)
+    gate.accept(make_chunk(1.0, [2.0, -1.0, 0.0]), 1.0)
+    step = gate.command(1.0).positions - START
+    np.testing.assert_allclose(np.abs(step), VELOCITY * 0.04)
+    assert gate.limited == 1
+
+
+# --- following --------------------------------------------------------------------------------
+
+
+def test_set_point_is_the_chunk_at_the_time_it_is_due():
+    gate = make_gate()
+    gate.update_state(NAMES, START, 0.0)
+    ramp = START + np.arange(1, 9)[:, None] * np.array([0.05, 0.02, 0.001])
+    gate.accept(Chunk(0.0, 0.05, NAMES, ramp), 0.0)
+    for now in (0.02, 0.04, 0.06, 0.08):
+        command = gate.command(now)
+    # Due at 0.12 s: between point 1 (0.10 s) and point 2 (0.15 s).
+    np.testing.assert_allclose(command.positions, 0.6 * ramp[1] + 0.4 * ramp[2])
+    assert command.stamp == 0.0 and command.time_from_start == pytest.approx(0.12)
+    assert gate.limited == 0
+
+
+def test_due_time_is_always_ahead_of_now():
+    gate = open_gate()
+    for now in np.arange(10.0, 10.19, 0.013):
+        command = gate.command(now)
+        assert command.stamp + command.time_from_start == pytest.approx(now + 0.04)
+
+
+def test_joint_order_does_not_matter():
+    straight, mixed = make_gate(), make_gate()
+    order = [2, 0, 1]
+    names = [NAMES[i] for i in order]
+    points = START + np.random.default_rng(0).normal(0, 0.01, (8, 3))
+    straight.update_state(NAMES, START, 0.0)
+    mixed.update_state(["wheel", *names], [9.0, *START[order]], 0.0)
+    assert straight.accept(Chunk(0.0, 0.05, NAMES, points), 0.0) == ""
+    assert mixed.accept(Chunk(0.0, 0.05, names, points[:, order]), 0.0) == ""
+    for now in (0.0, 0.03, 0.1):
+        np.testing.assert_array_equal(straight.command(now).positions, mixed.command(now).positions)
+
+
+def test_targets_keep_the_margin_and_commands_are_copies():
+    gate = make_gate(margin=[0.1, 0.1, 0.0], chunk_timeout=9.0, state_timeout=9.0)
+    gate.update_state(NAMES, START, 0.0)
+    gate.accept(make_chunk(0.0, [99.0, 99.0, 99.0], horizon=200), 0.0)
+    for now in np.arange(0.0, 4.0, 0.02):
+        command = gate.command(now)
+        kept = command.positions.copy()
+        command.positions[:] = np.nan
+    np.testing.assert_allclose(kept, [1.9, 2.9, 0.04])
+
+
+def test_changing_a_chunk_after_it_was_accepted_changes_nothing():
+    gate = open_gate()
+    chunk = make_chunk(10.0)
+    gate.accept(chunk, 10.0)
+    chunk.points[:] = np.nan
+    assert np.isfinite(gate.command(10.02).positions).all()
+
+
+# --- refusing ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("chunk", "word"),
+    [
+        (make_chunk(10.0, [math.nan, 0, 0]), "NaN"),
+        (make_chunk(10.0, [math.inf, 0, 0]), "infinite"),
+        (make_chunk(10.0, [0, 0], names=("shoulder", "elbow")), "finger is missing"),
+        (make_chunk(10.0, [0, 0, 0, 0], names=(*NAMES, "tail")), "tail is unknown"),
+        (make_chunk(10.0, [0, 0, 0, 0], names=(*NAMES, "elbow")), "elbow is given twice"),
+        (make_chunk(10.0, [0, 0], names=NAMES), "shape"),
+        (make_chunk(10.0, horizon=0), "shape"),
+        (Chunk(10.0, 0.05, NAMES, START), "shape"),
+        (make_chunk(10.0, dt=0.0), "dt"),
+        (make_chunk(10.0, dt=-0.05), "dt"),
+        (make_chunk(10.0, dt=math.nan), "dt"),
+        (make_chunk(math.nan), "stamp"),
+        (make_chunk(10.2), "future"),
+        (make_chunk(9.7), "old"),
+        (make_chunk(9.99), "older than the chunk in use"),
+    ],
+)
+def test_bad_chunk_is_refused_by_name_and_changes_nothing(chunk, word):
+    gate, twin = open_gate(), open_gate()
+    reason = gate.accept(chunk, 10.02)
+    assert word in reason
+    assert (gate.rejected, gate.accepted, gate.last_rejection) == (1, 1, reason)
+    np.testing.assert_array_equal(gate.command(10.02).positions, twin.command(10.02).positions)
+
+
+@pytest.mark.parametrize(
+    ("names", "positions", "word"),
+    [
+        (("shoulder", "finger"), [0, 0], "elbow is missing"),
+        (NAMES, [0, 0], "3 names but 2 positions"),
+        (NAMES, [0, math.nan, 0], "not finite"),
+    ],
+)
+def test_bad_joint_states_are_refused_and_lead_to_a_hold_that_names_them(names, positions, word):
+    gate = open_gate()
+    assert word in gate.update_state(names, positions, 10.1)
+    gate.accept(make_chunk(10.2), 10.2)
+    assert gate.command(10.21).hold and word in gate.reason
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"names": ()}, "names"),
+        ({"names": ("a", "a", "b")}, "twice"),
+        ({"lower": [0.0, 0.0]}, "lower"),
+        ({"upper": [math.nan, 1.0, 1.0]}, "upper"),
+        ({"velocity": 0.0}, "velocity"),
+        ({"lower": UPPER, "upper": LOWER}, "shoulder"),
+        ({"margin": 1.0}, "finger"),
+        ({"margin": -0.1}, "margin"),
+        ({"lookahead": 0.0}, "lookahead"),
+        ({"chunk_timeout": math.inf}, "chunk_timeout"),
+        ({"hold_time": -1.0}, "hold_time"),
+    ],
+)
+def test_unsafe_configuration_is_refused_by_name(changes, word):
+    fields = {"names": NAMES, "lower": LOWER, "upper": UPPER, "velocity": VELOCITY, **changes}
+    with pytest.raises(ValueError, match=word):
+        GateConfig(**fields)
+
+
+# --- holding ----------------------------------------------------------------------------------
+
+
+def run(gate: CommandGate, times, fresh_states=True):
+    for now in times:
+        if fresh_states:
+            gate.update_state(NAMES, START, now)
+        yield now, gate.command(now)
+
+
+@pytest.mark.parametrize("fresh_states", [True, False])
+def test_stale_input_holds_within_the_timeout_then_falls_silent(fresh_states):
+    gate = open_gate()
+    moments = np.arange(10.02, 11.0, 0.02)
+    seen = list(run(gate, moments, fresh_states))
+    first_hold = next(now for now, command in seen if command is not None and command.hold)
+    assert 10.2 - 1e-6 <= first_hold <= 10.2 + 0.02 + 1e-6
+    holds = [command for _, command in seen if command is not None and command.hold]
+    assert 14 <= len(holds) <= 16  # 0.3 s at 50 Hz
+    assert all(hold.stamp == 0.0 and hold.time_from_start == 0.04 for hold in holds)
+    assert seen[-1][1] is None and gate.state is State.HOLD
+
+
+def test_finished_chunk_holds_its_last_command():
+    gate = make_gate(chunk_timeout=5.0)
+    gate.update_state(NAMES, START, 0.0)
+    gate.accept(make_chunk(0.0, horizon=2), 0.0)
+    last = [c for _, c in run(gate, np.arange(0.0, 0.06, 0.02)) if c is not None][-1]
+    hold = gate.command(0.08)
+    assert hold.hold and "finished" in gate.reason
+    np.testing.assert_array_equal(hold.positions, last.positions)
+
+
+def test_resumes_from_the_last_command_while_the_hold_is_sent():
+    gate = open_gate(chunk_timeout=0.1)
+    gate.update_state(NAMES, START - [0.3, 0, 0], 10.12)  # the robot lags behind
+    held = gate.command(10.12)
+    assert held.hold
+    gate.accept(make_chunk(10.12, [-2.0, 1.0, 0.0]), 10.14)
+    command = gate.command(10.14)
+    assert not command.hold and gate.state is State.ACTIVE
+    assert (np.abs(command.positions - held.positions) <= VELOCITY * 0.02 + 1e-9).all()
+
+
+def test_resumes_from_the_measured_positions_after_silence():
+    gate = open_gate()
+    moved = START + [0.4, 0.0, 0.0]
+    for now in np.arange(10.02, 12.0, 0.02):
+        gate.command(now)
+    gate.update_state(NAMES, moved, 12.0)
+    gate.accept(make_chunk(12.0, START), 12.0)
+    command = gate.command(12.0)
+    assert (np.abs(command.positions - moved) <= VELOCITY * 0.04 + 1e-9).all()
+
+
+def test_joint_off_its_track_is_held_where_it_is():
+    gate = open_gate(tracking=[0.5, 0.5, np.inf])
+    found = START + [0.0, 0.7, 0.0]
+    gate.update_state(NAMES, found, 10.02)
+    command = gate.command(10.02)
+    assert command.hold and "elbow" in gate.reason
+    np.testing.assert_array_equal(command.positions, found)
+    assert gate.command(10.04).hold and "elbow" in gate.reason  # needs a new chunk to go on
+    gate.update_state(NAMES, found, 10.05)
+    gate.accept(make_chunk(10.05, found), 10.05)
+    assert not gate.command(10.06).hold and gate.reason == ""
+
+
+# --- time -------------------------------------------------------------------------------------
+
+
+def test_clock_that_restarts_closes():
+    gate = open_gate(now=100.0)
+    assert gate.command(1.0) is None
+    assert gate.state is State.CLOSED and "backwards" in gate.reason
+    gate.update_state(NAMES, START, 1.0)
+    gate.accept(make_chunk(1.0), 1.0)
+    assert gate.command(1.0) is not None
+
+
+def test_joint_states_or_chunk_from_a_restarted_clock_close():
+    gate = open_gate(now=100.0)
+    gate.update_state(NAMES, START, 1.0)
+    assert gate.state is State.CLOSED
+    gate = open_gate(now=100.0)
+    gate.accept(make_chunk(1.0), 1.0)
+    assert gate.state is State.CLOSED
+
+
+def test_small_step_back_of_the_clock_moves_nothing():
+    gate = open_gate()
+    gate.accept(make_chunk(10.0, [2.0, 3.0, 0.0]), 10.0)
+    before = gate.command(10.03).positions
+    after = gate.command(10.01).positions
+    np.testing.assert_array_equal(before, after)
+    assert gate.state is State.ACTIVE
+
+
+def test_joint_states_from_the_future_do_not_move_the_robot():
+    gate = open_gate()
+    gate.update_state(NAMES, START, 11.0)
+    command = gate.command(10.02)
+    assert command.hold and "future" in gate.reason
+
+
+# --- fuzz -------------------------------------------------------------------------------------
+
+wild = st.floats(width=64)  # NaN, infinities and the huge included
+plain = st.floats(-4.0, 4.0)
+events = st.lists(
+    st.one_of(
+        st.tuples(st.just("wait"), st.floats(0.0, 0.6)),
+        st.tuples(st.just("jitter"), st.floats(-0.04, 0.05)),
+        st.tuples(st.just("state"), st.lists(plain, min_size=3, max_size=3)),
+        st.tuples(st.just("odd state"), st.lists(wild, max_size=4)),
+        st.tuples(
+            st.just("chunk"),
+            st.tuples(
+                st.lists(
+                    st.lists(st.one_of(plain, wild), min_size=3, max_size=3), min_size=1, max_size=9
+                ),
+                st.floats(-0.3, 0.1),
+                st.one_of(st.just(0.05), wild),
+            ),
+        ),
+        st.tuples(st.just("restart"), st.floats(0.1, 50.0)),
+    ),
+    max_size=60,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(events, st.booleans())
+def test_whatever_comes_in_what_goes_out_is_safe(sequence, follow):
+    gate = make_gate(margin=[0.1, 0.1, 0.0])
+    now, previous, previous_time, sent_hold_until = 1000.0, None, 0.0, 0.0
+    for kind, value in sequence:
+        before = gate.state
+        if kind in ("wait", "jitter"):
+            now += value
+        elif kind == "restart":
+            now -= value
+        elif kind in ("state", "odd state"):
+            gate.update_state(NAMES, value, now)
+        elif kind == "chunk":
+            points, offset, dt = value
+            gate.accept(Chunk(now + offset, dt, NAMES, np.array(points)), now)
+        if follow and gate.last is not None:
+            gate.update_state(NAMES, gate.last, now)
+        silent = gate.state is not State.ACTIVE and now > sent_hold_until
+        command = gate.command(now)
+        if command is None:
+            continue
+        position = command.positions
+        assert gate.state is not State.CLOSED
+        assert position.shape == (3,) and np.isfinite(position).all()
+        assert (position >= LOWER).all() and (position <= UPPER).all()
+        assert math.isfinite(command.time_from_start) and command.time_from_start > 0.0
+        assert math.isfinite(command.stamp)
+        if not command.hold:
+            assert now - command.stamp <= 0.2 + 1e-9
+            assert now - gate.measured_stamp <= 0.2 + 1e-9
+        # The stream is one while commands keep coming; after silence it starts at the robot.
+        passed = now - previous_time
+        if previous is None or before is State.CLOSED or silent or passed < -0.05:
+            start, allowed = np.clip(gate.measured, LOWER, UPPER), 0.04
+        else:
+            start, allowed = previous, min(max(passed, 0.0), 0.04)
+        assert (np.abs(position - start) <= VELOCITY * allowed + 1e-9).all()
+        previous, previous_time = position, max(now, previous_time if passed > -0.05 else now)
+        if command.hold:
+            sent_hold_until = gate._hold_since + gate.config.hold_time
+        else:
+            sent_hold_until = math.inf
+
+
+def test_command_is_cheap():
+    gate = make_gate(chunk_timeout=100.0, state_timeout=100.0)
+    gate.update_state(NAMES, START, 0.0)
+    gate.accept(make_chunk(0.0, horizon=2000), 0.0)
+    begin = time.perf_counter()
+    for tick in range(1000):
+        gate.command(tick * 0.02)
+    # About 15 us alone on a core; the bound leaves room for a busy machine.
+    assert (time.perf_counter() - begin) / 1000 < 500e-6

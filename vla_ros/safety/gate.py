@@ -197,7 +197,9 @@ class CommandGate:
                 self._start_from_measured(now)
             self.state = State.ACTIVE
 
-        wanted = _interpolate(chunk, now + config.lookahead)
+        # A clock that lags behind the stamps (within the tolerance) must not ask for the past.
+        due = max(now, chunk.stamp) + config.lookahead
+        wanted = _interpolate(chunk, due)
         target = np.minimum(np.maximum(wanted, self._inner_lower), self._inner_upper)
         # Never more time than the command gives the robot, however late this call comes.
         step = config.velocity * min(max(now - self._last_time, 0.0), config.lookahead)
@@ -206,7 +208,7 @@ class CommandGate:
             self.limited += 1
         self._last_time = max(now, self._last_time)
         self.last = target
-        return Command(target.copy(), now + config.lookahead - chunk.stamp, chunk.stamp, False)
+        return Command(target.copy(), due - chunk.stamp, chunk.stamp, False)
 
     def _hold(self, now: float) -> Command | None:
         if self.state is State.CLOSED:

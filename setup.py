@@ -1,0 +1,42 @@
+"""`pip install .`: models, simulation and training without ROS 2 (colcon builds the rest)."""
+
+from glob import glob
+
+from setuptools import find_packages, setup
+
+modules = find_packages(include=["vla_ros", "vla_ros.*"])
+training = ["vla_ros.training"] + [f"vla_ros.training.{m}" for m in find_packages("training")]
+
+setup(
+    name="vla_ros",
+    version="0.1.0",
+    description="Vision-language-action models for ROS 2 robots",
+    author="vla_ros contributors",
+    license="MIT",
+    python_requires=">=3.10",
+    packages=modules + training,
+    package_dir={"vla_ros.training": "training"},
+    package_data={
+        "vla_ros": ["checkpoints/**/*"],
+        "vla_ros.robots": ["*.urdf", "*.xml"],
+        "vla_ros.sim": ["*.xml"],
+    },
+    data_files=[("share/vla_ros/config", glob("config/*.yaml"))],
+    install_requires=[
+        "numpy>=1.26",
+        "opencv-python-headless>=4.8",
+        "pin>=4.0",
+        "pyyaml>=6.0",
+        "safetensors>=0.4",
+        "torch>=2.6",
+        "tqdm>=4.66",
+    ],
+    extras_require={
+        # gym-hil (the Franka meshes) must be installed beside it with --no-deps: see
+        # environment/setup.sh.
+        "sim": ["mujoco>=4.0", "scipy>=1.11"],
+        "train": ["matplotlib>=3.8"],
+        "test": ["hypothesis>=6.100", "pytest>=8.0", "pytest-timeout>=2.3", "ruff>=0.12"],
+    },
+    entry_points={"console_scripts": ["vla = vla_ros.cli:main"]},
+)

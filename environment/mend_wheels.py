@@ -1,7 +1,7 @@
 """Make a virtual environment with the ROS 2 wheels usable like an installed ROS 2 distribution.
 
-Run by the interpreter of that environment, `.venv/bin/python environment/mend_wheels.py`, any number
-of times. It does two things that the wheels leave undone:
+Run by the interpreter of that environment: `.venv/bin/python environment/mend_wheels.py`. It may
+run any number of times, and does two things that the wheels leave undone:
 
 1. Their CMake exports name the Python and numpy include folders of the machine that built them.
    CMake stops on folders that do not exist, so the two are replaced by this interpreter's.

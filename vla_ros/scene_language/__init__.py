@@ -1,0 +1,1 @@
+"""One grammar of objects, places and tasks: text <-> tokens <-> scenes. Free of ROS and torch."""

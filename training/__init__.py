@@ -1,0 +1,1 @@
+"""Offline: data, training and evaluation. Installed and imported as vla_ros.training."""

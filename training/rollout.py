@@ -1,0 +1,129 @@
+"""The control loop of the live stack, run offline in simulated time.
+
+Camera frames at 20 Hz, an action chunk for each, the command gate at 50 Hz and on every chunk, the
+joint trajectory controller at 100 Hz: the same objects the ROS nodes use, without ROS between them, so
+that what is trained and evaluated here is what runs there. The time the live stack needs from frame to
+command is modelled as a latency in controller ticks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from vla_ros.observations import preprocess_image, proprioception
+from vla_ros.robots import panda
+from vla_ros.robots.actions import end_effector_chunk_to_joints
+from vla_ros.robots.kinematics import ArmKinematics
+from vla_ros.safety.gate import Chunk, CommandGate, GateConfig
+from vla_ros.sim.arm import CAMERAS, TICK, ArmWorld
+from vla_ros.sim.tasks import Outcome, Task
+
+FRAME_TICKS = 5  # camera period in controller ticks: 20 Hz
+GATE_TICKS = 2  # gate period in controller ticks: 50 Hz
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What the policy gets at one frame."""
+
+    images: list[np.ndarray]  # one uint8 [size, size, 3] a camera, in the order of CAMERAS
+    proprioception: np.ndarray  # float32 [4]
+    joints: np.ndarray  # float64 [8], rad and m
+
+
+# Takes the observation, returns the action chunk [K, 4] to execute.
+Actor = Callable[[Observation], np.ndarray]
+
+
+class Rollout:
+    """Runs episodes of a world through kinematics, gate and controller.
+
+    Args:
+        world: the simulated robot.
+        image_size: side of the square model input, pixels.
+        dt: s between the points of an action chunk.
+        latency_ticks: controller ticks from a frame to the arrival of its action chunk.
+    """
+
+    def __init__(
+        self, world: ArmWorld, *, image_size: int, dt: float = 0.05, latency_ticks: int = 2
+    ) -> None:
+        self.world = world
+        self.kinematics = ArmKinematics()
+        self._image_size = image_size
+        self._dt = dt
+        self.latency_ticks = latency_ticks
+        self._gate_config = GateConfig(
+            names=panda.JOINT_NAMES, lower=panda.LOWER, upper=panda.UPPER, velocity=panda.VELOCITY
+        )
+
+    def observe(self) -> Observation:
+        joints = self.world.joint_positions()
+        return Observation(
+            images=[
+                preprocess_image(self.world.render(camera), self._image_size) for camera in CAMERAS
+            ],
+            proprioception=proprioception(joints, self.kinematics),
+            joints=joints,
+        )
+
+    def run(
+        self,
+        task: Task,
+        actor: Actor,
+        *,
+        on_frame: Callable[[], bool] | None = None,
+        max_seconds: float | None = None,
+    ) -> Outcome:
+        """One episode: reset to `task`, let `actor` drive until it is judged.
+
+        Args:
+            task: what to do.
+            actor: called at every frame.
+            on_frame: called before every frame; returning True ends the episode.
+            max_seconds: end the episode after this time, whatever the outcome.
+        """
+        world = self.world
+        world.reset(task)
+        gate = CommandGate(self._gate_config)
+        began, tick = world.time, 0
+        pending: tuple[int, Chunk] | None = None
+        while world.outcome is Outcome.RUNNING:
+            if max_seconds is not None and world.time - began >= max_seconds:
+                break
+            if tick % FRAME_TICKS == 0:
+                if on_frame is not None and on_frame():
+                    break
+                observation = self.observe()
+                targets = end_effector_chunk_to_joints(
+                    self.kinematics, observation.joints, actor(observation)
+                )
+                chunk = Chunk(world.time, self._dt, panda.JOINT_NAMES, targets)
+                pending = (tick + self.latency_ticks, chunk)
+            gate.update_state(panda.JOINT_NAMES, world.joint_positions(), world.time)
+            arrived = pending is not None and pending[0] <= tick
+            if arrived:
+                gate.accept(pending[1], world.time)
+                pending = None
+            if arrived or tick % GATE_TICKS == 0:
+                self._send(gate)
+            world.tick()
+            tick += 1
+        return world.outcome
+
+    def _send(self, gate: CommandGate) -> None:
+        command = gate.command(self.world.time)
+        if command is not None:
+            self.world.controller.accept(
+                panda.JOINT_NAMES,
+                command.positions[None],
+                np.array([command.time_from_start]),
+                command.stamp,
+                self.world.time,
+            )
+
+
+__all__ = ["FRAME_TICKS", "GATE_TICKS", "TICK", "Actor", "Observation", "Rollout"]

@@ -1,0 +1,149 @@
+"""Scripted experts: what to do from any state of a task, whoever brought the robot there.
+
+They are Markov in the physical state (no memory), so they label states a learner visits (DAgger, Ross
+et al. 2011) as well as their own. Their decisions are wide, smooth funnels: a learner that is a
+centimetre off gets nearly the same advice, which is what makes them learnable.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from vla_ros.robots.panda import GRIPPER_CLOSED, GRIPPER_OPEN
+from vla_ros.sim.arm import ArmWorld
+from vla_ros.sim.tasks import BOWL_RADIUS, DIRECTION_VECTORS, PAD_RADIUS, REACH_HEIGHT
+
+MAX_OFFSET = 0.03  # m, furthest target from the measured tool; sets the top speed
+GAIN = 0.6  # share of the remaining way asked for
+_SERVO_LAG = 0.07  # s, for foreseeing where the tool will be later in the chunk
+_TRAVEL_HEIGHT = 0.13  # m, tool height that clears everything on the table
+_PUSH_HEIGHT = 0.022  # m
+_PUSH_FURTHER = 0.10  # m along the direction at which the expert stops pushing
+_FINGER = 0.012  # m, half the closed fingers' extent
+
+
+@dataclass(frozen=True)
+class Intent:
+    """Where the tool should go now (m, base frame) and the finger opening (m) to have."""
+
+    goal: np.ndarray
+    opening: float
+
+
+def expert_chunk(world: ArmWorld, horizon: int, dt: float) -> np.ndarray:
+    """The expert's action chunk [horizon, 4] for the world's state now (see `Intent`).
+
+    Row k is the offset from the measured tool to its target at (k + 1) dt, as the tool would then have
+    followed the earlier rows, and the finger opening.
+    """
+    intent = expert_intent(world)
+    start = world.tool_position()
+    tool, chunk = start.copy(), np.empty((horizon, 4))
+    progress = 1.0 - np.exp(-dt / _SERVO_LAG)
+    for k in range(horizon):
+        step = GAIN * (intent.goal - tool)
+        step *= min(1.0, MAX_OFFSET / max(float(np.linalg.norm(step)), 1e-9))
+        chunk[k, :3] = tool + step - start
+        tool = tool + progress * step
+    chunk[:, 3] = intent.opening
+    return chunk
+
+
+def expert_intent(world: ArmWorld) -> Intent:
+    """What the expert of the world's task wants now."""
+    task = world.task
+    if task is None:
+        raise ValueError("the world has no task: call reset first")
+    objects, tool = world.object_positions(), world.tool_position()
+    half = np.array(task.objects[0].half_extents)
+    held = world.holding() and world.joint_positions()[-1] < half[0] + 0.004
+    if task.family == "reach":
+        return _reach(tool, objects[0], half)
+    if task.family == "push":
+        shift = objects[0, :2] - world.judge.start[0, :2]
+        return _push(tool, objects[0], half, DIRECTION_VECTORS[task.goal.direction], shift)
+    if task.family == "pick":
+        if held:
+            return Intent(np.append(tool[:2], 0.2), GRIPPER_CLOSED)
+        return _grasp(tool, objects[0], half)
+    goal = np.array(task.pad if task.family == "pad" else task.bowl)
+    rim = 0.0 if task.family == "pad" else 0.012
+    radius = PAD_RADIUS if task.family == "pad" else BOWL_RADIUS
+    return _place(tool, objects[0], half, held, goal, rim, radius)
+
+
+def _funnel(distance: float, free: float, slope: float = 1.3, ceiling: float = 0.12) -> float:
+    """Height to keep above the goal at a horizontal distance from it: a cone with a flat bottom."""
+    return float(np.clip(slope * (distance - free), 0.0, ceiling))
+
+
+def _reach(tool: np.ndarray, target: np.ndarray, half: np.ndarray) -> Intent:
+    distance = float(np.linalg.norm(tool[:2] - target[:2]))
+    height = target[2] + half[1] + REACH_HEIGHT + 0.7 * _funnel(distance, 0.02)
+    return Intent(np.append(target[:2], height), GRIPPER_OPEN)
+
+
+def _grasp(tool: np.ndarray, target: np.ndarray, half: np.ndarray) -> Intent:
+    distance = float(np.linalg.norm(tool[:2] - target[:2]))
+    depth = max(target[2] - 0.004, 0.014)
+    goal = np.append(target[:2], depth + _funnel(distance, 0.008))
+    # Loose on purpose: with the object between the fingers, closing early still centres it.
+    between = distance < 0.016 and tool[2] < target[2] + 0.012
+    return Intent(goal, GRIPPER_CLOSED if between else GRIPPER_OPEN)
+
+
+def _place(
+    tool: np.ndarray,
+    target: np.ndarray,
+    half: np.ndarray,
+    held: bool,
+    goal: np.ndarray,
+    rim: float,
+    radius: float,
+) -> Intent:
+    away = float(np.linalg.norm(target[:2] - goal))
+    bottom = target[2] - half[1]
+    over = away < 0.6 * radius
+    if over and bottom < rim + 0.012:
+        # Down where it belongs: let go, and leave upwards once the fingers are off.
+        if held:
+            return Intent(tool.copy(), GRIPPER_OPEN)
+        return Intent(np.append(tool[:2], 0.2), GRIPPER_OPEN)
+    if not held:
+        return _grasp(tool, target, half)
+    grip = tool - target
+    height = rim + 0.004 + half[1] + grip[2] + _funnel(away, 0.25 * radius, 1.3, 0.11)
+    # Rise first, then travel: no sideways motion while the object is still between things.
+    lifted = float(np.clip((bottom - 0.02) / 0.04, 0.0, 1.0)) if away > radius else 1.0
+    sideways = lifted * (goal + grip[:2] - tool[:2])
+    return Intent(np.append(tool[:2] + sideways, height), GRIPPER_CLOSED)
+
+
+def _push(
+    tool: np.ndarray,
+    target: np.ndarray,
+    half: np.ndarray,
+    direction: np.ndarray,
+    shift: np.ndarray,
+) -> Intent:
+    across = np.array([-direction[1], direction[0]])
+    relative = tool[:2] - target[:2]
+    along, side = float(relative @ direction), float(relative @ across)
+    drift = float(shift @ across)
+    if shift @ direction > _PUSH_FURTHER:
+        return Intent(np.append(tool[:2] - 0.03 * direction, 0.15), GRIPPER_CLOSED)
+    # Pushing a little off centre turns the object back towards the line.
+    line = float(np.clip(-0.3 * drift, -0.006, 0.006))
+    behind = along < -(half[0] + _FINGER - 0.008)
+    low = tool[2] < _PUSH_HEIGHT + 0.022
+    if behind and low and abs(side) < 0.022:
+        # Square up sideways before and while touching; forward in proportion to being square.
+        ahead = 0.03 * float(np.clip(1.4 - abs(side - line) / 0.016, 0.0, 1.0))
+        goal = tool[:2] + ahead * direction + (line - side) * across
+        return Intent(np.append(goal, _PUSH_HEIGHT), GRIPPER_CLOSED)
+    start = target[:2] - (half[0] + _FINGER + 0.03) * direction
+    distance = float(np.linalg.norm(tool[:2] - start))
+    height = _PUSH_HEIGHT + _funnel(distance, 0.012, 1.5, _TRAVEL_HEIGHT - _PUSH_HEIGHT)
+    return Intent(np.append(start, height), GRIPPER_CLOSED)

@@ -1,0 +1,197 @@
+"""Node command_gate: the only one that moves the robot.
+
+`action_chunk` and `joint_states` in, `joint_trajectory` and `gate_status` out. All decisions are
+those of vla_ros.safety.gate; this file moves messages.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from sensor_msgs.msg import JointState
+from std_msgs.msg import Header
+from trajectory_msgs.msg import JointTrajectory
+
+from vla_ros.msg import ActionChunk, GateStatus
+from vla_ros.robots import panda
+from vla_ros.ros import qos
+from vla_ros.ros.lifecycle import OK, WARN, LifecycleNode
+from vla_ros.ros.messages import (
+    chunk_from_message,
+    filled,
+    seconds,
+    to_time,
+    trajectory_message,
+)
+from vla_ros.ros.parameters import Parameter
+from vla_ros.ros.running import run
+from vla_ros.safety.gate import Command, CommandGate, GateConfig, State
+
+_STATUS_PERIOD = 0.1  # s
+
+PARAMETERS = {
+    "joint_names": Parameter(
+        list(panda.JOINT_NAMES), "Joints to command; a chunk must hold exactly these, in any order."
+    ),
+    "position_lower": Parameter(
+        panda.LOWER.tolist(), "Lowest position of each joint, rad or m.", -1e3, 1e3
+    ),
+    "position_upper": Parameter(
+        panda.UPPER.tolist(), "Highest position of each joint, rad or m.", -1e3, 1e3
+    ),
+    "position_margin": Parameter(
+        [0.0], "Targets stay this far inside the position limits; one or one per joint.", 0.0, 10.0
+    ),
+    "velocity_limit": Parameter(
+        panda.VELOCITY.tolist(), "Largest speed of each joint, rad/s or m/s.", 1e-6, 100.0
+    ),
+    "velocity_scale": Parameter(1.0, "Share of velocity_limit to use.", 0.01, 1.0),
+    "tracking_tolerance": Parameter(
+        [0.5] * len(panda.ARM_JOINTS) + [1.0],
+        "A joint further than this from its command is blocked or was moved: hold it where it is. "
+        "Rad or m, one or one per joint. A finger that grips never reaches its command.",
+        1e-3,
+        1e3,
+    ),
+    "rate": Parameter(50.0, "Commands per second.", 10.0, 1000.0),
+    "lookahead": Parameter(
+        0.04, "A command is due this long after it is sent, s; two periods or more.", 0.005, 0.5
+    ),
+    "chunk_timeout": Parameter(
+        0.2, "Hold when the observation behind the chunk is older than this, s.", 0.02, 5.0
+    ),
+    "state_timeout": Parameter(
+        0.2, "Hold when the joint states are older than this, s.", 0.02, 5.0
+    ),
+    "hold_time": Parameter(0.3, "Repeat a hold for this long, then be silent, s.", 0.0, 5.0),
+    "future_tolerance": Parameter(
+        0.05, "Stamps may be ahead of the clock by this much, s.", 0.0, 1.0
+    ),
+    "base_frame": Parameter(panda.BASE_FRAME, "Frame named in gate_status and joint_trajectory."),
+}
+
+
+class CommandGateNode(LifecycleNode):
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__("command_gate", PARAMETERS, **kwargs)
+
+    def configure(self) -> None:
+        params = self.params
+        self._config = GateConfig(
+            names=params.joint_names,
+            lower=params.position_lower,
+            upper=params.position_upper,
+            velocity=[params.velocity_scale * limit for limit in params.velocity_limit],
+            margin=params.position_margin,
+            tracking=params.tracking_tolerance,
+            lookahead=params.lookahead,
+            chunk_timeout=params.chunk_timeout,
+            state_timeout=params.state_timeout,
+            hold_time=params.hold_time,
+            future_tolerance=params.future_tolerance,
+        )
+        if params.lookahead * params.rate < 1.0:
+            raise ValueError(
+                f"lookahead ({params.lookahead:g} s) is shorter than a period of rate "
+                f"({params.rate:g} Hz): the robot would stop between commands"
+            )
+        self._trajectories = self.publisher(JointTrajectory, "joint_trajectory", qos.standard(1))
+        self._statuses = self.publisher(GateStatus, "gate_status", qos.latched())
+
+    def activate(self) -> None:
+        self._gate = CommandGate(self._config)
+        self._stamp = to_time(0.0)  # of the observation behind the chunk in use
+        self._reported: tuple[State, str, int] | None = None
+        self._status_due = -1.0
+        self.subscribe(ActionChunk, "action_chunk", self._on_chunk, qos.standard(1))
+        self.subscribe(JointState, "joint_states", self._on_joint_states, qos.standard(1))
+        self.every(1.0 / self.params.rate, self._tick)
+        self._report(self.now)
+
+    def deactivate(self) -> None:
+        """Leave the robot with a command to stay, and everyone told that no more will come."""
+        gate = self._gate
+        if gate.state is State.ACTIVE:
+            self._publish(Command(gate.last, self._config.lookahead, 0.0, True))
+        gate.reset("deactivated")
+        self._report(self.now)
+
+    def diagnose(self) -> tuple[bytes, str, dict[str, Any]]:
+        gate = self._gate
+        details = {
+            "accepted": gate.accepted,
+            "rejected": gate.rejected,
+            "limited": gate.limited,
+            "last_rejection": gate.last_rejection,
+        }
+        level = OK if gate.state is State.ACTIVE else WARN
+        return level, f"{gate.state.name}: {gate.reason}".removesuffix(": "), details
+
+    # --- messages ---------------------------------------------------------------------------
+
+    def _on_joint_states(self, message: JointState) -> None:
+        stamp = seconds(message.header.stamp)
+        self._gate.update_state(message.name, message.position, stamp)
+
+    def _on_chunk(self, message: ActionChunk) -> None:
+        try:
+            problem = self._gate.accept(chunk_from_message(message), self.now)
+        except ValueError as error:
+            problem = self._gate.reject(str(error))
+        self.log_edge("chunk", problem and f"action chunk rejected: {problem}")
+        if not problem:
+            self._stamp = message.header.stamp
+            self._tick()
+
+    def _tick(self) -> None:
+        now = self.now
+        command = self._gate.command(now)
+        if command is not None:
+            self._publish(command)
+        gate = self._gate
+        if self._reported != (gate.state, gate.reason, gate.rejected):
+            self._report(now)
+        elif not 0.0 < self._status_due - now < 1.0:
+            self._report(now)
+
+    def _publish(self, command: Command) -> None:
+        header = Header(frame_id=self.params.base_frame)
+        if not command.hold:
+            header.stamp = self._stamp
+        self._trajectories.publish(trajectory_message(command, self._config.names, header))
+
+    def _report(self, now: float) -> None:
+        gate = self._gate
+        before, self._reported = self._reported, (gate.state, gate.reason, gate.rejected)
+        self._status_due = now + _STATUS_PERIOD
+        if before is None or before[:2] != self._reported[:2]:
+            log = self.get_logger()
+            state = f"{gate.state.name}: {gate.reason}".removesuffix(": ")
+            (log.warning if gate.state is State.HOLD else log.info)(state)
+        stamp = self._stamp
+        seen = gate.accepted > 0
+        status = GateStatus(
+            state=int(gate.state),
+            reason=gate.reason,
+            observation_stamp=stamp,
+            observation_age=now - seconds(stamp) if seen else -1.0,
+            accepted=gate.accepted,
+            rejected=gate.rejected,
+            limited=gate.limited,
+            last_rejection=gate.last_rejection,
+            joint_names=self._config.names,
+        )
+        status.header.stamp = to_time(max(now, 0.0))
+        status.header.frame_id = self.params.base_frame
+        if gate.last is not None:
+            status.command = filled("d", gate.last)
+        self._statuses.publish(status)
+
+
+def main(args: list[str] | None = None) -> int:
+    return run(CommandGateNode, args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

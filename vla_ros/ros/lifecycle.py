@@ -1,0 +1,212 @@
+"""The life-cycle node that the others build on.
+
+A node fills in four hooks. `configure` reads parameters and loads the model, and raises
+ValueError or OSError with the cure when it cannot; `activate` subscribes; `deactivate` sends what
+makes the robot safe; `cleanup` lets go of the model. What `publisher`, `subscribe` and `every`
+create is destroyed by the base at the right transition.
+
+Everything happens in the one thread that spins the node, so a model is never called twice at once.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from lifecycle_msgs.msg import State
+from rclpy.clock import Clock
+from rclpy.clock_type import ClockType
+from rclpy.lifecycle import LifecycleNode as RclpyLifecycleNode
+from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
+from rclpy.qos import QoSProfile
+
+from vla_ros.ros import qos
+from vla_ros.ros.parameters import Parameter, Parameters
+
+SUCCESS = TransitionCallbackReturn.SUCCESS
+FAILURE = TransitionCallbackReturn.FAILURE
+ERROR = TransitionCallbackReturn.ERROR
+
+OK, WARN = DiagnosticStatus.OK, DiagnosticStatus.WARN
+
+AUTOSTART = Parameter(
+    True,
+    "Configure and activate by itself at the start; false leaves both to a lifecycle manager.",
+    read_only=True,
+)
+
+
+class LifecycleNode(RclpyLifecycleNode):
+    """Raises ParameterError when a parameter is out of bounds."""
+
+    def __init__(self, name: str, table: dict[str, Parameter], **kwargs: Any) -> None:
+        super().__init__(name, **kwargs)
+        self.failure = ""  # why the last transition failed
+        self._while_active: list[Callable[[], Any]] = []
+        self._while_configured: list[Callable[[], Any]] = []
+        self._edges: dict[str, str] = {}
+        self.params = Parameters(
+            self, {"autostart": AUTOSTART, **table}, lambda: self.state != "unconfigured"
+        )
+        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.standard())
+        # Steady time: a node must be able to say that the ROS clock has stopped.
+        self.create_timer(
+            1.0, self._publish_diagnostics, clock=Clock(clock_type=ClockType.STEADY_TIME)
+        )
+
+    # --- hooks ------------------------------------------------------------------------------
+
+    def configure(self) -> None:
+        """Get ready. Raise ValueError or OSError, naming the cure, when that is impossible."""
+
+    def activate(self) -> None:
+        """Subscribe and begin; the same errors as `configure`."""
+
+    def deactivate(self) -> None:
+        """Leave everything safe; publishers still work."""
+
+    def cleanup(self) -> None:
+        """Let go of what `configure` made; called also when that failed half-way."""
+
+    def diagnose(self) -> tuple[bytes, str, dict[str, Any]]:
+        """Return level, message and details for /diagnostics; called at 1 Hz while active."""
+        return OK, "running", {}
+
+    # --- helpers ----------------------------------------------------------------------------
+
+    @property
+    def state(self) -> str:
+        """Label of the primary state: unconfigured, inactive, active or finalized."""
+        return self._state_machine.current_state[1]
+
+    @property
+    def now(self) -> float:
+        """Seconds on the node's clock (simulation time when use_sim_time is set)."""
+        return self.get_clock().now().nanoseconds * 1e-9
+
+    def publisher(self, message_type: type, topic: str, profile: QoSProfile) -> Any:
+        """A publisher that speaks while the node is active. Use in `configure`."""
+        publisher = self.create_lifecycle_publisher(message_type, topic, profile)
+        self._while_configured.append(lambda: self.destroy_lifecycle_publisher(publisher))
+        return publisher
+
+    def subscribe(
+        self, message_type: type, topic: str, callback: Callable, profile: QoSProfile
+    ) -> None:
+        """Subscribe for as long as the node is active. Use in `activate`."""
+        subscription = self.create_subscription(message_type, topic, callback, profile)
+        self._while_active.append(lambda: self.destroy_subscription(subscription))
+
+    def every(self, period: float, callback: Callable[[], None]) -> None:
+        """Call back every `period` s of ROS time while the node is active. Use in `activate`."""
+        timer = self.create_timer(period, callback)
+        self._while_active.append(lambda: self.destroy_timer(timer))
+
+    def log_edge(self, topic: str, problem: str) -> None:
+        """Log when the condition named `topic` changes: a warning, and one line when it ends.
+
+        `problem` is the present state of that condition in words, "" when all is well.
+        """
+        before = self._edges.get(topic, "")
+        if problem == before:
+            return
+        self._edges[topic] = problem
+        if problem:
+            self.get_logger().warning(problem)
+        else:
+            self.get_logger().info(f"no longer: {before}")
+
+    def bring_up(self) -> str:
+        """Configure and activate; return "" or the reason for which that failed."""
+        if self.state == "unconfigured" and self.trigger_configure() != SUCCESS:
+            return self.failure
+        if self.state == "inactive" and self.trigger_activate() != SUCCESS:
+            return self.failure
+        return ""
+
+    def bring_down(self) -> None:
+        """Deactivate when active: called before the process ends."""
+        if self.state == "active":
+            self.trigger_deactivate()
+
+    # --- transitions ------------------------------------------------------------------------
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        result = self._attempt(self.configure)
+        if result != SUCCESS:
+            self._release()
+            return result
+        return super().on_configure(state)
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        result = super().on_activate(state)  # publishers first: activate() may publish
+        if result == SUCCESS:
+            result = self._attempt(self.activate)
+        if result != SUCCESS:
+            self._undo(self._while_active)
+            super().on_deactivate(state)
+        return result
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._undo(self._while_active)
+        result = self._attempt(self.deactivate)
+        super().on_deactivate(state)
+        return result
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._release()
+        return SUCCESS
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        if state.state_id == State.PRIMARY_STATE_ACTIVE:
+            self.on_deactivate(state)
+        self._release()
+        return SUCCESS
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._release()
+        return SUCCESS
+
+    def _attempt(self, hook: Callable[[], None]) -> TransitionCallbackReturn:
+        self.failure = ""
+        try:
+            hook()
+        except (ValueError, OSError) as error:
+            self.failure = str(error)
+            self.get_logger().error(f"cannot {hook.__name__}: {error}")
+            return FAILURE
+        except Exception as error:  # rclpy would swallow it without a word
+            self.failure = f"{type(error).__name__}: {error}"
+            self.get_logger().error(f"{hook.__name__} failed:\n{traceback.format_exc()}")
+            return ERROR
+        return SUCCESS
+
+    def _release(self) -> None:
+        self._undo(self._while_active)
+        self.cleanup()
+        self._undo(self._while_configured)
+        self._edges.clear()
+
+    @staticmethod
+    def _undo(actions: list[Callable[[], Any]]) -> None:
+        while actions:
+            actions.pop()()
+
+    def _publish_diagnostics(self) -> None:
+        level, message, details = OK, self.state, {}
+        if self.state == "active":
+            level, message, details = self.diagnose()
+        elif self.failure:
+            level, message = DiagnosticStatus.ERROR, self.failure
+        status = DiagnosticStatus(
+            level=level,
+            name=self.get_fully_qualified_name(),
+            message=message,
+            hardware_id="",
+            values=[KeyValue(key=key, value=str(value)) for key, value in details.items()],
+        )
+        array = DiagnosticArray(status=[status])
+        array.header.stamp = self.get_clock().now().to_msg()
+        self._diagnostics.publish(array)

@@ -1,0 +1,112 @@
+"""Running nodes: each in its own thread with its own executor, ended by a signal or a failure.
+
+One process may hold one node (`ros2 run`) or the whole stack (bringup); both start here. A model
+that thinks in one thread never delays another node's callbacks.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Sequence
+
+import rclpy
+from rclpy.context import Context
+from rclpy.executors import ExternalShutdownException, ShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.signals import SignalHandlerOptions
+
+from vla_ros.ros.lifecycle import LifecycleNode
+
+
+class StartError(RuntimeError):
+    """A node could not be brought to work; the text says which and why."""
+
+
+class Threads:
+    """Nodes of one context, each spinning in a thread of its own.
+
+    `ended` is set when a thread fails; `failure` then says why.
+    """
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.ended = threading.Event()
+        self.failure = ""
+        self.nodes: list[Node] = []
+        self._running: list[tuple[Node, SingleThreadedExecutor, threading.Thread]] = []
+
+    def start(self, make: Callable[[], Node]) -> Node:
+        """Make a node, bring it up when it is a life-cycle node with autostart, and spin it.
+
+        Raises StartError when it cannot be made or brought up.
+        """
+        try:
+            node = make()
+        except (ValueError, OSError) as error:
+            raise StartError(str(error)) from error
+        self.nodes.append(node)
+        if isinstance(node, LifecycleNode) and node.params.autostart:
+            reason = node.bring_up()
+            if reason:
+                raise StartError(f"{node.get_name()}: {reason}")
+        executor = SingleThreadedExecutor(context=self.context)
+        executor.add_node(node)
+        thread = threading.Thread(
+            target=self._spin, args=(node, executor), name=node.get_name(), daemon=True
+        )
+        self._running.append((node, executor, thread))
+        thread.start()
+        return node
+
+    def _spin(self, node: Node, executor: SingleThreadedExecutor) -> None:
+        try:
+            executor.spin()
+        except (ExternalShutdownException, ShutdownException):
+            pass
+        except Exception as error:
+            traceback.print_exc()
+            self.failure = f"{node.get_name()}: {type(error).__name__}: {error}"
+        finally:
+            self.ended.set()
+
+    def stop(self) -> None:
+        """Stop spinning, then deactivate and destroy the nodes, the last started first."""
+        for _, executor, _ in self._running:
+            executor.shutdown(timeout_sec=0.0)
+        for _, _, thread in self._running:
+            thread.join(timeout=5.0)
+        for node in reversed(self.nodes):
+            if isinstance(node, LifecycleNode):
+                node.bring_down()
+            node.destroy_node()
+        self._running.clear()
+        self.nodes.clear()
+
+
+def stop_on_signals(event: threading.Event) -> None:
+    """Set the event on SIGINT and SIGTERM, and do nothing else: there is something to send yet."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: event.set())
+
+
+def run(make: Callable[[], Node], args: Sequence[str] | None = None) -> int:
+    """Run one node as this process until a signal. Returns the exit code, 1 for a failure."""
+    context = rclpy.get_default_context()
+    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    threads = Threads(context)
+    stop_on_signals(threads.ended)
+    try:
+        threads.start(make)
+        threads.ended.wait()
+    except StartError as error:
+        threads.failure = str(error)
+    finally:
+        threads.stop()
+        rclpy.try_shutdown()
+    if threads.failure:
+        print(f"error: {threads.failure}", file=sys.stderr)
+        return 1
+    return 0

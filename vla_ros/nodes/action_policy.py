@@ -1,0 +1,305 @@
+"""Node action_policy: `visual_tokens` and `joint_states` in, `action_chunk` out, by instruction.
+
+An instruction comes as a goal of `follow_instruction` or as a string on `instruction`. The newest
+replaces the one before, also when it cannot be followed, and "" stops. Each starts the policy's
+memory anew and ends when the policy judges it fulfilled, when its time is up or by a cancel.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from rclpy.action import ActionServer, CancelResponse, GoalResponse
+from rclpy.action.server import ServerGoalHandle
+from rclpy.task import Future
+from sensor_msgs.msg import JointState
+from std_msgs.msg import String
+
+from vla_ros.action import FollowInstruction
+from vla_ros.checkpoints import resolve
+from vla_ros.models.vlam import Episode, VisionLanguageActionModel
+from vla_ros.msg import ActionChunk, GateStatus, Narration, VisualTokens
+from vla_ros.observations import joints_from_message, proprioception
+from vla_ros.robots import panda
+from vla_ros.robots.actions import end_effector_chunk_to_joints
+from vla_ros.robots.kinematics import ArmKinematics
+from vla_ros.ros import qos
+from vla_ros.ros.lifecycle import OK, WARN, LifecycleNode
+from vla_ros.ros.messages import chunk_message, seconds, tokens_from_message
+from vla_ros.ros.parameters import Parameter
+from vla_ros.ros.running import run
+
+CONTROL_MODE = "end_effector_offset"  # the one that this node can turn into joint targets
+
+_STAMP_ROUNDING = 1e-6  # s: stamps are whole nanoseconds, float seconds are not
+
+PARAMETERS = {
+    "checkpoint": Parameter("arm", "A checkpoint of the package by name, or the path of a folder."),
+    "instruction": Parameter("", "Follow this from activation on; empty waits for one."),
+    "done_threshold": Parameter(
+        0.9, "Probability from which a step counts as fulfilled.", 0.0, 1.0, live=True
+    ),
+    "done_steps": Parameter(
+        5, "So many fulfilled steps in a row end an instruction.", 1, 1000, live=True
+    ),
+    "time_limit": Parameter(
+        30.0, "Give up after this time, s, unless the goal sets its own.", 0.1, 3600.0, live=True
+    ),
+    "state_timeout": Parameter(
+        0.2, "Joint states may be older than the images by this much, s.", 0.005, 5.0, live=True
+    ),
+}
+
+
+@dataclass
+class Following:
+    """The instruction being followed."""
+
+    episode: Episode
+    started: float  # s, ROS time
+    time_limit: float  # s
+    goal: ServerGoalHandle | None
+    ended: Future  # of (success, reason)
+    steps: int = 0
+    done_steps: int = 0  # in a row
+
+
+class ActionPolicyNode(LifecycleNode):
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__("action_policy", PARAMETERS, **kwargs)
+        self._following: Following | None = None
+
+    def configure(self) -> None:
+        torch.set_num_threads(1)
+        path = resolve(self.params.checkpoint)
+        self._model = VisionLanguageActionModel.from_pretrained(path)
+        config = self._model.config
+        if config.control_mode != CONTROL_MODE:
+            raise ValueError(
+                f"the checkpoint {path} acts in control mode {config.control_mode}, this node in "
+                f"{CONTROL_MODE}: train one for this robot or choose another checkpoint"
+            )
+        if config.joint_names != panda.JOINT_NAMES:
+            raise ValueError(
+                f"the checkpoint {path} moves {', '.join(config.joint_names)}, this robot has "
+                f"{', '.join(panda.JOINT_NAMES)}: choose a checkpoint of this robot"
+            )
+        self._encoder_id = self._model.encoder_id
+        self._kinematics = ArmKinematics()
+        self._publisher = self.publisher(ActionChunk, "action_chunk", qos.standard(1))
+        server = ActionServer(
+            self,
+            FollowInstruction,
+            "follow_instruction",
+            execute_callback=self._execute,
+            goal_callback=self._on_goal,
+            cancel_callback=self._on_cancel,
+        )
+        self._while_configured.append(server.destroy)
+
+    def activate(self) -> None:
+        # The newest two seconds: an image is seen together with the joints at its own time.
+        self._joint_states: deque[tuple[float, JointState]] = deque(maxlen=200)
+        self._narration = ""
+        self._gate_state = GateStatus.CLOSED
+        self._steps = 0
+        self._inference_time = 0.0
+        self.subscribe(VisualTokens, "visual_tokens", self._on_tokens, qos.sensor())
+        self.subscribe(JointState, "joint_states", self._on_joint_states, qos.standard())
+        self.subscribe(String, "instruction", self._on_instruction, qos.latched())
+        self.subscribe(GateStatus, "gate_status", self._on_gate_status, qos.latched())
+        self.subscribe(Narration, "narration", self._on_narration, qos.standard())
+        self.every(0.1, self._watch_time)
+        if self.params.instruction:
+            self._follow(self.params.instruction)
+
+    def deactivate(self) -> None:
+        self._end(False, "the policy was deactivated")
+
+    def cleanup(self) -> None:
+        self._model = None
+
+    def diagnose(self) -> tuple[bytes, str, dict[str, Any]]:
+        steps, self._steps = self._steps, 0
+        details = {
+            "steps_per_second": steps,
+            "inference_time_ms": round(1e3 * self._inference_time, 2),
+        }
+        if self._following is None:
+            return OK, "waiting for an instruction", details
+        text = f"following: {self._following.episode.instruction}"
+        return (OK if steps else WARN), text if steps else f"{text} (no observations)", details
+
+    # --- instructions -----------------------------------------------------------------------
+
+    def _follow(
+        self, instruction: str, time_limit: float = 0.0, goal: ServerGoalHandle | None = None
+    ) -> Following:
+        """Begin anew. Raises ValueError when the instruction cannot be followed."""
+        self._end(False, f"replaced by: {instruction}")
+        if not 0.0 <= time_limit < math.inf:
+            raise ValueError(f"time_limit is {time_limit}: give seconds, or 0 for the default")
+        self._following = Following(
+            episode=self._model.start(instruction),
+            started=self.now,
+            time_limit=time_limit or self.params.time_limit,
+            goal=goal,
+            ended=Future(),
+        )
+        self._narration = ""
+        self.get_logger().info(f"following: {instruction}")
+        return self._following
+
+    def _end(self, success: bool, reason: str) -> None:
+        following, self._following = self._following, None
+        if following is not None:
+            text = f"{reason} ({following.steps} steps): {following.episode.instruction}"
+            self.get_logger().info(text)
+            following.ended.set_result((success, reason))
+
+    def _on_instruction(self, message: String) -> None:
+        if not message.data.strip():
+            self._end(False, "stopped")
+            return
+        try:
+            self._follow(message.data)
+        except ValueError as error:
+            self.get_logger().error(f"cannot follow '{message.data}': {error}")
+
+    def _on_goal(self, _: FollowInstruction.Goal) -> GoalResponse:
+        return GoalResponse.ACCEPT if self.state == "active" else GoalResponse.REJECT
+
+    def _on_cancel(self, goal: ServerGoalHandle) -> CancelResponse:
+        following = self._following
+        if following is not None and following.goal is goal:
+            self._end(False, "cancelled")
+        return CancelResponse.ACCEPT
+
+    async def _execute(self, goal: ServerGoalHandle) -> FollowInstruction.Result:
+        """Serve a goal. Awaiting leaves the node's only thread to the steps of the policy."""
+        try:
+            following = self._follow(goal.request.instruction, goal.request.time_limit, goal)
+        except ValueError as error:
+            self.get_logger().error(f"cannot follow '{goal.request.instruction}': {error}")
+            goal.abort()
+            return FollowInstruction.Result(success=False, reason=str(error))
+        success, reason = await following.ended
+        if goal.is_cancel_requested:
+            goal.canceled()
+        elif success:
+            goal.succeed()
+        else:
+            goal.abort()
+        return FollowInstruction.Result(
+            success=success,
+            reason=reason,
+            steps=following.steps,
+            duration=max(self.now - following.started, 0.0),
+        )
+
+    def _watch_time(self) -> None:
+        following = self._following
+        if following is None:
+            return
+        following.started = min(following.started, self.now)  # a simulation may start over
+        if self.now - following.started > following.time_limit:
+            self._end(False, f"time limit of {following.time_limit:g} s reached")
+
+    # --- observations -----------------------------------------------------------------------
+
+    def _on_joint_states(self, message: JointState) -> None:
+        stamp = seconds(message.header.stamp)
+        if self._joint_states and stamp < self._joint_states[-1][0]:
+            self._joint_states.clear()
+        self._joint_states.append((stamp, message))
+
+    def _on_gate_status(self, message: GateStatus) -> None:
+        self._gate_state = message.state
+
+    def _on_narration(self, message: Narration) -> None:
+        self._narration = message.text
+
+    def _joints_at(self, stamp: float) -> JointState:
+        """The newest joint states not after `stamp`: what training saw, and never the future."""
+        for time_, message in reversed(self._joint_states):
+            if time_ <= stamp + _STAMP_ROUNDING:
+                if stamp - time_ > self.params.state_timeout:
+                    break
+                return message
+        raise ValueError(
+            f"no joint states of the {self.params.state_timeout:g} s before the image on "
+            "joint_states: is the robot's driver running, and on the same clock as the camera?"
+        )
+
+    def _on_tokens(self, message: VisualTokens) -> None:
+        following = self._following
+        if following is None:
+            return
+        if message.encoder_id != self._encoder_id:
+            reason = (
+                f"visual tokens come from encoder {message.encoder_id}, the policy was trained "
+                f"with {self._encoder_id}: give vision_encoder and action_policy one checkpoint"
+            )
+            self.get_logger().error(reason)
+            self._end(False, reason)
+            return
+        try:
+            self._step(following, message)
+        except ValueError as error:
+            self.log_edge("observation", f"no action: {error}")
+        else:
+            self.log_edge("observation", "")
+
+    def _step(self, following: Following, message: VisualTokens) -> None:
+        names = self._model.config.joint_names
+        measured = joints_from_message(self._joints_at(seconds(message.header.stamp)), names)
+        felt = proprioception(measured, self._kinematics)
+        tokens = tokens_from_message(message)
+        begin = time.perf_counter()
+        action = following.episode.act(tokens, felt)
+        self._inference_time = time.perf_counter() - begin
+        points = end_effector_chunk_to_joints(self._kinematics, measured, action.actions)
+        chunk = chunk_message(
+            points,
+            names,
+            self._model.config.dt,
+            tick=following.steps,
+            instruction=following.episode.instruction,
+            confidence=action.confidence,
+            done=action.done,
+            inference_time=message.inference_time + self._inference_time,
+        )
+        chunk.header.stamp = message.header.stamp
+        chunk.header.frame_id = panda.BASE_FRAME
+        self._publisher.publish(chunk)
+        self._steps += 1
+        following.steps += 1
+        self._judge(following, action.done)
+
+    def _judge(self, following: Following, done: float) -> None:
+        if following.goal is not None:
+            feedback = FollowInstruction.Feedback(
+                step=following.steps,
+                elapsed=max(self.now - following.started, 0.0),
+                narration=self._narration,
+                gate_state=self._gate_state,
+                done=done,
+            )
+            following.goal.publish_feedback(feedback)
+        following.done_steps = following.done_steps + 1 if done > self.params.done_threshold else 0
+        if following.done_steps >= self.params.done_steps:
+            self._end(True, "fulfilled")
+
+
+def main(args: list[str] | None = None) -> int:
+    return run(ActionPolicyNode, args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,126 @@
+"""Node vision_encoder: the newest image of every camera in, `visual_tokens` out."""
+
+from __future__ import annotations
+
+import functools
+import sys
+import time
+from typing import Any
+
+import torch
+from sensor_msgs.msg import Image
+
+from vla_ros.checkpoints import resolve
+from vla_ros.models.vlam import VisionLanguageActionModel
+from vla_ros.msg import VisualTokens
+from vla_ros.observations import image_from_message, preprocess_image
+from vla_ros.ros import qos
+from vla_ros.ros.lifecycle import OK, WARN, LifecycleNode
+from vla_ros.ros.messages import seconds, tokens_message
+from vla_ros.ros.parameters import Parameter
+from vla_ros.ros.running import run
+
+PARAMETERS = {
+    "checkpoint": Parameter("arm", "A checkpoint of the package by name, or the path of a folder."),
+    "camera_topics": Parameter(
+        ["camera/image_raw", "wrist_camera/image_raw"],
+        "Image topics, one for each camera of the checkpoint and in its order.",
+    ),
+    "pairing_tolerance": Parameter(
+        0.01, "Images whose stamps differ by no more belong together, s.", 0.0, 1.0, live=True
+    ),
+}
+
+
+class VisionEncoderNode(LifecycleNode):
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__("vision_encoder", PARAMETERS, **kwargs)
+
+    def configure(self) -> None:
+        torch.set_num_threads(1)
+        path = resolve(self.params.checkpoint)
+        self._model = VisionLanguageActionModel.from_pretrained(path)
+        cameras, topics = self._model.config.cameras, self.params.camera_topics
+        if len(cameras) != len(topics):
+            raise ValueError(
+                f"the checkpoint {path} sees {len(cameras)} cameras ({', '.join(cameras)}), but "
+                f"camera_topics names {len(topics)}: name one topic for each, in this order"
+            )
+        self._encoder_id = self._model.encoder_id
+        self._publisher = self.publisher(VisualTokens, "visual_tokens", qos.sensor())
+
+    def activate(self) -> None:
+        self._newest: list[Image | None] = [None] * len(self.params.camera_topics)
+        self._received = [0] * len(self._newest)
+        self._encoded = 0
+        self._inference_time = 0.0
+        for index, topic in enumerate(self.params.camera_topics):
+            callback = functools.partial(self._on_image, index)
+            self.subscribe(Image, topic, callback, qos.sensor())
+
+    def cleanup(self) -> None:
+        self._model = None
+
+    def diagnose(self) -> tuple[bytes, str, dict[str, Any]]:
+        received, encoded = self._received, self._encoded
+        self._received, self._encoded = [0] * len(received), 0
+        details = {
+            "encoded_per_second": encoded,
+            "inference_time_ms": round(1e3 * self._inference_time, 2),
+            **dict(zip(self.params.camera_topics, received, strict=True)),
+        }
+        silent = [
+            topic
+            for topic, count in zip(self.params.camera_topics, received, strict=True)
+            if not count
+        ]
+        problem = f"no images on {', '.join(silent)}" if silent else ""
+        if not silent and not encoded and self._publisher.get_subscription_count():
+            problem = (
+                "images of the cameras never share a stamp: synchronise the cameras or raise "
+                f"pairing_tolerance ({self.params.pairing_tolerance:g} s)"
+            )
+        self.log_edge("images", problem)
+        return (WARN, problem, details) if problem else (OK, "encoding", details)
+
+    def _on_image(self, index: int, message: Image) -> None:
+        self._received[index] += 1
+        self._newest[index] = message
+        if None in self._newest:
+            return
+        stamps = [seconds(image.header.stamp) for image in self._newest]
+        if max(stamps) - min(stamps) > self.params.pairing_tolerance:
+            return
+        images, self._newest = self._newest, [None] * len(self._newest)
+        if self._publisher.get_subscription_count():  # else nobody would read it
+            self._encode(images)
+
+    def _encode(self, messages: list[Image]) -> None:
+        size = self._model.config.image_size
+        try:
+            images = [preprocess_image(image_from_message(image), size) for image in messages]
+        except ValueError as error:
+            self.log_edge("image", f"images are not encoded: {error}")
+            return
+        self.log_edge("image", "")
+        begin = time.perf_counter()
+        tokens = self._model.encode(images)
+        self._inference_time = time.perf_counter() - begin
+        self._encoded += 1
+        self._publisher.publish(
+            tokens_message(
+                tokens,
+                messages[0].header,
+                self._encoder_id,
+                self._model.config.cameras,
+                self._inference_time,
+            )
+        )
+
+
+def main(args: list[str] | None = None) -> int:
+    return run(VisionEncoderNode, args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

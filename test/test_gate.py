@@ -270,6 +270,17 @@ def test_joint_off_its_track_is_held_where_it_is():
     assert not gate.command(10.06).hold and gate.reason == ""
 
 
+def test_robot_moved_away_during_a_hold_is_not_dragged_back():
+    gate = open_gate(tracking=0.5)
+    for now in np.arange(10.02, 10.24, 0.02):
+        gate.update_state(NAMES, START, now)
+        held = gate.command(now)
+    assert held.hold
+    put = START + [0.8, 0.0, 0.0]
+    gate.update_state(NAMES, put, 10.25)
+    np.testing.assert_array_equal(gate.command(10.26).positions, put)
+
+
 # --- time -------------------------------------------------------------------------------------
 
 

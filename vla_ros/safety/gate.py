@@ -193,7 +193,7 @@ class CommandGate:
         if self.state is not State.ACTIVE:
             # During a hold that is still being sent the robot is going to the last command, so
             # the stream goes on from there; else nothing is known but where the robot is.
-            if self.state is State.CLOSED or now - self._hold_since > config.hold_time:
+            if not self._commanding(now):
                 self._start_from_measured(now)
             self.state = State.ACTIVE
 
@@ -216,10 +216,16 @@ class CommandGate:
         if self.state is State.ACTIVE:
             self.state = State.HOLD
             self._hold_since = now
-        if now - self._hold_since > self.config.hold_time:
+        if not self._commanding(now):
             return None
         self._last_time = max(now, self._last_time)
         return Command(self.last.copy(), self.config.lookahead, 0.0, True)
+
+    def _commanding(self, now: float) -> bool:
+        """Whether the robot is going to `last`: not closed, nor silent after a hold."""
+        if self.state is State.HOLD:
+            return now - self._hold_since <= self.config.hold_time
+        return self.state is State.ACTIVE
 
     def _start_from_measured(self, now: float) -> None:
         self.last = np.minimum(np.maximum(self.measured, self.config.lower), self.config.upper)
@@ -243,15 +249,17 @@ class CommandGate:
             return self._state_fault or f"joint states are older than {config.state_timeout:g} s"
         if age < -config.future_tolerance:
             return f"joint states are stamped {-age:.3f} s in the future: synchronise the clocks"
+        if self._commanding(now):
+            problem = self._off_track()
+            if problem:
+                return problem
         if chunk is None:
             return self._no_chunk
         if now - chunk.stamp > config.chunk_timeout:
             return f"the action chunk is older than {config.chunk_timeout:g} s"
         if now + config.lookahead > chunk.stamp + len(chunk.points) * chunk.dt + 1e-6:
             return "the action chunk is finished"
-        if self.state is State.ACTIVE:
-            return self._off_track()
-        return self._outside()
+        return "" if self.state is State.ACTIVE else self._outside()
 
     def _off_track(self) -> str:
         """A joint far from its command is blocked or was moved: hold it where it is."""

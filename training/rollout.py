@@ -75,28 +75,29 @@ class Rollout:
         task: Task,
         actor: Actor,
         *,
-        on_frame: Callable[[], bool] | None = None,
-        max_seconds: float | None = None,
+        max_seconds: float = float("inf"),
+        tail_seconds: float = 0.0,
     ) -> Outcome:
         """One episode: reset to `task`, let `actor` drive until it is judged.
 
         Args:
             task: what to do.
             actor: called at every frame.
-            on_frame: called before every frame; returning True ends the episode.
             max_seconds: end the episode after this time, whatever the outcome.
+            tail_seconds: go on for this long after a success.
         """
         world = self.world
         world.reset(task)
         gate = CommandGate(self._gate_config)
         began, tick = world.time, 0
         pending: tuple[int, Chunk] | None = None
-        while world.outcome is Outcome.RUNNING:
-            if max_seconds is not None and world.time - began >= max_seconds:
-                break
-            if tick % FRAME_TICKS == 0:
-                if on_frame is not None and on_frame():
+        end = began + max_seconds
+        while world.time < end and world.outcome is not Outcome.FAILED:
+            if world.outcome is Outcome.SUCCEEDED:
+                if tail_seconds == 0.0:
                     break
+                end, tail_seconds = min(end, world.time + tail_seconds), float("inf")
+            if tick % FRAME_TICKS == 0:
                 observation = self.observe()
                 targets = end_effector_chunk_to_joints(
                     self.kinematics, observation.joints, actor(observation)

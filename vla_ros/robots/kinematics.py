@@ -32,7 +32,9 @@ class ArmKinematics:
         self._model = pinocchio.buildModelFromUrdf(str(urdf))
         self._data = self._model.createData()
         if not self._model.existFrame(tool_frame):
-            raise ValueError(f"{urdf} has no frame '{tool_frame}': name the tool link of this robot")
+            raise ValueError(
+                f"{urdf} has no frame '{tool_frame}': name the tool link of this robot"
+            )
         moving = list(self._model.names)[1:]
         if moving != list(joints):
             raise ValueError(f"{urdf} moves {moving}, expected {list(joints)} in this order")

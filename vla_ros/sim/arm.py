@@ -57,7 +57,7 @@ class ArmWorld:
         self._dofs = [int(model.joint(name).dofadr[0]) for name in panda.JOINT_NAMES]
         self._second_finger = int(model.joint("panda_finger_joint2").qposadr[0])
         self._tool = model.site("panda_tool").id
-        self._pads = {model.geom(f"panda_{side}_pad").id for side in ("left", "right")}
+        self._pads = [model.geom(f"panda_{side}_pad").id for side in ("left", "right")]
         self._elapsed = 0.0
         self._substeps = round(TICK / TIMESTEP)
         self.task: Task | None = None
@@ -145,12 +145,9 @@ class ArmWorld:
         if self.task is None:
             return False
         geom = self.model.geom(self._object_names()[index]).id
-        touched = set()
-        for contact in self.data.contact[: self.data.ncon]:
-            pair = {contact.geom1, contact.geom2}
-            if geom in pair:
-                touched |= pair & self._pads
-        return len(touched) == 2
+        pairs = self.data.contact.geom
+        touching = pairs[(pairs == geom).any(axis=1)]
+        return all((touching == pad).any() for pad in self._pads)
 
     def push_object(self, index: int, velocity: np.ndarray) -> None:
         """Give the task's object `index` a velocity [3] (m/s), as a hand that knocks it would."""
@@ -227,7 +224,9 @@ class ArmWorld:
             radial, vertical = item.half_extents
             for shape in ("cube", "cylinder"):
                 geom = model.geom(f"{shape}{i}")
-                geom.size[:] = (radial, radial, vertical) if shape == "cube" else (radial, vertical, 0)
+                geom.size[:] = (
+                    (radial, radial, vertical) if shape == "cube" else (radial, vertical, 0)
+                )
                 geom.rgba[:3] = np.clip(np.array(_COLORS[item.color]) + shift[i], 0, 1)
                 model.geom_rbound[geom.id] = float(np.linalg.norm([radial, radial, vertical]))
         model.body("pad").pos[:2] = task.pad
@@ -286,11 +285,13 @@ def _build_model(visuals: str) -> mujoco.MjModel:
     world.add_camera(name="front", pos=_CAMERA_POSITION, fovy=37)
     box, cylinder = mujoco.mjtGeom.mjGEOM_BOX, mujoco.mjtGeom.mjGEOM_CYLINDER
     touch = {"contype": 1, "conaffinity": 3, "condim": 4, "friction": (0.9, 0.01, 0.001)}
+    world.add_geom(name="table", type=box, size=(0.5, 0.6, 0.02), pos=(0.35, 0, -0.02), **touch)
     world.add_geom(
-        name="table", type=box, size=(0.5, 0.6, 0.02), pos=(0.35, 0, -0.02), **touch
-    )
-    world.add_geom(
-        name="floor", type=box, size=(3, 3, 0.05), pos=(0, 0, -0.75), rgba=(0.3, 0.32, 0.35, 1),
+        name="floor",
+        type=box,
+        size=(3, 3, 0.05),
+        pos=(0, 0, -0.75),
+        rgba=(0.3, 0.32, 0.35, 1),
         **touch,
     )
     pad = world.add_body(name="pad", pos=(0.5, 0.2, 0))

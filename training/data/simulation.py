@@ -1,0 +1,174 @@
+"""Demonstrations from the simulated arm: by the expert, and by a learner with the expert's labels."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from vla_ros.models.vlam import VisionLanguageActionModel, VLAMConfig
+from vla_ros.scene_language.instructions import tokenize
+from vla_ros.sim.arm import ArmWorld
+from vla_ros.sim.experts import expert_chunk
+from vla_ros.sim.tasks import DIRECTION_VECTORS, Outcome, Task, sample_task
+from vla_ros.training.rollout import Observation, Rollout
+
+# Seeds from here on are for training, those below for evaluation.
+FIRST_TRAINING_SEED = 1_000_000_000
+MAX_WORDS = 24
+_TAIL = 0.6  # s recorded after a success, so that "done" is seen
+_MAX_LEARNER_SECONDS = 8.0
+_ARRAYS = ("images", "proprioception", "actions", "done", "locate", "words", "lengths", "succeeded")
+
+
+@dataclass
+class Shard:
+    """Episodes one after the other: F frames of E episodes, memory-mapped from one folder.
+
+    images uint8 [F, N, S, S, 3]; proprioception float32 [F, 4]; actions float32 [F, K, 4], the expert's
+    chunk in m; done uint8 [F]; locate float32 [F, 6], object and goal from the tool in 0.1 m; words
+    uint8 [E, MAX_WORDS]; lengths int64 [E] frames; succeeded uint8 [E] (2: the expert helped).
+    """
+
+    images: np.ndarray
+    proprioception: np.ndarray
+    actions: np.ndarray
+    done: np.ndarray
+    locate: np.ndarray
+    words: np.ndarray
+    lengths: np.ndarray
+    succeeded: np.ndarray
+
+    @classmethod
+    def load(cls, folder: Path) -> Shard:
+        return cls(*(np.load(folder / f"{name}.npy", mmap_mode="r") for name in _ARRAYS))
+
+
+class _Recorder:
+    """Collects the frames of one episode while something drives the arm."""
+
+    def __init__(self, world: ArmWorld, config: VLAMConfig) -> None:
+        self._world, self._config = world, config
+        self.frames: list[tuple] = []
+
+    def label(self, observation: Observation) -> np.ndarray:
+        """Record the frame with the expert's advice for it; returns the advice [K, 4]."""
+        world, task = self._world, self._world.task
+        advice = expert_chunk(world, self._config.horizon, self._config.dt)
+        tool, target = world.tool_position(), world.object_positions()[0]
+        goal = _goal_position(task, target)
+        offsets = np.clip(np.concatenate([target - tool, goal - tool]) / 0.1, -5.0, 5.0)
+        self.frames.append(
+            (
+                np.stack(observation.images),
+                observation.proprioception,
+                advice.astype(np.float32),
+                np.uint8(world.outcome is Outcome.SUCCEEDED),
+                offsets.astype(np.float32),
+            )
+        )
+        return advice
+
+
+def _goal_position(task: Task, target: np.ndarray) -> np.ndarray:
+    if task.family == "push":
+        return target + np.append(0.1 * DIRECTION_VECTORS[task.goal.direction], 0.0)
+    if task.family in ("pad", "bowl"):
+        return np.array([*(task.pad if task.family == "pad" else task.bowl), 0.02])
+    return target + np.array([0.0, 0.0, 0.1])
+
+
+def collect(
+    folder: Path,
+    tasks: Sequence[tuple[str, int]],
+    seed: int,
+    config: VLAMConfig,
+    checkpoint: Path | None = None,
+) -> Path:
+    """Record one shard: an episode for each (family, seed) in `tasks`.
+
+    Without a checkpoint the expert drives, disturbed now and then; with one the learner drives and the
+    expert only labels, taking over at a random moment in half of the episodes (DAgger, Ross et al. 2011).
+    A shard that is already there is left alone; it appears whole or not at all.
+    """
+    if folder.exists():
+        return folder
+    model = VisionLanguageActionModel.from_pretrained(checkpoint) if checkpoint else None
+    rng = np.random.default_rng(seed)
+    world = ArmWorld()
+    rollout = Rollout(world, image_size=config.image_size, dt=config.dt)
+    frames, words, lengths, succeeded = [], [], [], []
+    for family, task_seed in tasks:
+        task = sample_task(family, task_seed)
+        recorder = _Recorder(world, config)
+        rollout.latency_ticks = int(rng.integers(5))
+        if model is None:
+            actor, helped = _disturbed_expert(recorder, rng), False
+            limit = task.time_limit
+        else:
+            helped = rng.random() < 0.5
+            takeover = rng.uniform(0.3, 4.0) if helped else np.inf
+            actor = _learner(recorder, model, task, round(takeover / config.dt) if helped else None)
+            limit = min(task.time_limit, _MAX_LEARNER_SECONDS)
+        outcome = rollout.run(task, actor, max_seconds=limit, tail_seconds=_TAIL)
+        ids = tokenize(task.instruction, config.vocabulary)
+        frames.extend(recorder.frames)
+        words.append(ids + [0] * (MAX_WORDS - len(ids)))
+        lengths.append(len(recorder.frames))
+        succeeded.append(2 if helped else int(outcome is Outcome.SUCCEEDED))
+    world.close()
+    arrays = [np.stack(column) for column in zip(*frames, strict=True)]
+    arrays += [np.array(words, np.uint8), np.array(lengths), np.array(succeeded, np.uint8)]
+    _write(folder, dict(zip(_ARRAYS, arrays, strict=True)))
+    return folder
+
+
+def _write(folder: Path, arrays: dict[str, np.ndarray]) -> None:
+    partial = folder.with_name(f".{folder.name}.partial")
+    partial.mkdir(parents=True, exist_ok=True)
+    for name, array in arrays.items():
+        np.save(partial / f"{name}.npy", array)
+    os.replace(partial, folder)
+
+
+def _disturbed_expert(recorder: _Recorder, rng: np.random.Generator):
+    """The expert, pushed off its way in bursts so that the data shows how to come back."""
+    left, push, flip = 0, np.zeros(3), False
+
+    def act(observation: Observation) -> np.ndarray:
+        nonlocal left, push, flip
+        chunk = recorder.label(observation).copy()
+        if left == 0 and rng.random() < 0.05:
+            left, flip = int(rng.integers(3, 10)), rng.random() < 0.08
+            push = rng.normal(0.0, 0.015, 3)
+        if left:
+            left -= 1
+            chunk[:, :3] += push
+            if flip:
+                chunk[:, 3] = 0.04 - chunk[:, 3]
+        return chunk
+
+    return act
+
+
+def _learner(
+    recorder: _Recorder, model: VisionLanguageActionModel, task: Task, takeover: int | None
+):
+    episode = model.start(task.instruction)
+
+    def act(observation: Observation) -> np.ndarray:
+        advice = recorder.label(observation)
+        if takeover is not None and len(recorder.frames) > takeover:
+            return advice
+        return episode.act(model.encode(observation.images), observation.proprioception).actions
+
+    return act
+
+
+def task_list(families: Iterable[str], count: int, first_seed: int) -> list[tuple[str, int]]:
+    """`count` (family, seed) pairs, the families taking turns, every seed used once."""
+    families = list(families)
+    return [(families[i % len(families)], first_seed + i) for i in range(count)]

@@ -1,0 +1,1 @@
+"""PyTorch models. Free of ROS, of the simulator and of dataset code."""

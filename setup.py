@@ -21,7 +21,7 @@ setup(
         "vla_ros.robots": ["*.urdf", "*.xml"],
         "vla_ros.sim": ["*.xml"],
     },
-    data_files=[("share/vla_ros/config", glob("config/*.yaml"))],
+    data_files=[("share/vla_ros/config", glob("config/*"))],
     install_requires=[
         "numpy>=1.26",
         "opencv-python-headless>=4.8",

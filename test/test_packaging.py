@@ -1,0 +1,184 @@
+"""The build files agree with each other and with the code, and the rooms keep their arrows."""
+
+import ast
+import re
+import sys
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ElementTree.parse(ROOT / "package.xml").getroot()
+CMAKE = (ROOT / "CMakeLists.txt").read_text()
+SOURCES = sorted([*ROOT.glob("vla_ros/**/*.py"), *ROOT.glob("training/**/*.py")])
+
+# Imported name -> (key in package.xml, name on PyPI). safetensors has no rosdep key; gym_hil is
+# installed apart from the rest (environment/setup.sh says why).
+THIRD_PARTY = {
+    "cv2": ("python3-opencv", "opencv-python-headless"),
+    "gym_hil": (None, None),
+    "matplotlib": ("python3-matplotlib", "matplotlib"),
+    "mujoco": ("python3-mujoco-pip", "mujoco"),
+    "numpy": ("python3-numpy", "numpy"),
+    "pinocchio": ("pinocchio", "pin"),
+    "safetensors": (None, "safetensors"),
+    "scipy": ("python3-scipy", "scipy"),
+    "torch": ("python3-torch", "torch"),
+    "tqdm": ("python3-tqdm", "tqdm"),
+    "yaml": ("python3-yaml", "pyyaml"),
+}
+
+# Room -> rooms it may import besides itself.
+ARROWS = {
+    "robots": set(),
+    "scene_language": set(),
+    "safety": set(),
+    "checkpoints": set(),
+    "observations": {"robots"},
+    "models": {"robots", "scene_language"},
+    "sim": {"robots", "scene_language"},
+    "ros": {"robots", "safety", "msg", "srv", "action"},
+    "nodes": {"ros", "models", "safety", "robots", "observations", "checkpoints", "sim"}
+    | {"scene_language", "msg", "srv", "action"},
+    "training": {"models", "observations", "robots", "scene_language", "safety", "sim"}
+    | {"checkpoints"},
+}
+# Rooms that may import ROS packages; bringup and cli are entrances, not rooms: they may import all.
+WITH_ROS = {"ros", "nodes"}
+ENTRANCES = {"bringup", "cli", "__init__"}
+
+
+def room_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return "training" if parts[0] == "training" else parts[1]
+
+
+def imports(path: Path) -> set[str]:
+    """Return the dotted names that a file imports, anywhere in it."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import of {node.module}"
+            names.add(node.module)
+            if node.module == "vla_ros":
+                names |= {f"vla_ros.{alias.name}" for alias in node.names}
+    return names
+
+
+def dependencies(*tags: str) -> set[str]:
+    return {element.text for tag in tags for element in PACKAGE.findall(tag)}
+
+
+def setup_arguments() -> dict:
+    """Return the literal keyword arguments of setup() in setup.py."""
+    (call,) = (
+        node
+        for node in ast.walk(ast.parse((ROOT / "setup.py").read_text()))
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "setup"
+    )
+    arguments = {}
+    for keyword in call.keywords:
+        try:
+            arguments[keyword.arg] = ast.literal_eval(keyword.value)
+        except ValueError:
+            continue  # computed, as the list of packages is
+    return arguments
+
+
+def requirements(name: str) -> set[str]:
+    lines = (ROOT / "environment" / name).read_text().splitlines()
+    return {line for line in lines if line and not line.startswith("#")}
+
+
+def test_name_version_and_licence_agree():
+    setup = setup_arguments()
+    assert PACKAGE.findtext("name") == setup["name"] == "vla_ros"
+    assert f"project({setup['name']} " in CMAKE
+    assert PACKAGE.findtext("version") == setup["version"]
+    assert PACKAGE.findtext("license") == setup["license"] == "MIT"
+    assert (ROOT / "LICENSE").read_text().startswith("MIT License")
+
+
+def test_requirement_files_agree_with_setup():
+    setup = setup_arguments()
+    extras = setup["extras_require"]
+    wanted = {*setup["install_requires"], *extras["sim"], *extras["train"]}
+    assert requirements("requirements.txt") == wanted
+    assert requirements("requirements-test.txt") == set(extras["test"])
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_every_import_is_declared(path):
+    in_setup = {
+        re.split(r"[<>=]", line)[0]
+        for line in requirements("requirements.txt") | requirements("requirements-test.txt")
+    }
+    in_package = dependencies("depend", "exec_depend")
+    for name in {name.split(".")[0] for name in imports(path)}:
+        if name in sys.stdlib_module_names or name == "vla_ros":
+            continue
+        if name in THIRD_PARTY:
+            key, pypi = THIRD_PARTY[name]
+            assert key is None or key in in_package, f"package.xml lacks {key}"
+            assert pypi is None or pypi in in_setup, f"setup.py lacks {pypi}"
+        else:
+            assert name in in_package, f"package.xml lacks {name}"
+
+
+def test_launch_imports_are_declared():
+    for path in ROOT.glob("launch/*.py"):
+        for name in {name.split(".")[0] for name in imports(path)} - sys.stdlib_module_names:
+            assert name in dependencies("exec_depend"), f"package.xml lacks {name}"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_room_keeps_its_arrows(path):
+    room = room_of(path)
+    if room in ENTRANCES:
+        return
+    assert room in ARROWS, f"a room that the design does not name: {room}"
+    names = imports(path)
+    rooms = {name.split(".")[1] for name in names if name.startswith("vla_ros.")}
+    assert rooms <= ARROWS[room] | {room}
+    foreign = {name.split(".")[0] for name in names} - sys.stdlib_module_names - {"vla_ros"}
+    if room not in WITH_ROS:
+        assert foreign <= set(THIRD_PARTY), "ROS outside its rooms"
+    if room not in {"sim", "training"}:
+        assert not foreign & {"mujoco", "gym_hil"}, "MuJoCo outside the simulation"
+    if room == "safety":
+        assert foreign <= {"numpy"}, "the gate needs nothing but numpy"
+
+
+def test_nothing_depends_on_the_wheels():
+    files = [*SOURCES, *ROOT.glob("launch/*.py"), ROOT / "CMakeLists.txt", ROOT / "package.xml"]
+    for path in files:
+        text = path.read_text().lower()
+        assert "bootstrap" not in text and ".venv" not in text, path
+    names = {name for path in files if path.suffix == ".py" for name in imports(path)}
+    assert not [name for name in names if name.startswith("ros_")]
+
+
+def test_every_executable_has_a_main():
+    (names,) = re.findall(r"foreach\(node ([\w\s]+)\)", CMAKE)
+    modules = [f"vla_ros.nodes.{name}" for name in names.split()]
+    modules += re.findall(r"install_executable\(\w+ (vla_ros[.\w]+)\)", CMAKE)
+    assert {"vla_ros.bringup", "vla_ros.cli"} < set(modules)
+    for module in modules:
+        path = ROOT / (module.replace(".", "/") + ".py")
+        assert path.is_file(), f"CMakeLists.txt names {module}"
+        functions = {n.name for n in ast.parse(path.read_text()).body if hasattr(n, "name")}
+        assert "main" in functions, f"{module} has no main()"
+
+
+def test_every_python_folder_is_a_package():
+    for path in SOURCES:
+        if path.parent != ROOT / "vla_ros":  # the generated __init__.py serves there too
+            assert (path.parent / "__init__.py").is_file(), f"setup.py would leave out {path}"
+
+
+def test_sources_leave_room_for_the_generated_modules():
+    for name in ("msg", "srv", "action", "training"):
+        assert not (ROOT / "vla_ros" / name).exists(), f"vla_ros/{name} is made by the build"

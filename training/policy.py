@@ -1,8 +1,8 @@
 """Trains the arm's policy: behaviour cloning of the scripted experts with DAgger.
 
-Rounds alternate without waiting: while round r trains, another process lets the policy of round r - 1
-drive and records the expert's labels for what it met; these join the data of round r + 1. Every batch is
-a function of (seed, step), so a run that was killed and resumed draws the batches it would have drawn.
+Nobody waits: while a round trains, other processes let the policy of the round before drive and
+record the expert's labels for what it met; these join the data of the next round. Every batch is a
+function of (seed, step): a run that was killed and resumed draws the batches it would have drawn.
 """
 
 from __future__ import annotations
@@ -148,8 +148,8 @@ class Windows:
     def batch(self, seed: int, step: int, frames: int) -> dict[str, Tensor]:
         """Windows of one length, of `frames` frames in all; short ones more often than long ones.
 
-        A window starts anywhere with an empty state, which also teaches the core not to lean on its own
-        past. Frames after an episode's end are masked.
+        A window starts anywhere with an empty state, which also teaches the core not to lean on its
+        own past. Frames after an episode's end are masked.
         """
         rng = np.random.default_rng([seed, step])
         length = int(rng.choice([4, 8, 16, 64], p=[0.25, 0.35, 0.25, 0.15]))

@@ -1,9 +1,9 @@
 """The control loop of the live stack, run offline in simulated time.
 
 Camera frames at 20 Hz, an action chunk for each, the command gate at 50 Hz and on every chunk, the
-joint trajectory controller at 100 Hz: the same objects the ROS nodes use, without ROS between them, so
-that what is trained and evaluated here is what runs there. The time the live stack needs from frame to
-command is modelled as a latency in controller ticks.
+joint trajectory controller at 100 Hz: the same objects the ROS nodes use, without ROS between them,
+so that what is trained and evaluated here is what runs there. The time the live stack needs from
+frame to command is modelled as a latency in controller ticks.
 """
 
 from __future__ import annotations

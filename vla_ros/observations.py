@@ -1,7 +1,7 @@
 """Messages to model inputs: one code path for the live nodes and for recorded bags.
 
-Messages are read by their fields only, so rclpy's classes and a bag reader's serve alike. Nothing here
-imports ROS.
+Messages are read by their fields only, so rclpy's classes and a bag reader's serve alike. Nothing
+here imports ROS.
 """
 
 from __future__ import annotations
@@ -94,7 +94,8 @@ def joints_from_message(message: Any, names: Sequence[str]) -> np.ndarray:
         raise ValueError(f"joint_states lacks {', '.join(missing)}: it has {', '.join(index)}")
     if len(message.position) != len(message.name):
         raise ValueError(
-            f"joint_states names {len(message.name)} joints but has {len(message.position)} positions"
+            f"joint_states names {len(message.name)} joints "
+            f"but has {len(message.position)} positions"
         )
     positions = np.array([message.position[index[name]] for name in names], dtype=np.float64)
     if not np.isfinite(positions).all():

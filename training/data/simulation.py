@@ -1,4 +1,4 @@
-"""Demonstrations from the simulated arm: by the expert, and by a learner with the expert's labels."""
+"""Demonstrations from the simulated arm: by the expert, or by a learner with expert labels."""
 
 from __future__ import annotations
 
@@ -28,9 +28,10 @@ _ARRAYS = ("images", "proprioception", "actions", "done", "locate", "words", "le
 class Shard:
     """Episodes one after the other: F frames of E episodes, memory-mapped from one folder.
 
-    images uint8 [F, N, S, S, 3]; proprioception float32 [F, 4]; actions float32 [F, K, 4], the expert's
-    chunk in m; done uint8 [F]; locate float32 [F, 6], object and goal from the tool in 0.1 m; words
-    uint8 [E, MAX_WORDS]; lengths int64 [E] frames; succeeded uint8 [E] (2: the expert helped).
+    images uint8 [F, N, S, S, 3]; proprioception float32 [F, 4]; actions float32 [F, K, 4], the
+    expert's chunk in m; done uint8 [F]; locate float32 [F, 6], object and goal from the tool in 0.1
+    m; words uint8 [E, MAX_WORDS]; lengths int64 [E] frames; succeeded uint8 [E] (2: the expert
+    helped).
     """
 
     images: np.ndarray
@@ -90,9 +91,9 @@ def collect(
 ) -> Path:
     """Record one shard: an episode for each (family, seed) in `tasks`.
 
-    Without a checkpoint the expert drives, disturbed now and then; with one the learner drives and the
-    expert only labels, taking over at a random moment in half of the episodes (DAgger, Ross et al. 2011).
-    A shard that is already there is left alone; it appears whole or not at all.
+    Without a checkpoint the expert drives, disturbed now and then; with one the learner drives and
+    the expert only labels, taking over at a random moment in half of the episodes (DAgger, Ross et
+    al. 2011). A shard that is already there is left alone; it appears whole or not at all.
     """
     if folder.exists():
         return folder

@@ -1,8 +1,8 @@
 """Mamba-2 (Dao and Gu 2024, "Transformers are SSMs", arXiv 2405.21060) in plain PyTorch.
 
 One layer has two forms with the same numbers: `forward` over a whole sequence (the chunked
-state-space-dual algorithm of section 6, matrix products only) for training, and `step` for one input at
-a time at constant cost on the robot. Parameters carry mamba-ssm's names and shapes.
+state-space-dual algorithm of section 6, matrix products only) for training, and `step` for one
+input at a time at constant cost on the robot. Parameters carry mamba-ssm's names and shapes.
 """
 
 from __future__ import annotations

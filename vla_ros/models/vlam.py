@@ -1,11 +1,12 @@
-"""The vision-language-action model: images, proprioception and an instruction in, action chunks out.
+"""The vision-language-action model: images, proprioception, an instruction in; action chunks out.
 
     images ── encoder (a small CNN a camera) ── token grid [16, 16, 32] a camera
-    token grid ── FiLM by the instruction (Perez et al. 2018) ── spatial softmax (Levine et al. 2016)
+    tokens ── FiLM by the instruction (Perez et al. 2018) ── spatial softmax (Levine et al. 2016)
     + proprioception + instruction ── Mamba-2 core, h_t = Mamba(phi(I_t), h_t-1) ── heads
 
-The encoder never sees the instruction, so one node can encode for several consumers. The core trains in
-its parallel form (`forward`) and runs in its recurrent form (`Episode.act`); both give the same numbers.
+The encoder never sees the instruction, so one node can encode for several consumers. The core
+trains in its parallel form (`forward`) and runs in its recurrent form (`Episode.act`); both give
+the same numbers.
 """
 
 from __future__ import annotations
@@ -92,8 +93,9 @@ class Statistics:
 class Action:
     """One output of the policy.
 
-    `actions` [K, A] in physical units and within the configured bounds; `done` is the probability that
-    the instruction is fulfilled; `confidence` in (0, 1] falls with the ambiguity of the gripper decision.
+    `actions` [K, A] in physical units and within the configured bounds; `done` is the probability
+    that the instruction is fulfilled; `confidence` in (0, 1] falls with the ambiguity of the
+    gripper decision.
     """
 
     actions: np.ndarray
@@ -102,7 +104,7 @@ class Action:
 
 
 class ImageEncoder(nn.Module):
-    """One camera's tokens: uint8 [B, S, S, 3] to [B, S/4, S/4, C]. Scales pixels itself, to [-1, 1]."""
+    """One camera's tokens: uint8 [B, S, S, 3] (scaled to [-1, 1] here) to [B, S/4, S/4, C]."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -191,7 +193,8 @@ class VisionLanguageActionModel(nn.Module):
         )
         self.action = nn.Linear(2 * c.d_model, c.horizon * action)
         self.done = nn.Linear(2 * c.d_model, 1)
-        # Training only: where the object and the goal are, from what is seen (6 offsets in m / 0.1).
+        # Training only: where the object and the goal are, from what is seen (6 offsets in m /
+        # 0.1).
         self.locate = nn.Linear(c.d_model, 6)
 
     # -- training: the parallel form ---------------------------------------------------------------
@@ -277,7 +280,7 @@ class VisionLanguageActionModel(nn.Module):
 
     @property
     def encoder_id(self) -> str:
-        """Fingerprint of the image encoders' weights: tokens only fit the policy trained on them."""
+        """Fingerprint of the encoders' weights: tokens only fit the policy trained on them."""
         digest = hashlib.sha256()
         for name, value in sorted(self.encoders.state_dict().items()):
             digest.update(name.encode())

@@ -14,9 +14,10 @@ def end_effector_chunk_to_joints(
 
     Args:
         kinematics: of the arm's n joints.
-        measured: joint positions at the observation [n + 1], rad; the last is the finger opening (m).
-        actions: [K, 4]: x, y, z offsets (m, base frame) of the tool target from the tool position at
-            the observation, and the finger opening (m).
+        measured: joint positions at the observation [n + 1], rad; the last is the finger opening
+            (m).
+        actions: [K, 4]: x, y, z offsets (m, base frame) of the tool target from the tool position
+            at the observation, and the finger opening (m).
 
     Returns:
         [K, n + 1] joint position targets, rad and m.

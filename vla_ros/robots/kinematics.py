@@ -60,9 +60,10 @@ class ArmKinematics:
     ) -> np.ndarray:
         """Joint positions [n] that bring the tool to a pose near the one at q [n].
 
-        Damped least squares (Nakamura and Hanafusa 1986): dq = J^T (J J^T + damping^2 I)^-1 e. A few
-        iterations suffice because successive targets are centimetres apart. The result is clipped to
-        the joint limits; an unreachable target yields the nearest pose the iterations found.
+        Damped least squares (Nakamura and Hanafusa 1986): dq = J^T (J J^T + damping^2 I)^-1 e. A
+        few iterations suffice because successive targets are centimetres apart. The result is
+        clipped to the joint limits; an unreachable target yields the nearest pose the iterations
+        found.
         """
         q = np.array(q, dtype=np.float64)
         target = pinocchio.SE3(rotation, np.asarray(position, dtype=np.float64))

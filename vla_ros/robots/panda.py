@@ -1,6 +1,7 @@
 """Franka Panda with the Franka hand: names, limits and home pose.
 
-Figures are the maker's published joint limits ("Robot and interface specifications"). Order of every
+Figures are the maker's published joint limits ("Robot and interface specifications"). Order of
+every
 array: panda_joint1..panda_joint7 (rad), then panda_finger_joint1 (m; 0 closed, 0.04 fully open).
 """
 
@@ -25,5 +26,6 @@ LOWER = np.array([-2.8973, -1.7628, -2.8973, -3.0718, -2.8973, -0.0175, -2.8973,
 UPPER = np.array([2.8973, 1.7628, 2.8973, -0.0698, 2.8973, 3.7525, 2.8973, 0.04])
 VELOCITY = np.array([2.175, 2.175, 2.175, 2.175, 2.61, 2.61, 2.61, 0.2])
 
-# Tool 0.2 m above the table at (0.45, 0), hand pointing straight down, fingers opening along base y.
+# Tool 0.2 m above the table at (0.45, 0), hand pointing straight down, fingers opening along base
+# y.
 HOME = np.array([0.0, -0.0871, 0.0, -2.5418, 0.0, 2.4546, 0.785398, GRIPPER_OPEN])

@@ -1,4 +1,4 @@
-"""The instructions a robot arm understands: task families, their phrasings, and a word vocabulary."""
+"""The instructions an arm understands: task families, their phrasings, a word vocabulary."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ class ArmWorld:
         return self._elapsed + self.data.time
 
     def tick(self) -> None:
-        """Advance by TICK: one run of the controller, the physics between, one look of the judge."""
+        """Advance by TICK: one run of the controller, the physics, one look of the judge."""
         self._physics()
         if self.judge:
             self.judge.update(
@@ -182,8 +182,8 @@ class ArmWorld:
                 renderer = mujoco.Renderer(self.model, *size)
             except Exception as error:
                 raise RuntimeError(
-                    f"no OpenGL context for rendering ({error}): install libegl1 and libgl1-mesa-dri "
-                    "and set MUJOCO_GL=egl, or install libosmesa6 and set MUJOCO_GL=osmesa"
+                    f"no OpenGL context for rendering ({error}): install libegl1 and "
+                    "libgl1-mesa-dri and set MUJOCO_GL=egl, or libosmesa6 and MUJOCO_GL=osmesa"
                 ) from error
             renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = self._shadows
             renderer.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = False

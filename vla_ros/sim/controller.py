@@ -1,4 +1,4 @@
-"""What a ros2_control joint trajectory controller does with a trajectory, for the simulated robot."""
+"""What a ros2_control joint trajectory controller does, for the simulated robot."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Scripted experts: what to do from any state of a task, whoever brought the robot there.
 
-They are Markov in the physical state (no memory), so they label states a learner visits (DAgger, Ross
-et al. 2011) as well as their own. Their decisions are wide, smooth funnels: a learner that is a
-centimetre off gets nearly the same advice, which is what makes them learnable.
+They are Markov in the physical state (no memory), so they label states a learner visits (DAgger,
+Ross et al. 2011) as well as their own. Their decisions are wide, smooth funnels: a learner that is
+a centimetre off gets nearly the same advice, which is what makes them learnable.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class Intent:
 def expert_chunk(world: ArmWorld, horizon: int, dt: float) -> np.ndarray:
     """The expert's action chunk [horizon, 4] for the world's state now (see `Intent`).
 
-    Row k is the offset from the measured tool to its target at (k + 1) dt, as the tool would then have
-    followed the earlier rows, and the finger opening.
+    Row k is the offset from the measured tool to its target at (k + 1) dt, as the tool would then
+    have followed the earlier rows, and the finger opening.
     """
     intent = expert_intent(world)
     start = world.tool_position()

@@ -14,8 +14,8 @@ import mujoco
 
 from vla_ros.robots import panda
 
-# Position servos of the arm: stiffness (N m / rad) and damping chosen for a lag of about 70 ms, which
-# is what a joint trajectory controller on an effort interface shows.
+# Position servos of the arm: stiffness (N m / rad) and damping chosen for a lag of about 70 ms,
+# which is what a joint trajectory controller on an effort interface shows.
 STIFFNESS = (4500.0, 4500.0, 3500.0, 3500.0, 2000.0, 2000.0, 2000.0)
 LAG = 0.07
 EFFORT = (87.0, 87.0, 87.0, 87.0, 12.0, 12.0, 12.0)
@@ -93,7 +93,8 @@ def panda_spec(visuals: str = "hulls") -> mujoco.MjSpec:
             if drawn and visuals == "hulls":
                 spec.delete(geom)
             elif not drawn:
-                # Links touch objects (bit 1) but not each other: self-collision is the gate's matter.
+                # Links touch objects (bit 1) but not each other: self-collision is the gate's
+                # matter.
                 geom.contype, geom.conaffinity = 2, 1
                 geom.group = 2 if visuals == "hulls" else 3
                 geom.rgba = (0.9, 0.92, 0.93, 1.0)

@@ -1,4 +1,4 @@
-"""Task families on the table: sampled layouts, instructions, and a judge that looks at physics only."""
+"""Task families on the table: sampled layouts, instructions, and a judge of physics only."""
 
 from __future__ import annotations
 

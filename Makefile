@@ -37,7 +37,7 @@ test: build  ## ruff, then all tests through colcon
 	colcon test --packages-select vla_ros --return-code-on-test-failure \
 		--event-handlers console_direct+ || status=$$?; \
 	colcon test-result --test-result-base build/vla_ros || status=$$?; \
-	tail -n 1 build/vla_ros/ament_cmake_pytest/test.txt; \
+	grep -E '^=+ .*[0-9]+ (passed|failed|error)' build/vla_ros/ament_cmake_pytest/test.txt | tail -n 1; \
 	exit $$status
 
 format:  ## format the Python files

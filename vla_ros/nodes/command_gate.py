@@ -107,7 +107,7 @@ class CommandGateNode(LifecycleNode):
         self.subscribe(ActionChunk, "action_chunk", self._on_chunk, qos.standard(1))
         self.subscribe(JointState, "joint_states", self._on_joint_states, qos.standard(1))
         self.every(1.0 / self.params.rate, self._tick)
-        self._report(self.now)
+        self._tick()  # the first status; a new gate sends no command
 
     def deactivate(self) -> None:
         """Leave the robot with a command to stay, and everyone told that no more will come."""
@@ -166,9 +166,11 @@ class CommandGateNode(LifecycleNode):
         before, self._reported = self._reported, (gate.state, gate.reason, gate.rejected)
         self._status_due = now + _STATUS_PERIOD
         if before is None or before[:2] != self._reported[:2]:
-            log = self.get_logger()
-            state = f"{gate.state.name}: {gate.reason}".removesuffix(": ")
-            (log.warning if gate.state is State.HOLD else log.info)(state)
+            text = f"{gate.state.name}: {gate.reason}".removesuffix(": ")
+            if gate.state is State.HOLD:
+                self.get_logger().warning(text)
+            else:  # rclpy wants one severity a line of code
+                self.get_logger().info(text)
         stamp = self._stamp
         seen = gate.accepted > 0
         status = GateStatus(

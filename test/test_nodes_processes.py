@@ -1,0 +1,441 @@
+"""Each node as its own process, exchanging real messages: what a robot's computer would run."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rclpy
+from action_msgs.msg import GoalStatus
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState, GetState
+from rcl_interfaces.srv import SetParameters
+from rclpy.action import ActionClient
+from rclpy.context import Context
+from rclpy.executors import ExternalShutdownException, ShutdownException, SingleThreadedExecutor
+from rclpy.parameter import Parameter
+from sensor_msgs.msg import Image, JointState
+from std_msgs.msg import Header, String
+from trajectory_msgs.msg import JointTrajectory
+
+from vla_ros.action import FollowInstruction
+from vla_ros.msg import ActionChunk, GateStatus, VisualTokens
+from vla_ros.robots import panda
+from vla_ros.ros import qos
+from vla_ros.ros.messages import chunk_message, image_message, joint_state_message, seconds, to_time
+
+PARAMS = Path(__file__).parents[1] / "config" / "arm.yaml"
+NAMESPACE = "/tested"
+IMAGE = np.random.default_rng(0).integers(0, 255, (128, 128, 3), dtype=np.uint8)
+INSTRUCTION = "reach for the red cube"
+
+
+class Process:
+    """One node in its own process. Its output is kept for the asserts."""
+
+    def __init__(self, folder: Path, node: str, *arguments: str) -> None:
+        self.log = folder / f"{node}-{time.monotonic_ns()}.txt"
+        command = [sys.executable, "-m", f"vla_ros.nodes.{node}", "--ros-args"]
+        with self.log.open("w") as log:
+            self._process = subprocess.Popen(
+                [*command, "-r", f"__ns:={NAMESPACE}", *arguments],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+    @property
+    def output(self) -> str:
+        return self.log.read_text()
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def end(self) -> int:
+        """Ask it to end as a launch system does; return the exit code."""
+        self._process.send_signal(signal.SIGINT)
+        try:
+            return self._process.wait(timeout=30.0)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise
+
+    def wait(self) -> int:
+        return self._process.wait(timeout=30.0)
+
+
+class Robot:
+    """The other side of the topics: publishes camera and joints, listens to everything."""
+
+    def __init__(self) -> None:
+        self.context = Context()
+        rclpy.init(context=self.context)
+        self.node = rclpy.create_node("probe", namespace=NAMESPACE, context=self.context)
+        self.heard: dict[type, list] = {}
+        self.images: set[int] = set()  # stamps, ns
+        node = self.node
+        self._cameras = [
+            node.create_publisher(Image, f"{camera}/image_raw", qos.sensor())
+            for camera in ("camera", "wrist_camera")
+        ]
+        self._joints = node.create_publisher(JointState, "joint_states", qos.standard())
+        self.chunks = node.create_publisher(ActionChunk, "action_chunk", qos.standard(1))
+        self.instruction = node.create_publisher(String, "instruction", qos.latched())
+        self.follow = ActionClient(node, FollowInstruction, "follow_instruction")
+        for kind, topic, profile in (
+            (VisualTokens, "visual_tokens", qos.sensor()),
+            (ActionChunk, "action_chunk", qos.standard(1)),
+            (JointTrajectory, "joint_trajectory", qos.standard(100)),
+            (GateStatus, "gate_status", qos.latched()),
+        ):
+            self.heard[kind] = []
+            node.create_subscription(kind, topic, self._listener(kind), profile)
+        self.send_images = self.send_joints = True
+        node.create_timer(0.05, self._publish_images)
+        node.create_timer(0.01, self._publish_joints)
+        self._executor = SingleThreadedExecutor(context=self.context)
+        self._executor.add_node(node)
+        self._thread = threading.Thread(target=self._spin)
+        self._thread.start()
+
+    def _listener(self, kind):
+        return lambda message: self.heard[kind].append((time.monotonic(), message))
+
+    def _spin(self):
+        try:
+            self._executor.spin()
+        except (ExternalShutdownException, ShutdownException):
+            pass
+
+    def header(self) -> Header:
+        return Header(stamp=self.node.get_clock().now().to_msg(), frame_id="camera_optical_frame")
+
+    def _publish_images(self):
+        if self.send_images:
+            header = self.header()
+            self.images.add(header.stamp.sec * 10**9 + header.stamp.nanosec)
+            for camera in self._cameras:
+                camera.publish(image_message(IMAGE, header))
+
+    def _publish_joints(self):
+        if self.send_joints:
+            message = joint_state_message(panda.JOINT_NAMES, panda.HOME, self.header())
+            self._joints.publish(message)
+
+    def wait_for(self, condition, timeout=20.0):
+        """Wait for the condition to hold; return its value."""
+        end = time.monotonic() + timeout
+        while time.monotonic() < end:
+            value = condition()
+            if value:
+                return value
+            time.sleep(0.005)
+        raise AssertionError(f"waited {timeout} s in vain")
+
+    def next(self, kind, fits=lambda message: True, timeout=20.0):
+        """The next message of a kind that fits, from now on; returns (monotonic time, message)."""
+        start = time.monotonic()
+
+        def found():
+            return next((x for x in self.heard[kind] if x[0] > start and fits(x[1])), None)
+
+        return self.wait_for(found, timeout)
+
+    def gate_state(self):
+        statuses = self.heard[GateStatus]
+        return statuses[-1][1].state if statuses else None
+
+    def call(self, kind, service, request):
+        client = self.node.create_client(kind, service)
+        assert client.wait_for_service(20.0), f"no service {service}"
+        future = client.call_async(request)
+        self.wait_for(future.done)
+        return future.result()
+
+    def goal(self, instruction, time_limit=0.0):
+        """Send a goal; return its handle, the future of its result, and its feedback so far."""
+        assert self.follow.wait_for_server(20.0)
+        feedback = []
+        goal = FollowInstruction.Goal(instruction=instruction, time_limit=time_limit)
+        sent = self.follow.send_goal_async(goal, lambda message: feedback.append(message.feedback))
+        self.wait_for(sent.done)
+        assert sent.result().accepted
+        return sent.result(), sent.result().get_result_async(), feedback
+
+    def result(self, future, timeout=20.0):
+        self.wait_for(future.done, timeout)
+        return future.result().status, future.result().result
+
+    def close(self):
+        self._executor.shutdown()
+        self._thread.join()
+        self.node.destroy_node()
+        self.context.try_shutdown()
+
+
+@pytest.fixture(scope="module")
+def robot():
+    robot = Robot()
+    yield robot
+    robot.close()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("processes")
+
+
+@pytest.fixture(scope="module")
+def policy_arguments(checkpoint):
+    return ("--params-file", str(PARAMS), "-p", f"checkpoint:={checkpoint}")
+
+
+@pytest.fixture(scope="module")
+def stack(robot, folder, policy_arguments):
+    """The three nodes, active, each a process."""
+    processes = {
+        "vision_encoder": Process(folder, "vision_encoder", *policy_arguments),
+        "action_policy": Process(folder, "action_policy", *policy_arguments),
+        "command_gate": Process(folder, "command_gate", "--params-file", str(PARAMS)),
+    }
+    try:
+        robot.next(VisualTokens, timeout=60.0)
+        yield processes
+    finally:
+        codes = {name: process.end() for name, process in processes.items()}
+        for process in processes.values():
+            print(process.output)
+    assert codes == dict.fromkeys(codes, 0)
+
+
+@pytest.fixture
+def following(robot, stack):
+    """The policy follows an instruction and the gate lets it."""
+    robot.instruction.publish(String(data=INSTRUCTION))
+    robot.next(GateStatus, lambda status: status.state == GateStatus.ACTIVE)
+    yield stack
+    robot.instruction.publish(String(data=""))
+    robot.next(GateStatus, lambda status: status.state == GateStatus.HOLD)
+
+
+def nanoseconds(header):
+    return header.stamp.sec * 10**9 + header.stamp.nanosec
+
+
+def test_an_image_becomes_a_command_and_its_stamp_goes_all_the_way(robot, following):
+    _, tokens = robot.next(VisualTokens)
+    assert nanoseconds(tokens.header) in robot.images and list(tokens.shape) == [2, 16, 16, 32]
+    assert tokens.header.frame_id == "camera_optical_frame"
+    _, chunk = robot.next(ActionChunk)
+    assert nanoseconds(chunk.header) in robot.images and chunk.instruction == INSTRUCTION
+    assert tuple(chunk.joint_names) == panda.JOINT_NAMES and chunk.horizon * chunk.dof == 64
+    _, trajectory = robot.next(JointTrajectory)
+    assert nanoseconds(trajectory.header) in robot.images
+    (point,) = trajectory.points
+    due = seconds(trajectory.header.stamp) + seconds(point.time_from_start)
+    assert due > time.time() - 0.5
+    positions = np.array(point.positions)
+    assert (positions >= panda.LOWER).all() and (positions <= panda.UPPER).all()
+    assert np.abs(positions - panda.HOME).max() < 0.5
+
+
+def test_every_frame_is_followed_by_a_chunk(robot, following):
+    start = time.monotonic()
+    time.sleep(2.0)
+    ticks = [message.tick for at, message in robot.heard[ActionChunk] if at > start]
+    assert len(ticks) >= 30  # 40 frames; the machine may be busy
+    assert ticks == sorted(set(ticks))
+
+
+def test_stopped_camera_holds(robot, following):
+    robot.send_images = False
+    try:
+        robot.next(GateStatus, lambda status: status.state == GateStatus.HOLD, timeout=2.0)
+    finally:
+        robot.send_images = True
+    robot.next(GateStatus, lambda status: status.state == GateStatus.ACTIVE)
+
+
+def test_stopped_joint_states_hold(robot, following):
+    robot.send_joints = False
+    try:
+        _, status = robot.next(
+            GateStatus, lambda status: status.state == GateStatus.HOLD, timeout=2.0
+        )
+    finally:
+        robot.send_joints = True
+    assert "joint states" in status.reason or "chunk" in status.reason
+    robot.next(GateStatus, lambda status: status.state == GateStatus.ACTIVE)
+
+
+@pytest.mark.parametrize("victim", ["action_policy", "vision_encoder"])
+def test_killed_node_means_a_hold_within_a_quarter_second_and_its_return_recovers(
+    robot, following, folder, policy_arguments, victim
+):
+    following[victim].kill()
+    killed = time.monotonic()
+    at, hold = robot.next(
+        JointTrajectory, lambda message: nanoseconds(message.header) == 0, timeout=2.0
+    )
+    assert at - killed < 0.25
+    before = [x for x in robot.heard[JointTrajectory] if x[0] < at][-1][1]
+    np.testing.assert_array_equal(hold.points[0].positions, before.points[0].positions)
+    following[victim] = Process(folder, victim, *policy_arguments)
+    robot.next(GateStatus, lambda status: status.state == GateStatus.ACTIVE)
+
+
+def test_killed_gate_recovers_when_it_returns(robot, following, folder):
+    following["command_gate"].kill()
+    time.sleep(0.1)
+    commands = len(robot.heard[JointTrajectory])
+    time.sleep(0.3)
+    assert len(robot.heard[JointTrajectory]) == commands  # nobody else moves the robot
+    following["command_gate"] = Process(folder, "command_gate", "--params-file", str(PARAMS))
+    robot.next(JointTrajectory, lambda message: nanoseconds(message.header) > 0)
+
+
+# --- the action ---------------------------------------------------------------------------------
+
+
+def test_goal_gives_feedback_and_can_be_cancelled(robot, stack):
+    goal, result, feedback = robot.goal(INSTRUCTION)
+    robot.wait_for(lambda: len(feedback) >= 10)
+    steps = [item.step for item in feedback]
+    assert steps == sorted(set(steps)) and feedback[-1].elapsed > 0.0
+    robot.wait_for(lambda: feedback[-1].gate_state == GateStatus.ACTIVE)
+    goal.cancel_goal_async()
+    status, result = robot.result(result)
+    assert status == GoalStatus.STATUS_CANCELED and not result.success
+    assert result.reason == "cancelled" and result.steps >= 10
+
+
+def test_unknown_word_aborts_and_is_named(robot, stack):
+    _, result, _ = robot.goal("frobnicate the cube")
+    status, result = robot.result(result)
+    assert status == GoalStatus.STATUS_ABORTED
+    assert not result.success and "frobnicate" in result.reason
+
+
+def test_time_limit_ends_a_goal(robot, stack):
+    _, result, _ = robot.goal(INSTRUCTION, time_limit=0.5)
+    status, result = robot.result(result)
+    assert status == GoalStatus.STATUS_ABORTED and "time limit of 0.5 s" in result.reason
+    assert 0.5 <= result.duration < 1.5
+
+
+def test_newer_goal_replaces_the_older(robot, stack):
+    _, first, _ = robot.goal(INSTRUCTION)
+    second_goal, second, _ = robot.goal("lift the blue cube")
+    status, result = robot.result(first)
+    assert status == GoalStatus.STATUS_ABORTED
+    assert result.reason == "replaced by: lift the blue cube"
+    second_goal.cancel_goal_async()
+    robot.result(second)
+
+
+def test_goal_succeeds_when_the_policy_judges_it_done(robot, stack):
+    def set_threshold(value):
+        parameter = Parameter("done_threshold", value=value).to_parameter_msg()
+        request = SetParameters.Request(parameters=[parameter])
+        (answer,) = robot.call(SetParameters, "action_policy/set_parameters", request).results
+        assert answer.successful
+
+    set_threshold(0.0)  # the untrained policy is as sure as it need be
+    try:
+        _, result, _ = robot.goal(INSTRUCTION)
+        status, result = robot.result(result)
+    finally:
+        set_threshold(0.9)
+    assert status == GoalStatus.STATUS_SUCCEEDED and result.success
+    assert result.reason == "fulfilled" and result.steps == 5
+
+
+# --- one node alone -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def gate(robot, folder):
+    """A gate with no policy: the test plays one."""
+    process = Process(folder, "command_gate", "-r", "joint_trajectory:=alone")
+    commands = []
+    subscription = robot.node.create_subscription(
+        JointTrajectory, "alone", commands.append, qos.standard(100)
+    )
+    robot.wait_for(lambda: subscription.get_publisher_count())
+    robot.next(GateStatus, lambda status: "chunk" in status.reason)  # joint states arrive
+    yield commands
+    assert process.end() == 0
+    robot.node.destroy_subscription(subscription)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda chunk: chunk.data.__setitem__(3, float("nan")), "NaN"),
+        (lambda chunk: setattr(chunk, "joint_names", ["a"] * 8), "panda_joint1"),
+        (lambda chunk: setattr(chunk, "horizon", 9), "points"),
+        (lambda chunk: setattr(chunk, "dt", 0.0), "dt"),
+        (lambda chunk: setattr(chunk.header, "stamp", to_time(1.0)), "old"),
+        (lambda chunk: setattr(chunk, "control_mode", ActionChunk.TWIST), "control mode"),
+    ],
+)
+def test_bad_chunk_gives_no_output_and_a_good_one_then_does(robot, gate, spoil, reason):
+    def send(spoil=lambda chunk: None):
+        points = np.tile(panda.HOME, (8, 1))
+        chunk = chunk_message(points, panda.JOINT_NAMES, 0.05, header=robot.header())
+        spoil(chunk)
+        robot.chunks.publish(chunk)
+
+    send(spoil)
+    _, status = robot.next(GateStatus, lambda status: status.rejected > 0)
+    assert reason in status.last_rejection and status.state == GateStatus.CLOSED
+    assert status.accepted == 0 and not gate
+    send()
+    robot.wait_for(lambda: gate)
+    np.testing.assert_allclose(gate[0].points[0].positions, panda.HOME)
+
+
+def test_lifecycle_services_start_and_stop_a_node(robot, folder):
+    process = Process(folder, "command_gate", "-p", "autostart:=false", "-r", "__node:=managed")
+
+    def state():
+        return robot.call(GetState, "managed/get_state", GetState.Request()).current_state.label
+
+    def change(transition):
+        request = ChangeState.Request(transition=Transition(id=transition))
+        return robot.call(ChangeState, "managed/change_state", request).success
+
+    assert state() == "unconfigured"
+    assert change(Transition.TRANSITION_CONFIGURE) and state() == "inactive"
+    assert change(Transition.TRANSITION_ACTIVATE) and state() == "active"
+    assert change(Transition.TRANSITION_DEACTIVATE) and state() == "inactive"
+    assert change(Transition.TRANSITION_CLEANUP) and state() == "unconfigured"
+    assert process.end() == 0
+
+
+@pytest.mark.parametrize(
+    ("node", "arguments", "words"),
+    [
+        ("command_gate", ["-p", "rate:=-1.0"], ["rate"]),
+        ("command_gate", ["-p", "chunk_timeout:=1"], ["chunk_timeout", "decimal point"]),
+        ("action_policy", ["-p", "checkpoint:=nowhere"], ["nowhere", "give a folder"]),
+        ("vision_encoder", ["-p", "camera_topics:=[one]"], ["camera_topics", "wrist_camera"]),
+    ],
+)
+def test_bad_configuration_ends_with_one_clear_line(folder, checkpoint, node, arguments, words):
+    if node == "vision_encoder":
+        arguments = [*arguments, "-p", f"checkpoint:={checkpoint}"]
+    process = Process(folder, node, *arguments)
+    assert process.wait() == 1
+    last = process.output.strip().splitlines()[-1]
+    assert last.startswith("error: ") and "Traceback" not in process.output
+    assert all(word in last for word in words)
+
+
+def test_tests_have_a_domain_of_their_own():
+    assert os.environ["ROS_DOMAIN_ID"] != "0"

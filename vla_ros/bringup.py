@@ -1,0 +1,219 @@
+"""The whole stack of an arm in one process, from the parameter file the launch file reads too.
+
+Every node has its own thread and executor, so the command gate never waits for a model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import rclpy
+from ament_index_python.packages import get_package_share_directory
+from rclpy.context import Context
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+from rclpy.signals import SignalHandlerOptions
+
+import vla_ros.nodes  # noqa: F401  (before torch: sets how many threads libraries use)
+from vla_ros.nodes.action_policy import ActionPolicyNode
+from vla_ros.nodes.command_gate import CommandGateNode
+from vla_ros.nodes.vision_encoder import VisionEncoderNode
+from vla_ros.ros.running import StartError, Threads, stop_on_signals
+
+# What a thread may run before it must let another one: Python's 5 ms are the better part of all
+# the time that a command may spend in ROS.
+_SWITCH_INTERVAL = 0.0005  # s
+
+_REAL_COMMAND_TOPIC = "panda_arm_controller/joint_trajectory"
+
+
+class Stack:
+    """The running nodes of an arm, by name in `nodes`: a context manager.
+
+        with Stack(robot="sim", instruction="lift the red cube") as stack:
+            stack.wait(10.0)
+
+    Args:
+        robot: "sim" runs the simulated robot too, "real" expects a driver on the topics.
+        params_file: parameters of all nodes; None for config/arm.yaml of the package.
+        checkpoint: of encoder and policy, a name or a folder; "" as in the file.
+        instruction: what to follow from the start; "" as in the file.
+        namespace: of all nodes and topics.
+        log_level: debug, info, warn, error or fatal.
+        use_sim_time: None for yes with "sim".
+        command_topic: where joint trajectories go; "" for the robot's usual one.
+        overrides: parameters by node name, before those of the file.
+        ros_args: further ROS arguments for all nodes, such as ["-r", "old:=new"].
+
+    Raises:
+        StartError: a node cannot be made, configured or activated; none is left running.
+    """
+
+    def __init__(
+        self,
+        robot: str = "sim",
+        params_file: str | Path | None = None,
+        checkpoint: str = "",
+        instruction: str = "",
+        namespace: str = "",
+        log_level: str = "info",
+        use_sim_time: bool | None = None,
+        command_topic: str = "",
+        overrides: Mapping[str, Mapping[str, Any]] | None = None,
+        ros_args: Sequence[str] = (),
+    ) -> None:
+        if robot not in ("sim", "real"):
+            raise StartError(f"robot is '{robot}': choose sim or real")
+        if params_file is None:
+            params_file = Path(get_package_share_directory("vla_ros"), "config", "arm.yaml")
+        if not Path(params_file).is_file():
+            raise StartError(f"parameter file '{params_file}' does not exist: name an existing one")
+        self.robot = robot
+        self.nodes: dict[str, Node] = {}
+        self.context = Context()
+        self._threads = Threads(self.context)
+        use_sim_time = robot == "sim" if use_sim_time is None else use_sim_time
+        command_topic = command_topic or (_REAL_COMMAND_TOPIC if robot == "real" else "")
+
+        self._arguments = ["--ros-args", "--params-file", str(params_file)]
+        self._arguments += ["--log-level", log_level, *ros_args]
+        if command_topic:
+            self._arguments += ["-r", f"joint_trajectory:={command_topic}"]
+        self._namespace = namespace
+        self._parameters: dict[str, dict[str, Any]] = {
+            "vision_encoder": {"use_sim_time": use_sim_time},
+            "action_policy": {"use_sim_time": use_sim_time},
+            "command_gate": {"use_sim_time": use_sim_time},
+        }
+        if robot == "sim":
+            self._parameters["sim_robot"] = {}  # it makes the time
+        if checkpoint:
+            self._parameters["vision_encoder"]["checkpoint"] = checkpoint
+            self._parameters["action_policy"]["checkpoint"] = checkpoint
+        if instruction:
+            self._parameters["action_policy"]["instruction"] = instruction
+        for name, values in (overrides or {}).items():
+            if name not in self._parameters:
+                known = ", ".join(self._parameters)
+                raise StartError(f"no node '{name}' to override parameters of: there are {known}")
+            self._parameters[name] |= values
+
+    def __enter__(self) -> Stack:
+        try:
+            rclpy.init(
+                args=self._arguments,
+                context=self.context,
+                signal_handler_options=SignalHandlerOptions.NO,
+            )
+            # The robot first, as it is outside a simulation; last to go, so that the gate's last
+            # command reaches it.
+            if self.robot == "sim":
+                from vla_ros.nodes.sim_robot import SimRobot
+
+                self._start("sim_robot", SimRobot)
+            self._start("command_gate", CommandGateNode)
+            self._start("action_policy", ActionPolicyNode)
+            self._start("vision_encoder", VisionEncoderNode)
+        except StartError:
+            self.stop()
+            raise
+        except Exception as error:
+            self.stop()
+            raise StartError(f"{type(error).__name__}: {error}") from error
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _start(self, name: str, make: Callable[..., Node]) -> None:
+        parameters = [Parameter(key, value=value) for key, value in self._parameters[name].items()]
+
+        def build() -> Node:
+            return make(
+                context=self.context, namespace=self._namespace, parameter_overrides=parameters
+            )
+
+        self.nodes[name] = self._threads.start(build)
+
+    @property
+    def failure(self) -> str:
+        """Why a node ended by itself; "" while all run."""
+        return self._threads.failure
+
+    @property
+    def ended(self) -> Any:
+        """threading.Event that is set when a node ended, or to ask `wait` to return."""
+        return self._threads.ended
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait for the end of the stack, at most `timeout` s. Returns whether it has ended."""
+        return self._threads.ended.wait(timeout)
+
+    def stop(self) -> None:
+        """Deactivate and end all nodes. The command gate leaves a hold with the robot."""
+        self._threads.stop()
+        self.nodes.clear()
+        if self.context.ok():
+            self.context.try_shutdown()
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="bringup", description="Run encoder, policy, command gate and robot in one process."
+    )
+    parser.add_argument("--robot", choices=("sim", "real"), default="sim")
+    parser.add_argument("--params", metavar="FILE", help="parameters of all nodes (YAML)")
+    parser.add_argument("--checkpoint", default="", help="name or folder of the policy")
+    parser.add_argument("--instruction", default="", help="what to do from the start")
+    parser.add_argument("--namespace", default="", help="of all nodes and topics")
+    parser.add_argument("--log-level", default="info")
+    parser.add_argument("--command-topic", default="", help="takes the joint trajectories")
+    parser.add_argument(
+        "--use-sim-time",
+        choices=("true", "false"),
+        help="take the time from /clock (default: with --robot sim)",
+    )
+    own, ros_args = list(arguments), []
+    if "--ros-args" in own:
+        index = own.index("--ros-args")
+        own, ros_args = own[:index], own[index + 1 :]
+    options = parser.parse_args(own)
+    options.ros_args = ros_args
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run until SIGINT or SIGTERM. Returns the exit code: 1 when a node fails."""
+    options = parse(sys.argv[1:] if arguments is None else arguments)
+    sys.setswitchinterval(_SWITCH_INTERVAL)
+    use_sim_time = None if options.use_sim_time is None else options.use_sim_time == "true"
+    try:
+        stack = Stack(
+            robot=options.robot,
+            params_file=options.params,
+            checkpoint=options.checkpoint,
+            instruction=options.instruction,
+            namespace=options.namespace,
+            log_level=options.log_level,
+            use_sim_time=use_sim_time,
+            command_topic=options.command_topic,
+            ros_args=options.ros_args,
+        )
+        stop_on_signals(stack.ended)
+        with stack:
+            stack.wait()
+            failure = stack.failure
+    except StartError as error:
+        failure = str(error)
+    if failure:
+        print(f"error: {failure}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -17,6 +17,7 @@ import time
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 import torch
@@ -33,7 +34,9 @@ from vla_ros.training.data.simulation import FIRST_TRAINING_SEED, Shard, collect
 _TURNS = ("reach", "push", "pick", "pad", "bowl", "push", "pick", "pad", "bowl")
 _OPTIMIZER_STATE = "optimizer.safetensors"
 _PROGRESS = "progress.json"
+_LOG_EVERY = 25  # steps
 _SHIFT = 3  # pixels of random shift
+_LENGTHS = {4: 0.25, 8: 0.35, 16: 0.25, 64: 0.15}  # frames of a window: share of batches
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,10 @@ class Recipe:
     workers: int = 2  # processes that collect while this one trains
     threads: int = 1  # of torch
     save_every: int = 250
+
+    def __post_init__(self) -> None:
+        if self.frames < max(_LENGTHS):
+            raise ValueError(f"frames is {self.frames}: a batch holds {max(_LENGTHS)} or more")
 
 
 def train(recipe: Recipe, out: Path) -> Path:
@@ -74,7 +81,7 @@ def train(recipe: Recipe, out: Path) -> Path:
         )
         step = _restore(out, model, optimizer)
         total = recipe.rounds * recipe.steps
-        log = (out / "losses.csv").open("a", newline="")
+        log = _open_log(out / "losses.csv", step)
         bar = tqdm(total=total, initial=step, desc="training", unit="step", mininterval=5.0)
         last_round = -1
         pending: list[Future] = []
@@ -96,7 +103,7 @@ def train(recipe: Recipe, out: Path) -> Path:
             losses = _step(model, optimizer, data.batch(recipe.seed, step, recipe.frames))
             step += 1
             bar.update()
-            if step % 25 == 0:
+            if step % _LOG_EVERY == 0 or step == total:
                 csv.writer(log).writerow([step, *(f"{value:.5f}" for value in losses.values())])
                 log.flush()
                 bar.set_postfix({k: f"{v:.3f}" for k, v in losses.items()})
@@ -104,6 +111,7 @@ def train(recipe: Recipe, out: Path) -> Path:
                 _save(out, model, optimizer, step)
         for future in pending:
             future.cancel()
+        log.close()
     model.eval().save_pretrained(out / "checkpoint")
     plot_losses(out / "losses.csv", out / "losses.png")
     return out / "checkpoint"
@@ -152,7 +160,7 @@ class Windows:
         own past. Frames after an episode's end are masked.
         """
         rng = np.random.default_rng([seed, step])
-        length = int(rng.choice([4, 8, 16, 64], p=[0.25, 0.35, 0.25, 0.15]))
+        length = int(rng.choice(list(_LENGTHS), p=list(_LENGTHS.values())))
         count = frames // length
         picks = rng.integers(self._ends[-1], size=count)
         arrays: dict[str, list[np.ndarray]] = {}
@@ -162,7 +170,7 @@ class Windows:
             shard = self._shards[s]
             offset = int(pick - (self._ends[row] - total))
             # Long windows begin at the episode's start half of the time, as running does.
-            if length == 64 and rng.random() < 0.5:
+            if length == max(_LENGTHS) and rng.random() < 0.5:
                 offset = 0
             offset = min(offset, max(total - length, 0))
             index = first + np.minimum(offset + np.arange(length), total - 1)
@@ -325,6 +333,14 @@ def _restore(out: Path, model: VisionLanguageActionModel, optimizer: torch.optim
         state[i]["step"] = state[i]["step"][0]
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
     return int(json.loads((out / _PROGRESS).read_text())["step"])
+
+
+def _open_log(table: Path, step: int) -> TextIO:
+    """The loss table up to `step`, open for more rows."""
+    rows = list(csv.reader(table.open())) if table.is_file() else []
+    log = table.open("w", newline="")
+    csv.writer(log).writerows(row for row in rows if int(row[0]) <= step)
+    return log
 
 
 def plot_losses(table: Path, picture: Path) -> None:

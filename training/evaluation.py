@@ -1,0 +1,277 @@
+"""How often a policy succeeds in each task family, with 95 % intervals: offline, or on live nodes.
+
+Offline, episodes run as fast as the machine can through the loop of `rollout`; live, the same
+episodes run in real time through the ROS 2 nodes, with all their latency.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import multiprocessing
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from vla_ros.checkpoints import resolve
+from vla_ros.models.vlam import VisionLanguageActionModel
+from vla_ros.scene_language.instructions import FAMILIES
+from vla_ros.sim.arm import ArmWorld
+from vla_ros.sim.report import EpisodeReport
+from vla_ros.sim.tasks import Outcome, sample_task
+from vla_ros.training.data.simulation import FIRST_TRAINING_SEED
+from vla_ros.training.rollout import Observation, Rollout
+
+_Z = 1.959963984540054  # 95 % of a normal distribution lie within so many standard deviations
+
+# -- episodes --------------------------------------------------------------------------------------
+
+
+class Evaluator:
+    """Runs episodes of one policy offline."""
+
+    def __init__(self, checkpoint: Path, latency_ticks: int) -> None:
+        torch.set_num_threads(1)
+        self._model = VisionLanguageActionModel.from_pretrained(checkpoint)
+        config = self._model.config
+        self._rollout = Rollout(
+            ArmWorld(), image_size=config.image_size, dt=config.dt, latency_ticks=latency_ticks
+        )
+
+    def play(self, family: str, seed: int) -> EpisodeReport:
+        task = sample_task(family, seed)
+        episode = self._model.start(task.instruction)
+        steps = 0
+
+        def act(observation: Observation) -> Any:
+            nonlocal steps
+            steps += 1
+            tokens = self._model.encode(observation.images)
+            return episode.act(tokens, observation.proprioception).actions
+
+        outcome = self._rollout.run(task, act)
+        world = self._rollout.world
+        return EpisodeReport(
+            family=family,
+            seed=seed,
+            instruction=task.instruction,
+            success=outcome is Outcome.SUCCEEDED,
+            reason=world.judge.reason,
+            seconds=world.time - world.judge.began,
+            steps=steps,
+        )
+
+
+_evaluator: Evaluator | None = None  # of a worker process
+
+
+def _start_worker(checkpoint: Path, latency_ticks: int) -> None:
+    global _evaluator
+    _evaluator = Evaluator(checkpoint, latency_ticks)
+
+
+def _play(family: str, seed: int) -> EpisodeReport:
+    return _evaluator.play(family, seed)
+
+
+def evaluate(
+    checkpoint: Path, episodes: list[tuple[str, int]], *, workers: int, latency_ticks: int
+) -> Iterator[EpisodeReport]:
+    """Play (family, seed) episodes offline in worker processes; reports come as they end.
+
+    Raises:
+        FileNotFoundError, ValueError: the checkpoint cannot be used.
+    """
+    VisionLanguageActionModel.from_pretrained(checkpoint)  # a worker's error would be a riddle
+    with ProcessPoolExecutor(
+        workers,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_start_worker,
+        initargs=(checkpoint, latency_ticks),
+    ) as pool:
+        futures = [pool.submit(_play, *episode) for episode in episodes]
+        for future in as_completed(futures):
+            yield future.result()
+
+
+def evaluate_live(
+    checkpoint: Path, episodes: list[tuple[str, int]], *, processes: bool
+) -> Iterator[EpisodeReport]:
+    """Play (family, seed) episodes on live nodes, in real time.
+
+    Raises:
+        RuntimeError: the nodes do not come up, or one of them ends.
+    """
+    from vla_ros.live import running  # needs ROS 2
+
+    with running(str(checkpoint), processes=processes) as arm:
+        for family, seed in episodes:
+            yield arm.play(family, seed)
+
+
+# -- figures ---------------------------------------------------------------------------------------
+
+
+def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
+    """95 % interval of a success rate (Wilson 1927), honest for few trials and for 0 or 100 %."""
+    if trials == 0:
+        return 0.0, 1.0
+    rate = successes / trials
+    centre = rate + _Z**2 / (2 * trials)
+    spread = _Z * math.sqrt(rate * (1 - rate) / trials + _Z**2 / (4 * trials**2))
+    scale = 1 + _Z**2 / trials
+    # At 0 and 100 % the exact bounds are 0 and 1; rounding must not leave them.
+    low = 0.0 if successes == 0 else (centre - spread) / scale
+    high = 1.0 if successes == trials else (centre + spread) / scale
+    return low, high
+
+
+def summarize(reports: Iterable[EpisodeReport], settings: dict[str, Any]) -> dict[str, Any]:
+    """Figures by family, then `settings`, then every episode: what the JSON file holds."""
+    reports = sorted(reports, key=lambda report: (FAMILIES.index(report.family), report.seed))
+    groups = {family: [r for r in reports if r.family == family] for family in FAMILIES}
+    groups = {family: group for family, group in groups.items() if group}
+    wins = {family: sum(r.success for r in group) for family, group in groups.items()}
+
+    def by_family(figure: Any) -> dict[str, Any]:
+        return {family: figure(family, group) for family, group in groups.items()}
+
+    return {
+        "success": by_family(lambda family, group: wins[family] / len(group)),
+        "intervals": by_family(lambda family, group: wilson_interval(wins[family], len(group))),
+        "episodes": by_family(lambda _, group: len(group)),
+        "mean_seconds": by_family(lambda _, group: _mean(r.seconds for r in group if r.success)),
+        "failures": by_family(lambda _, group: Counter(r.reason for r in group if not r.success)),
+        **settings,
+        "runs": [{k: _finite(v) for k, v in asdict(report).items()} for report in reports],
+    }
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    values = list(values)
+    return sum(values) / len(values) if values else None
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def table(summary: dict[str, Any], reference: dict[str, Any] | None = None) -> str:
+    """The figures as lines of text; `reference` (another summary) adds a column to compare with."""
+    head = f"{'family':<8}{'success':>9}{'95 % interval':>18}{'episodes':>10}{'mean time':>11}"
+    lines = [head + (f"{'reference':>11}{'difference':>12}" if reference else "")]
+    for family, rate in summary["success"].items():
+        low, high = summary["intervals"][family]
+        mean = summary["mean_seconds"][family]
+        line = f"{family:<8}{rate:>8.1%} {f'{low:.1%} to {high:.1%}':>17}"
+        line += f"{summary['episodes'][family]:>10}"
+        line += f"{'-' if mean is None else f'{mean:.1f} s':>11}"
+        other = (reference or {}).get("success", {}).get(family)
+        if other is not None:
+            line += f"{other:>10.1%} {100 * (rate - other):>+8.1f} pts"
+        lines.append(line)
+    for family, reasons in summary["failures"].items():
+        lines += [f"  {family}: {count} x {reason}" for reason, count in reasons.items()]
+    return "\n".join(lines)
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """The file appears whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(values, indent=1, allow_nan=False) + "\n")
+    os.replace(partial, path)
+
+
+# -- command ---------------------------------------------------------------------------------------
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--robot", choices=("sim",), default="sim", help="default sim")
+    parser.add_argument("--checkpoint", default="arm", help="name or folder; default arm")
+    parser.add_argument("--episodes", type=int, default=100, help="of each family; default 100")
+    parser.add_argument("--seed", type=int, default=0, help="of the first episode; default 0")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
+    parser.add_argument(
+        "--families", nargs="+", choices=FAMILIES, default=FAMILIES, help="default all", metavar="F"
+    )
+    parser.add_argument("--workers", type=int, default=2, help="processes; default 2")
+    parser.add_argument(
+        "--latency-ticks",
+        type=int,
+        default=2,
+        help="offline: ticks of 10 ms from a frame to its chunk; default 2",
+    )
+    parser.add_argument("--live", action="store_true", help="through the ROS 2 nodes, in real time")
+    parser.add_argument(
+        "--processes", action="store_true", help="with --live: each node as its own process"
+    )
+    parser.add_argument(
+        "--compare", type=Path, metavar="FILE", help="JSON of another evaluation to compare with"
+    )
+
+
+def check_seeds(first: int, count: int) -> range:
+    """The seeds of an evaluation.
+
+    Raises:
+        ValueError: none, or the training may have seen some.
+    """
+    if count < 1:
+        raise ValueError(f"--episodes is {count}: give 1 or more")
+    if first < 0 or first + count > FIRST_TRAINING_SEED:
+        raise ValueError(
+            f"seeds {first} to {first + count - 1} are not all from 0 to "
+            f"{FIRST_TRAINING_SEED - 1}: those above are for training"
+        )
+    return range(first, first + count)
+
+
+def main(arguments: argparse.Namespace) -> None:
+    seeds = check_seeds(arguments.seed, arguments.episodes)
+    if arguments.workers < 1 or arguments.latency_ticks < 0:
+        raise ValueError("--workers must be 1 or more and --latency-ticks 0 or more")
+    reference = json.loads(arguments.compare.read_text()) if arguments.compare else None
+    checkpoint = resolve(arguments.checkpoint)
+    episodes = [(family, seed) for seed in seeds for family in arguments.families]
+    settings = {
+        "robot": arguments.robot,
+        "live": arguments.live,
+        "checkpoint": arguments.checkpoint,
+        "seed": arguments.seed,
+    }
+    if arguments.live:
+        settings["processes"] = arguments.processes
+        played = evaluate_live(checkpoint, episodes, processes=arguments.processes)
+    else:
+        settings["latency_ticks"] = arguments.latency_ticks
+        played = evaluate(
+            checkpoint, episodes, workers=arguments.workers, latency_ticks=arguments.latency_ticks
+        )
+    reports = []
+    bar = tqdm(played, total=len(episodes), desc="episodes", unit="episode")
+    for report in bar:
+        reports.append(report)
+        bar.set_postfix_str(f"{sum(r.success for r in reports)} succeeded")
+    if arguments.live:
+        for name in ("rate", "latency"):
+            values = [v for r in reports if math.isfinite(v := getattr(r, name))]
+            settings[f"mean_{name}"] = _mean(values)
+    summary = summarize(reports, settings)
+    if arguments.json:
+        write_json(arguments.json, summary)
+    print(table(summary, reference))
+    if arguments.live and settings["mean_rate"] and settings["mean_latency"]:
+        print(
+            f"{settings['mean_rate']:.1f} action chunks/s, "
+            f"{1e3 * settings['mean_latency']:.0f} ms from camera to command (mean of episodes)"
+        )

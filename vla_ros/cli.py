@@ -1,0 +1,82 @@
+"""`vla ...`: the commands of the package. Also `python -m vla_ros.cli ...`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.util
+import os
+import sys
+from collections.abc import Sequence
+
+# Words of a command, the module that does it, and what it is. Each module has
+# add_arguments(parser) and main(arguments), and is imported only when it is asked for: some need
+# ROS 2, some need PyTorch, some neither.
+_COMMANDS = {
+    ("demo",): ("vla_ros.demo", "the simulated arm follows instructions; leaves a video"),
+    ("eval",): ("vla_ros.training.evaluation", "success rates of a policy, offline or live"),
+    ("train", "policy"): ("vla_ros.training.policy", "train the arm's policy from its experts"),
+}
+_BRINGUP = "run all nodes of the arm in one process (arguments: vla bringup --help)"
+
+
+def _prepare_environment() -> None:
+    """Before numpy, torch or MuJoCo are imported: they look at these once."""
+    for variable in ("OMP_NUM_THREADS", "LP_NUM_THREADS"):
+        os.environ.setdefault(variable, "1")
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    if not os.environ.get("DISPLAY") and not os.environ.get("WAYLAND_DISPLAY"):
+        os.environ.setdefault("MUJOCO_GL", "egl")
+
+
+def _parser(chosen: tuple[str, ...]) -> argparse.ArgumentParser:
+    """The parser of all commands; only the chosen one's module is imported for its arguments."""
+    parser = argparse.ArgumentParser(
+        prog="vla", description="Vision-language-action models for ROS 2 robots."
+    )
+    levels: dict[tuple[str, ...], argparse._SubParsersAction] = {
+        (): parser.add_subparsers(metavar="COMMAND", required=True)
+    }
+    for words, (module, text) in _COMMANDS.items():
+        if words[:-1] not in levels:
+            group = levels[()].add_parser(words[0], help="train a model")
+            levels[words[:-1]] = group.add_subparsers(metavar="MODEL", required=True)
+        command = levels[words[:-1]].add_parser(
+            words[-1], help=text, description=f"{text[0].upper()}{text[1:]}."
+        )
+        if words == chosen[: len(words)]:
+            implementation = importlib.import_module(module)
+            implementation.add_arguments(command)
+            command.set_defaults(main=implementation.main)
+    levels[()].add_parser("bringup", help=_BRINGUP)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command. Returns the exit code: 1 after an error, which is told in one line."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    _prepare_environment()
+    # Worker processes import the main module again: let that be this one, not the script on the
+    # PATH, which would run the command once more.
+    if sys.modules["__main__"].__spec__ is None:
+        sys.modules["__main__"].__spec__ = importlib.util.find_spec("vla_ros.cli")
+    try:
+        if arguments[:1] == ["bringup"]:
+            from vla_ros import bringup
+
+            return bringup.main(arguments[1:])
+        options = _parser(tuple(arguments)).parse_args(arguments)
+        return options.main(options) or 0
+    except (ValueError, OSError, RuntimeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except ModuleNotFoundError as error:
+        print(f"error: {error}: install it, or source ROS 2 for the live stack", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

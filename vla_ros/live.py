@@ -1,0 +1,342 @@
+"""Episodes on the running stack: tasks to the simulated robot, instructions to the policy.
+
+Whether an episode succeeded is read from the robot's task_status, which looks at the physics; what
+the policy thinks of its work only ends the instruction.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import signal
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import rclpy
+from ament_index_python.packages import get_package_share_directory
+from rclpy.action import ActionClient
+from rclpy.action.client import ClientGoalHandle
+from rclpy.context import Context
+from rclpy.node import Node
+from rclpy.signals import SignalHandlerOptions
+
+from vla_ros.action import FollowInstruction
+from vla_ros.bringup import Stack
+from vla_ros.msg import ActionChunk, GateStatus, TaskStatus
+from vla_ros.nodes.sim_robot import SimRobot
+from vla_ros.ros import qos
+from vla_ros.ros.running import StartError, Threads
+from vla_ros.sim.report import EpisodeReport
+from vla_ros.sim.tasks import TIME_LIMIT
+from vla_ros.srv import SetTask
+
+_START_TIME = 60.0  # s that nodes may take to come up
+_ANSWER_TIME = 10.0  # s that a service may take
+_SETTLE_TIME = 1.0  # s for the judge, after the policy has ended
+_QUIET_TIME = 0.4  # s: the command gate repeats a hold for less than this
+# What a thread may run before it must let another one: Python's 5 ms are the better part of all
+# the time that a command may spend in ROS.
+_SWITCH_INTERVAL = 0.0005  # s
+
+
+class Running(Protocol):
+    """A stack with the simulated robot in this process: `Stack` and `Processes` are such."""
+
+    nodes: dict[str, Node]
+    context: Context
+
+    @property
+    def failure(self) -> str: ...
+
+
+class Processes:
+    """The stack with every node as its own process, but for the simulated robot.
+
+    That one runs in this process, so that its frame times can be read. A context manager.
+
+    Args:
+        checkpoint: of encoder and policy, a name or a folder.
+        log_level: debug, info, warn, error or fatal.
+        params_file: parameters of all nodes; None for config/arm.yaml of the package.
+
+    Raises:
+        StartError: the robot cannot be made.
+    """
+
+    def __init__(
+        self,
+        checkpoint: str = "arm",
+        log_level: str = "error",
+        params_file: str | Path | None = None,
+    ) -> None:
+        share = Path(get_package_share_directory("vla_ros"))
+        self._common = ["--ros-args", "--log-level", log_level, "--params-file"]
+        self._common.append(str(params_file or share / "config" / "arm.yaml"))
+        self._checkpoint = checkpoint
+        self.context = Context()
+        self.nodes: dict[str, Node] = {}
+        self.processes: dict[str, subprocess.Popen] = {}
+        self._threads = Threads(self.context)
+
+    def __enter__(self) -> Processes:
+        rclpy.init(
+            args=self._common,
+            context=self.context,
+            signal_handler_options=SignalHandlerOptions.NO,
+        )
+        try:
+            self.nodes["sim_robot"] = self._threads.start(lambda: SimRobot(context=self.context))
+        except StartError:
+            self.stop()
+            raise
+        for name in ("command_gate", "action_policy", "vision_encoder"):
+            self.start(name)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self, name: str) -> None:
+        """Start the process of a node, once more if it has ended."""
+        command = [sys.executable, "-m", f"vla_ros.nodes.{name}", *self._common]
+        command += ["-p", "use_sim_time:=true"]
+        if name != "command_gate":
+            command += ["-p", f"checkpoint:={self._checkpoint}"]
+        self.processes[name] = subprocess.Popen(command)
+
+    @property
+    def failure(self) -> str:
+        """Why a node ended by itself; "" while all run."""
+        for name, process in self.processes.items():
+            if process.poll() is not None:
+                return f"{name} ended with exit code {process.returncode}"
+        return self._threads.failure
+
+    def stop(self) -> None:
+        for process in self.processes.values():
+            process.send_signal(signal.SIGINT)
+        for process in self.processes.values():
+            try:
+                process.wait(timeout=10.0)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        self._threads.stop()
+        self.context.try_shutdown()
+
+
+@contextlib.contextmanager
+def running(checkpoint: str, *, processes: bool = False) -> Iterator[LiveArm]:
+    """A stack with that checkpoint, ready for episodes.
+
+    Raises:
+        StartError: a node does not come up, or another simulation runs in this ROS domain.
+    """
+    sys.setswitchinterval(_SWITCH_INTERVAL)
+    if processes:
+        stack = Processes(checkpoint)
+    else:
+        stack = Stack(checkpoint=checkpoint, log_level="error")
+    with stack:
+        arm = LiveArm(stack)
+        try:
+            arm.wait_until_ready()
+            yield arm
+        finally:
+            arm.close()
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Where the time of one observation went, s of wall time."""
+
+    latency: float  # from the beginning of the capture to the command's arrival at the robot
+    render: float
+    forward: float  # encoder and policy
+
+    @property
+    def overhead(self) -> float:
+        """What is left when rendering and models are taken off: messages, gate, waiting."""
+        return self.latency - self.render - self.forward
+
+
+class LiveArm:
+    """Plays episodes on a running stack. `costs` collects what every observation cost."""
+
+    def __init__(self, stack: Running) -> None:
+        self.stack = stack
+        self.robot: SimRobot = stack.nodes["sim_robot"]
+        self.costs: list[Cost] = []
+        self._news = threading.Condition()
+        self._status: TaskStatus | None = None
+        self._gate = GateStatus()
+        self._gate_since = time.monotonic()  # when the gate came into its state
+        self._chunks: list[tuple[float, int, float]] = []  # arrival, stamp (ns), forward (s)
+        self._threads = Threads(stack.context)
+        self._threads.start(self._make_node)
+
+    def _make_node(self) -> Node:
+        node = self._node = rclpy.create_node("episodes", context=self.stack.context)
+        node.create_subscription(
+            TaskStatus, "sim_robot/task_status", self._on_status, qos.latched()
+        )
+        node.create_subscription(GateStatus, "gate_status", self._on_gate, qos.latched())
+        node.create_subscription(ActionChunk, "action_chunk", self._on_chunk, qos.standard(10))
+        self._set_task = node.create_client(SetTask, "sim_robot/set_task")
+        self._follow = ActionClient(node, FollowInstruction, "follow_instruction")
+        return node
+
+    def close(self) -> None:
+        self._threads.stop()
+
+    def wait_until_ready(self) -> None:
+        """Wait until robot, policy and gate can be heard.
+
+        Raises:
+            StartError: they cannot within a minute, or the stack has failed.
+        """
+        for what, there in (
+            ("the simulated robot", self._set_task.service_is_ready),
+            ("action_policy", self._follow.server_is_ready),
+            ("command_gate", lambda: self._node.count_publishers("gate_status")),
+            ("vision_encoder", lambda: self._node.count_publishers("visual_tokens")),
+        ):
+            if not self._wait(there, _START_TIME):
+                raise StartError(f"{what} did not come up within {_START_TIME:g} s")
+        if self._node.count_publishers("/clock") > 1:
+            raise StartError(
+                "another simulation publishes /clock: end it, or set another ROS_DOMAIN_ID"
+            )
+
+    # --- episodes ---------------------------------------------------------------------------
+
+    def play(self, family: str, seed: int, instruction: str = "") -> EpisodeReport:
+        """Give the robot a task and the policy its instruction, until the physics decide.
+
+        Args:
+            family: of the task.
+            seed: of the task.
+            instruction: told to the policy in place of the one that belongs to the task.
+
+        Raises:
+            ValueError: there is no such task.
+            RuntimeError: a node has ended or does not answer.
+        """
+        self._wait(self._is_quiet, 5.0)
+        task = self._call(self._set_task.call_async(SetTask.Request(family=family, seed=seed)))
+        if not task.success:
+            raise ValueError(task.message)
+        with self._news:
+            self._status = None
+            self._chunks = []
+
+        def judged() -> bool:
+            return status().outcome != TaskStatus.RUNNING
+
+        def status() -> TaskStatus:
+            return self._status or TaskStatus(outcome=TaskStatus.IDLE)
+
+        if not self._wait(lambda: not judged(), _ANSWER_TIME):
+            raise RuntimeError("sim_robot does not report its task on sim_robot/task_status")
+        instruction = instruction or task.instruction
+        limit = TIME_LIMIT[family]
+        goal = FollowInstruction.Goal(instruction=instruction, time_limit=limit + 1.0)
+        handle: ClientGoalHandle = self._call(self._follow.send_goal_async(goal))
+        if not handle.accepted:
+            raise RuntimeError("action_policy refuses instructions: it is not active")
+        result = handle.get_result_async()
+        # Simulated time may run slower than the wall's on a busy machine.
+        self._wait(lambda: judged() or result.done(), 10.0 * limit)
+        if not judged():
+            self._wait(judged, _SETTLE_TIME)
+        last = status()
+        if not result.done():
+            handle.cancel_goal_async()
+            self._call(result)
+        return self._report(last, instruction, result.result().result)
+
+    def _report(
+        self, status: TaskStatus, instruction: str, result: FollowInstruction.Result
+    ) -> EpisodeReport:
+        chunks = list(self._chunks)
+        frames = {frame.stamp: frame for frame in self.robot.frames.copy()}
+        costs = [
+            Cost(frames[stamp].latency, frames[stamp].render, forward)
+            for _, stamp, forward in chunks
+            if stamp in frames and not math.isnan(frames[stamp].latency)
+        ]
+        self.costs += costs
+        reason = status.reason
+        if status.outcome == TaskStatus.RUNNING:
+            reason = f"the policy ended ({result.reason}), the physics disagree"
+        rate = math.nan
+        if len(chunks) > 1:
+            rate = (len(chunks) - 1) / (chunks[-1][0] - chunks[0][0])
+        return EpisodeReport(
+            family=status.family,
+            seed=status.seed,
+            instruction=instruction,
+            success=status.outcome == TaskStatus.SUCCEEDED,
+            reason=reason,
+            seconds=status.elapsed,
+            steps=result.steps,
+            rate=rate,
+            latency=statistics.median(c.latency for c in costs) if costs else math.nan,
+        )
+
+    def _is_quiet(self) -> bool:
+        """Whether the gate has let go of the robot: a new scene must not meet an old command."""
+        active = self._gate.state == GateStatus.ACTIVE
+        return not active and time.monotonic() - self._gate_since > _QUIET_TIME
+
+    # --- waiting ----------------------------------------------------------------------------
+
+    def _wait(self, condition: Callable[[], Any], timeout: float) -> bool:
+        """Wait until the condition holds; looked at on every message, and now and then.
+
+        Raises RuntimeError when the stack has failed.
+        """
+        end = time.monotonic() + timeout
+        with self._news:
+            while not condition():
+                failure = self.stack.failure or self._threads.failure
+                if failure:
+                    raise RuntimeError(f"the stack has ended: {failure}")
+                if time.monotonic() > end:
+                    return False
+                self._news.wait(0.05)
+        return True
+
+    def _call(self, future: Any) -> Any:
+        if not self._wait(future.done, _ANSWER_TIME):
+            raise RuntimeError("a node does not answer: look at its log")
+        return future.result()
+
+    def _on_status(self, message: TaskStatus) -> None:
+        with self._news:
+            self._status = message
+            self._news.notify_all()
+
+    def _on_gate(self, message: GateStatus) -> None:
+        with self._news:
+            if message.state != self._gate.state:
+                self._gate_since = time.monotonic()
+            self._gate = message
+            self._news.notify_all()
+
+    def _on_chunk(self, message: ActionChunk) -> None:
+        stamp = message.header.stamp
+        arrival = (
+            time.perf_counter(),
+            stamp.sec * 10**9 + stamp.nanosec,
+            message.inference_time,
+        )
+        with self._news:
+            self._chunks.append(arrival)

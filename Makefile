@@ -9,8 +9,10 @@ SHELL := /bin/bash
 export ROS_AUTOMATIC_DISCOVERY_RANGE ?= LOCALHOST
 
 ifneq ($(and $(ROS_DISTRO),$(shell command -v ros2)),)
+world := $(ROS_DISTRO)
 enter := source .venv/bin/activate
 else
+world := wheels
 enter := source .venv/local_setup.bash
 endif
 run := $(enter) && source install/setup.bash &&
@@ -22,7 +24,7 @@ sources := package.xml CMakeLists.txt $(shell find action cmake config launch ms
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: .venv/.ready  ## make .venv and install what the package needs (PYTHON=python3.11)
+setup: .venv/.ready-$(world)  ## make .venv and install what the package needs (PYTHON=python3.11)
 
 build: install/.built  ## build the package into install/ with colcon
 
@@ -50,10 +52,10 @@ clean:  ## remove what was built (not .venv, not runs/)
 distclean: clean  ## remove .venv too
 	rm -rf .venv
 
-.venv/.ready: $(wildcard environment/*)
+.venv/.ready-$(world): $(wildcard environment/*)
 	PYTHON='$(PYTHON)' environment/setup.sh
 	@touch $@
 
-install/.built: .venv/.ready $(sources)
+install/.built: .venv/.ready-$(world) $(sources)
 	$(enter) && env -u MAKEFLAGS -u MFLAGS colcon build --symlink-install
 	@touch $@

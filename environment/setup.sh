@@ -41,6 +41,7 @@ fi
 missing=()
 command -v c++ >/dev/null || missing+=(g++)
 command -v cmake >/dev/null || missing+=(cmake)
+[ "$world" = wheels ] || command -v colcon >/dev/null || missing+=(python3-colcon-common-extensions)
 "$python" -c 'import ensurepip' 2>/dev/null || missing+=("python$version-venv")
 "$python" -c 'import os, sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h")' 2>/dev/null ||
     missing+=("python$version-dev")
@@ -55,7 +56,8 @@ if [ "$world" = wheels ]; then
     requirements+=(-r environment/requirements-ros.txt)
 else
     # The distribution's message modules are compiled against its numpy: keep that one.
-    constraints+=(-c <("$python" -c 'import numpy; print("numpy==" + numpy.__version__)'))
+    "$python" -c 'import numpy; print("numpy==" + numpy.__version__)' >.venv/constraints.txt
+    constraints+=(-c .venv/constraints.txt)
 fi
 .venv/bin/pip install --disable-pip-version-check "${constraints[@]}" "${requirements[@]}"
 # Only the Franka Panda's meshes are used of this package; its dependencies (an older mujoco among

@@ -175,8 +175,7 @@ def test_every_executable_has_a_main():
 
 def test_every_python_folder_is_a_package():
     for path in SOURCES:
-        if path.parent != ROOT / "vla_ros":  # the generated __init__.py serves there too
-            assert (path.parent / "__init__.py").is_file(), f"setup.py would leave out {path}"
+        assert (path.parent / "__init__.py").is_file(), f"setup.py would leave out {path}"
 
 
 def test_sources_leave_room_for_the_generated_modules():

@@ -34,7 +34,7 @@ setup(
     extras_require={
         # gym-hil (the Franka meshes) must be installed beside it with --no-deps: see
         # environment/setup.sh.
-        "sim": ["mujoco>=4.0", "scipy>=1.11"],
+        "sim": ["mujoco>=4.0", "pillow>=10.0", "scipy>=1.11"],
         "train": ["matplotlib>=3.8"],
         "test": ["hypothesis>=6.100", "pytest>=8.0", "pytest-timeout>=2.3", "ruff>=0.12"],
     },

@@ -26,7 +26,6 @@ setup(
         "numpy>=1.26",
         "opencv-python-headless>=4.8",
         "pin>=4.0",
-        "pyyaml>=6.0",
         "safetensors>=0.4",
         "torch>=2.6",
         "tqdm>=4.66",
@@ -34,9 +33,15 @@ setup(
     extras_require={
         # gym-hil (the Franka meshes) must be installed beside it with --no-deps: see
         # environment/setup.sh.
-        "sim": ["mujoco>=4.0", "pillow>=10.0", "scipy>=1.11"],
+        "sim": ["mujoco>=4.0", "pillow>=10.0"],
         "train": ["matplotlib>=3.8"],
-        "test": ["hypothesis>=6.100", "pytest>=8.0", "pytest-timeout>=2.3", "ruff>=0.12"],
+        "test": [
+            "hypothesis>=6.100",
+            "pytest>=8.0",
+            "pytest-timeout>=2.3",
+            "pyyaml>=6.0",
+            "ruff>=0.12",
+        ],
     },
     entry_points={"console_scripts": ["vla = vla_ros.cli:main"]},
 )

@@ -13,21 +13,17 @@ PACKAGE = ElementTree.parse(ROOT / "package.xml").getroot()
 CMAKE = (ROOT / "CMakeLists.txt").read_text()
 SOURCES = sorted([*ROOT.glob("vla_ros/**/*.py"), *ROOT.glob("training/**/*.py")])
 
-# Imported name -> (key in package.xml, name on PyPI). safetensors has no rosdep key; gym_hil is
-# installed apart from the rest (environment/setup.sh says why).
+# Imported name -> (key in package.xml, name on PyPI). safetensors has no rosdep key.
 THIRD_PARTY = {
     "PIL": ("python3-pil", "pillow"),
     "cv2": ("python3-opencv", "opencv-python-headless"),
-    "gym_hil": (None, None),
     "matplotlib": ("python3-matplotlib", "matplotlib"),
     "mujoco": ("python3-mujoco-pip", "mujoco"),
     "numpy": ("python3-numpy", "numpy"),
     "pinocchio": ("pinocchio", "pin"),
     "safetensors": (None, "safetensors"),
-    "scipy": ("python3-scipy", "scipy"),
     "torch": ("python3-torch", "torch"),
     "tqdm": ("python3-tqdm", "tqdm"),
-    "yaml": ("python3-yaml", "pyyaml"),
 }
 
 # Room -> rooms it may import besides itself.
@@ -125,9 +121,18 @@ def test_every_import_is_declared(path):
         if name in THIRD_PARTY:
             key, pypi = THIRD_PARTY[name]
             assert key is None or key in in_package, f"package.xml lacks {key}"
-            assert pypi is None or pypi in in_setup, f"setup.py lacks {pypi}"
+            assert pypi in in_setup, f"setup.py lacks {pypi}"
         else:
             assert name in in_package, f"package.xml lacks {name}"
+
+
+def test_nothing_is_declared_in_vain():
+    used = {name.split(".")[0] for path in SOURCES for name in imports(path)}
+    assert set(THIRD_PARTY) <= used
+    known = {key for key, _ in THIRD_PARTY.values()} | used | {"launch", "launch_ros"}
+    generated_code = {"action_msgs", "rosidl_default_runtime"}
+    assert dependencies("depend", "exec_depend") <= known | generated_code
+    assert len(requirements("requirements.txt")) == len(THIRD_PARTY)
 
 
 def test_launch_imports_are_declared():
@@ -151,7 +156,7 @@ def test_room_keeps_its_arrows(path):
     if room not in WITH_ROS:
         assert foreign <= set(THIRD_PARTY), "ROS outside its rooms"
     if room not in {"sim", "training"}:
-        assert not foreign & {"mujoco", "gym_hil"}, "MuJoCo outside the simulation"
+        assert "mujoco" not in foreign, "MuJoCo outside the simulation"
     if room == "safety":
         assert foreign <= {"numpy"}, "the gate needs nothing but numpy"
 

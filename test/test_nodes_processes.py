@@ -28,6 +28,7 @@ from vla_ros.msg import ActionChunk, GateStatus, VisualTokens
 from vla_ros.robots import panda
 from vla_ros.ros import qos
 from vla_ros.ros.messages import chunk_message, image_message, joint_state_message, seconds, to_time
+from vla_ros.ros.running import choose_transport
 
 PARAMS = Path(__file__).parents[1] / "config" / "arm.yaml"
 NAMESPACE = "/tested"
@@ -73,6 +74,7 @@ class Robot:
     """The other side of the topics: publishes camera and joints, listens to everything."""
 
     def __init__(self) -> None:
+        choose_transport()
         self.context = Context()
         rclpy.init(context=self.context)
         self.node = rclpy.create_node("probe", namespace=NAMESPACE, context=self.context)
@@ -358,46 +360,44 @@ def test_goal_succeeds_when_the_policy_judges_it_done(robot, stack):
 # --- one node alone -------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def gate(robot, folder):
-    """A gate with no policy: the test plays one."""
-    process = Process(folder, "command_gate", "-r", "joint_trajectory:=alone")
-    commands = []
-    subscription = robot.node.create_subscription(
-        JointTrajectory, "alone", commands.append, qos.standard(100)
-    )
-    robot.wait_for(lambda: subscription.get_publisher_count())
-    robot.next(GateStatus, lambda status: "chunk" in status.reason)  # joint states arrive
-    yield commands
-    assert process.end() == 0
-    robot.node.destroy_subscription(subscription)
+SPOILED = {
+    "NaN": lambda chunk: chunk.data.__setitem__(3, float("nan")),
+    "panda_joint1 is missing": lambda chunk: setattr(chunk, "joint_names", ["a"] * 8),
+    "9 points": lambda chunk: setattr(chunk, "horizon", 9),
+    "dt is 0": lambda chunk: setattr(chunk, "dt", 0.0),
+    "older than": lambda chunk: setattr(chunk.header, "stamp", to_time(1.0)),
+    "control mode": lambda chunk: setattr(chunk, "control_mode", ActionChunk.TWIST),
+}
 
 
-@pytest.mark.parametrize(
-    ("spoil", "reason"),
-    [
-        (lambda chunk: chunk.data.__setitem__(3, float("nan")), "NaN"),
-        (lambda chunk: setattr(chunk, "joint_names", ["a"] * 8), "panda_joint1"),
-        (lambda chunk: setattr(chunk, "horizon", 9), "points"),
-        (lambda chunk: setattr(chunk, "dt", 0.0), "dt"),
-        (lambda chunk: setattr(chunk.header, "stamp", to_time(1.0)), "old"),
-        (lambda chunk: setattr(chunk, "control_mode", ActionChunk.TWIST), "control mode"),
-    ],
-)
-def test_bad_chunk_gives_no_output_and_a_good_one_then_does(robot, gate, spoil, reason):
-    def send(spoil=lambda chunk: None):
+def test_bad_chunks_give_no_command_and_a_good_one_then_does(robot, folder):
+    topics = {"action_chunk": "own_chunk", "gate_status": "own_status", "joint_trajectory": "own"}
+    remaps = [word for old, new in topics.items() for word in ("-r", f"{old}:={new}")]
+    process = Process(folder, "command_gate", *remaps)
+    node, statuses, commands = robot.node, [], []
+    chunks = node.create_publisher(ActionChunk, "own_chunk", qos.standard(1))
+    node.create_subscription(GateStatus, "own_status", statuses.append, qos.latched())
+    commanded = node.create_subscription(JointTrajectory, "own", commands.append, qos.standard(100))
+    robot.wait_for(lambda: statuses and "chunk" in statuses[-1].reason)  # joint states arrive
+    robot.wait_for(lambda: commanded.get_publisher_count() and chunks.get_subscription_count())
+
+    def send(spoil):
         points = np.tile(panda.HOME, (8, 1))
         chunk = chunk_message(points, panda.JOINT_NAMES, 0.05, header=robot.header())
         spoil(chunk)
-        robot.chunks.publish(chunk)
+        chunks.publish(chunk)
 
-    send(spoil)
-    _, status = robot.next(GateStatus, lambda status: status.rejected > 0)
-    assert reason in status.last_rejection and status.state == GateStatus.CLOSED
-    assert status.accepted == 0 and not gate
-    send()
-    robot.wait_for(lambda: gate)
-    np.testing.assert_allclose(gate[0].points[0].positions, panda.HOME)
+    for number, (reason, spoil) in enumerate(SPOILED.items(), start=1):
+        send(spoil)
+        robot.wait_for(lambda number=number: statuses[-1].rejected == number)
+        assert reason in statuses[-1].last_rejection
+        assert statuses[-1].state == GateStatus.CLOSED and statuses[-1].accepted == 0
+    time.sleep(0.1)
+    assert not commands
+    send(lambda chunk: None)
+    robot.wait_for(lambda: commands)
+    np.testing.assert_allclose(commands[0].points[0].positions, panda.HOME)
+    assert process.end() == 0
 
 
 def test_lifecycle_services_start_and_stop_a_node(robot, folder):

@@ -22,7 +22,7 @@ import vla_ros.nodes  # noqa: F401  (before torch: sets how many threads librari
 from vla_ros.nodes.action_policy import ActionPolicyNode
 from vla_ros.nodes.command_gate import CommandGateNode
 from vla_ros.nodes.vision_encoder import VisionEncoderNode
-from vla_ros.ros.running import StartError, Threads, stop_on_signals
+from vla_ros.ros.running import StartError, Threads, choose_transport, stop_on_signals
 
 # What a thread may run before it must let another one: Python's 5 ms are the better part of all
 # the time that a command may spend in ROS.
@@ -104,6 +104,7 @@ class Stack:
 
     def __enter__(self) -> Stack:
         try:
+            choose_transport()
             rclpy.init(
                 args=self._arguments,
                 context=self.context,

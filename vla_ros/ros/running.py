@@ -6,13 +6,16 @@ that thinks in one thread never delays another node's callbacks.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
 import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import rclpy
+from ament_index_python.packages import get_package_share_directory
 from rclpy.context import Context
 from rclpy.executors import ExternalShutdownException, ShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
@@ -86,6 +89,20 @@ class Threads:
         self.nodes.clear()
 
 
+def choose_transport() -> None:
+    """Let Fast DDS use config/fastdds.xml, unless the environment already says what to use.
+
+    Call before the first node of a process. With the default shared memory of 512 KB, a reader
+    that is killed takes buffers of the image publisher with it: after one or two, its successor
+    and every other new reader get no images at all.
+    """
+    before_fast_dds_3 = os.environ.get("ROS_DISTRO") in ("humble", "iron", "jazzy")
+    profiles = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
+    if not any(os.environ.get(name) for name in (*profiles, "FASTDDS_BUILTIN_TRANSPORTS")):
+        path = Path(get_package_share_directory("vla_ros"), "config", "fastdds.xml")
+        os.environ[profiles[before_fast_dds_3]] = str(path)
+
+
 def stop_on_signals(event: threading.Event) -> None:
     """Set the event on SIGINT and SIGTERM, and do nothing else: there is something to send yet."""
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -94,6 +111,7 @@ def stop_on_signals(event: threading.Event) -> None:
 
 def run(make: Callable[[], Node], args: Sequence[str] | None = None) -> int:
     """Run one node as this process until a signal. Returns the exit code, 1 for a failure."""
+    choose_transport()
     context = rclpy.get_default_context()
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     threads = Threads(context)

@@ -1,0 +1,99 @@
+"""The whole stack in one process: it starts, moves the simulated robot, and fails with a reason."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vla_ros.bringup import Stack, main, parse
+from vla_ros.ros.running import StartError
+from vla_ros.safety.gate import State
+
+PARAMS = Path(__file__).parents[1] / "config" / "arm.yaml"
+INSTRUCTION = "reach for the red cube"
+
+
+def wait_for(condition, timeout=30.0):
+    end = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < end, f"waited {timeout} s in vain"
+        time.sleep(0.01)
+
+
+def test_simulated_arm_is_commanded_from_its_own_images(checkpoint):
+    with Stack(
+        robot="sim",
+        params_file=PARAMS,
+        checkpoint=str(checkpoint),
+        instruction=INSTRUCTION,
+        namespace="arm_one",
+        overrides={"command_gate": {"velocity_scale": 0.5}, "sim_robot": {"image_size": 64}},
+    ) as stack:
+        assert {node.get_namespace() for node in stack.nodes.values()} == {"/arm_one"}
+        sim, gate = stack.nodes["sim_robot"], stack.nodes["command_gate"]
+        assert gate.params.velocity_scale == 0.5
+        assert gate.params.position_margin[0] == 0.05  # of the file, in a namespace too
+        for name in ("vision_encoder", "action_policy", "command_gate"):
+            assert stack.nodes[name].state == "active"
+            assert stack.nodes[name].get_parameter("use_sim_time").value
+        wait_for(lambda: gate._gate.state is State.ACTIVE)
+        wait_for(lambda: sum(np.isfinite(frame.latency) for frame in list(sim.frames)) >= 20)
+        assert not stack.failure and not stack.ended.is_set()
+    assert not stack.nodes
+
+
+def test_stack_can_be_started_again_in_one_process(checkpoint):
+    for _ in range(2):
+        with Stack(robot="real", params_file=PARAMS, checkpoint=str(checkpoint)) as stack:
+            assert "sim_robot" not in stack.nodes
+            assert not stack.nodes["action_policy"].get_parameter("use_sim_time").value
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"robot": "imagined"}, "sim or real"),
+        ({"params_file": "/no/such.yaml"}, "no/such.yaml"),
+        ({"overrides": {"gate": {}}}, "command_gate"),
+        ({"checkpoint": "nowhere"}, "action_policy.*nowhere"),
+        ({"instruction": "frobnicate"}, "action_policy.*frobnicate"),
+        ({"overrides": {"command_gate": {"rate": -1.0}}}, "rate"),
+    ],
+)
+def test_what_cannot_start_says_why_and_leaves_nothing_running(checkpoint, arguments, words):
+    defaults = {"robot": "real", "params_file": PARAMS, "checkpoint": str(checkpoint)}
+    with pytest.raises(StartError, match=words), Stack(**defaults | arguments):
+        pass
+
+
+def test_failure_is_exit_code_1_and_one_line(capfd):
+    assert main(["--robot", "real", "--params", str(PARAMS), "--checkpoint", "nowhere"]) == 1
+    last = capfd.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("error: action_policy: ") and "nowhere" in last
+
+
+def test_ros_arguments_are_passed_on():
+    options = parse(["--robot", "real", "--ros-args", "-r", "a:=b"])
+    assert options.ros_args == ["-r", "a:=b"] and options.use_sim_time is None
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_ends_it_cleanly(tmp_path, checkpoint, number):
+    log = tmp_path / "log.txt"
+    command = [sys.executable, "-m", "vla_ros.bringup", "--robot", "real"]
+    command += ["--params", str(PARAMS), "--checkpoint", str(checkpoint)]
+    command += ["--instruction", INSTRUCTION]
+    with log.open("w") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output, env=os.environ)
+    try:
+        wait_for(lambda: "no images on" in log.read_text())  # all nodes run
+        process.send_signal(number)
+        assert process.wait(timeout=20.0) == 0
+    finally:
+        process.kill()
+    assert "deactivated" in log.read_text() and "Traceback" not in log.read_text()

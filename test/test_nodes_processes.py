@@ -39,12 +39,12 @@ INSTRUCTION = "reach for the red cube"
 class Process:
     """One node in its own process. Its output is kept for the asserts."""
 
-    def __init__(self, folder: Path, node: str, *arguments: str) -> None:
+    def __init__(self, folder: Path, node: str, *arguments: str, ns: str = NAMESPACE) -> None:
         self.log = folder / f"{node}-{time.monotonic_ns()}.txt"
         command = [sys.executable, "-m", f"vla_ros.nodes.{node}", "--ros-args"]
         with self.log.open("w") as log:
             self._process = subprocess.Popen(
-                [*command, "-r", f"__ns:={NAMESPACE}", *arguments],
+                [*command, "-r", f"__ns:={ns}", *arguments],
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
@@ -291,12 +291,20 @@ def test_killed_node_means_a_hold_within_a_quarter_second_and_its_return_recover
     robot.next(GateStatus, lambda status: status.state == GateStatus.ACTIVE)
 
 
-def test_killed_gate_recovers_when_it_returns(robot, following, folder):
-    following["command_gate"].kill()
+@pytest.mark.parametrize("how", ["kill", "end"])
+def test_gate_that_ends_moves_nothing_more_and_goes_on_when_it_returns(
+    robot, following, folder, how
+):
+    getattr(following["command_gate"], how)()
     time.sleep(0.1)
-    commands = len(robot.heard[JointTrajectory])
+    commands = robot.heard[JointTrajectory]
+    number, (_, last) = len(commands), commands[-1]
     time.sleep(0.3)
-    assert len(robot.heard[JointTrajectory]) == commands  # nobody else moves the robot
+    assert len(commands) == number  # nobody else moves the robot
+    if how == "end":  # it had the time to say so
+        assert nanoseconds(last.header) == 0
+        assert robot.heard[GateStatus][-1][1].reason.startswith("deactivated")
+        assert robot.gate_state() == GateStatus.CLOSED
     following["command_gate"] = Process(folder, "command_gate", "--params-file", str(PARAMS))
     robot.next(JointTrajectory, lambda message: nanoseconds(message.header) > 0)
 
@@ -398,6 +406,43 @@ def test_bad_chunks_give_no_command_and_a_good_one_then_does(robot, folder):
     robot.wait_for(lambda: commands)
     np.testing.assert_allclose(commands[0].points[0].positions, panda.HOME)
     assert process.end() == 0
+
+
+def test_killed_simulation_starts_over_and_so_does_the_time(robot, folder, policy_arguments):
+    """The whole stack as processes; /clock goes back to zero when the simulation returns."""
+    namespace, statuses = "/simulated", []
+    sim_time = ("-p", "use_sim_time:=true")
+    arguments = {
+        "sim_robot": ("--params-file", str(PARAMS)),
+        "vision_encoder": (*policy_arguments, *sim_time),
+        "action_policy": (*policy_arguments, *sim_time, "-p", f"instruction:={INSTRUCTION}"),
+        "command_gate": ("--params-file", str(PARAMS), *sim_time),
+    }
+
+    def start(name):
+        return Process(folder, name, *arguments[name], ns=namespace)
+
+    def active(number):
+        robot.wait_for(lambda: len(statuses) > number, timeout=60.0)
+        robot.wait_for(lambda: statuses[-1].state == GateStatus.ACTIVE, timeout=60.0)
+
+    robot.node.create_subscription(
+        GateStatus, f"{namespace}/gate_status", statuses.append, qos.latched()
+    )
+    processes = {name: start(name) for name in arguments}
+    try:
+        active(0)
+        robot.wait_for(lambda: seconds(statuses[-1].header.stamp) > 4.0)
+        processes["sim_robot"].kill()
+        number = len(statuses)
+        processes["sim_robot"] = start("sim_robot")
+        active(number)
+        assert seconds(statuses[-1].header.stamp) < seconds(statuses[number - 1].header.stamp)
+    finally:
+        codes = {name: process.end() for name, process in processes.items()}
+        for process in processes.values():
+            print(process.output)
+    assert codes == dict.fromkeys(codes, 0)
 
 
 def test_lifecycle_services_start_and_stop_a_node(robot, folder):

@@ -39,7 +39,7 @@ class Threads:
         self.ended = threading.Event()
         self.failure = ""
         self.nodes: list[Node] = []
-        self._running: list[tuple[Node, SingleThreadedExecutor, threading.Thread]] = []
+        self._running: dict[Node, tuple[SingleThreadedExecutor, threading.Thread]] = {}
 
     def start(self, make: Callable[[], Node]) -> Node:
         """Make a node, bring it up when it is a life-cycle node with autostart, and spin it.
@@ -60,7 +60,7 @@ class Threads:
         thread = threading.Thread(
             target=self._spin, args=(node, executor), name=node.get_name(), daemon=True
         )
-        self._running.append((node, executor, thread))
+        self._running[node] = executor, thread
         thread.start()
         return node
 
@@ -76,17 +76,16 @@ class Threads:
             self.ended.set()
 
     def stop(self) -> None:
-        """Stop spinning, then deactivate and destroy the nodes, the last started first."""
-        for _, executor, _ in self._running:
-            executor.shutdown(timeout_sec=0.0)
-        for _, _, thread in self._running:
-            thread.join(timeout=5.0)
-        for node in reversed(self.nodes):
+        """End the nodes, the last started first: stop spinning, deactivate, destroy."""
+        while self.nodes:
+            node = self.nodes.pop()
+            if node in self._running:
+                executor, thread = self._running.pop(node)
+                executor.shutdown(timeout_sec=0.0)
+                thread.join(timeout=5.0)
             if isinstance(node, LifecycleNode):
                 node.bring_down()
             node.destroy_node()
-        self._running.clear()
-        self.nodes.clear()
 
 
 def choose_transport() -> None:

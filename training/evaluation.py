@@ -28,7 +28,7 @@ from vla_ros.sim.arm import ArmWorld
 from vla_ros.sim.report import EpisodeReport
 from vla_ros.sim.tasks import Outcome, sample_task
 from vla_ros.training.data.simulation import FIRST_TRAINING_SEED
-from vla_ros.training.rollout import Observation, Rollout
+from vla_ros.training.rollout import FRAME_TICKS, Observation, Rollout
 
 _Z = 1.959963984540054  # 95 % of a normal distribution lie within so many standard deviations
 
@@ -238,8 +238,10 @@ def check_seeds(first: int, count: int) -> range:
 
 def main(arguments: argparse.Namespace) -> None:
     seeds = check_seeds(arguments.seed, arguments.episodes)
-    if arguments.workers < 1 or arguments.latency_ticks < 0:
-        raise ValueError("--workers must be 1 or more and --latency-ticks 0 or more")
+    if arguments.workers < 1 or not 0 <= arguments.latency_ticks < FRAME_TICKS:
+        raise ValueError(
+            f"--workers must be 1 or more and --latency-ticks from 0 to {FRAME_TICKS - 1}"
+        )
     reference = json.loads(arguments.compare.read_text()) if arguments.compare else None
     checkpoint = resolve(arguments.checkpoint)
     episodes = [(family, seed) for seed in seeds for family in arguments.families]

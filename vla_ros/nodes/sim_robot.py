@@ -7,6 +7,7 @@ out. Everything, rendering included, happens in the thread that spins the node.
 from __future__ import annotations
 
 import math
+import os
 import statistics
 import sys
 import threading
@@ -17,6 +18,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
+if not os.environ.get("DISPLAY") and not os.environ.get("WAYLAND_DISPLAY"):
+    os.environ.setdefault("MUJOCO_GL", "egl")  # MuJoCo looks at it once, when it is imported
+
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.clock import Clock
 from rclpy.clock_type import ClockType

@@ -1,0 +1,75 @@
+"""`vla`: what it offers, and that mistakes are told in one line."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from vla_ros import cli
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--help"], ["demo", "eval", "train", "bringup"]),
+        (["eval", "--help"], ["--episodes", "--seed", "--json", "--live"]),
+        (["demo", "--help"], ["--episodes", "--instruction"]),
+        (["train", "--help"], ["policy"]),
+        (["train", "policy", "--help"], ["--rounds", "--out"]),
+    ],
+)
+def test_help_names_the_options(words, said, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(words)
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    assert all(word in text for word in said)
+
+
+@pytest.mark.parametrize("words", [[], ["dance"], ["train"], ["eval", "--robot", "real"]])
+def test_a_wrong_command_ends_with_usage(words, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(words)
+    assert ended.value.code == 2
+    assert "usage: vla" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["eval", "--checkpoint", "nowhere"], "nowhere"),
+        (["eval", "--seed", "1000000000"], "training"),
+        (["eval", "--episodes", "0"], "--episodes"),
+        (["eval", "--compare", "no.json"], "no.json"),
+        (["demo", "--checkpoint", "nowhere"], "nowhere"),
+        (["demo", "--episodes", "0"], "--episodes"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(words, said, capsys):
+    assert cli.main(words) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and said in error and error.count("\n") == 1
+
+
+def test_it_runs_as_a_module_and_without_ros(tmp_path):
+    """Offline evaluation and training must not need ROS 2."""
+    for package in ("rclpy", "sensor_msgs", "std_msgs"):
+        (tmp_path / f"{package}.py").write_text(f"raise ImportError('{package} was imported')\n")
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    for words in (["eval", "--help"], ["train", "policy", "--help"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "vla_ros.cli", *words],
+            env=os.environ | {"PYTHONPATH": path},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        assert "usage: vla" in done.stdout
+
+
+def test_rendering_works_without_a_screen(monkeypatch):
+    for variable in ("DISPLAY", "WAYLAND_DISPLAY", "MUJOCO_GL"):
+        monkeypatch.delenv(variable, raising=False)
+    cli._prepare_environment()
+    assert os.environ["MUJOCO_GL"] == "egl"

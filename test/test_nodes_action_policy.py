@@ -1,0 +1,145 @@
+"""What the policy refuses, and which joint states it puts beside an image."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import rclpy
+from rclpy.context import Context
+from rclpy.parameter import Parameter
+from std_msgs.msg import Header, String
+
+from vla_ros.nodes.action_policy import ActionPolicyNode
+from vla_ros.robots import panda
+from vla_ros.ros.lifecycle import FAILURE
+from vla_ros.ros.messages import joint_state_message, to_time, tokens_message
+
+INSTRUCTION = "reach for the red cube"
+
+
+@pytest.fixture
+def make():
+    context, nodes = Context(), []
+    rclpy.init(context=context)
+
+    def make(folder):
+        override = Parameter("checkpoint", value=str(folder))
+        nodes.append(ActionPolicyNode(context=context, parameter_overrides=[override]))
+        return nodes[-1]
+
+    yield make
+    for node in nodes:
+        node.destroy_node()
+    context.try_shutdown()
+
+
+@pytest.fixture
+def policy(make, checkpoint):
+    """Active, and keeping the chunks that it publishes in `published`."""
+    node = make(checkpoint)
+    assert node.bring_up() == ""
+    node.published = []
+    node._publisher.publish = node.published.append
+    return node
+
+
+def put_joints(node, *stamps):
+    for stamp in stamps:
+        header = Header(stamp=to_time(stamp))
+        node._on_joint_states(joint_state_message(panda.JOINT_NAMES, panda.HOME, header))
+
+
+def tokens(node, stamp, encoder_id=None):
+    values = np.zeros(node._model.config.grid, np.float16)
+    return tokens_message(
+        values,
+        Header(stamp=to_time(stamp)),
+        encoder_id or node._encoder_id,
+        node._model.config.cameras,
+        0.25,
+    )
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "word"),
+    [("control_mode", "twist", "control mode twist"), ("joint_names", ["a"] * 8, "moves a, a")],
+)
+def test_checkpoint_of_another_robot_does_not_configure(
+    make, checkpoint, tmp_path, setting, value, word
+):
+    folder = shutil.copytree(checkpoint, tmp_path / "other")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {setting: value}))
+    node = make(folder)
+    assert node.trigger_configure() == FAILURE
+    assert word in node.failure and "choose" in node.failure
+    assert node.state == "unconfigured"
+
+
+def test_tokens_of_another_encoder_end_the_instruction_with_the_reason(policy):
+    following = policy._follow(INSTRUCTION)
+    put_joints(policy, 10.0)
+    policy._on_tokens(tokens(policy, 10.0, encoder_id="other"))
+    success, reason = following.ended.result()
+    assert not success and "encoder other" in reason and "one checkpoint" in reason
+    assert not policy.published
+
+
+def test_image_is_seen_with_the_joints_at_its_time_never_later_ones(policy):
+    put_joints(policy, 9.98, 9.99, 10.0, 10.01, 10.02)
+    assert policy._joints_at(10.0).header.stamp == to_time(10.0)
+    assert policy._joints_at(10.005).header.stamp == to_time(10.0)
+    with pytest.raises(ValueError, match="joint_states"):
+        policy._joints_at(9.9)  # all of them lie in its future
+    with pytest.raises(ValueError, match="joint_states"):
+        policy._joints_at(10.5)  # all of them are too old
+
+
+def test_clock_that_restarts_forgets_the_joints_of_before(policy):
+    put_joints(policy, 100.0, 1.0)
+    assert policy._joints_at(1.0).header.stamp == to_time(1.0)
+    with pytest.raises(ValueError, match="joint_states"):
+        policy._joints_at(100.0)
+
+
+def test_chunk_answers_its_observation(policy):
+    policy._follow(INSTRUCTION)
+    put_joints(policy, 10.0)
+    for _ in range(2):
+        policy._on_tokens(tokens(policy, 10.0))
+    first, second = policy.published
+    assert (first.tick, second.tick) == (0, 1)
+    assert first.header.stamp == to_time(10.0) and first.header.frame_id == panda.BASE_FRAME
+    assert first.inference_time > 0.25  # the encoder's and its own
+    assert 0.0 <= first.done <= 1.0 and 0.0 <= first.confidence <= 1.0
+
+
+def test_without_joints_there_is_no_chunk_and_the_next_observation_goes_on(policy):
+    policy._follow(INSTRUCTION)
+    policy._on_tokens(tokens(policy, 10.0))
+    assert not policy.published
+    put_joints(policy, 10.0)
+    policy._on_tokens(tokens(policy, 10.0))
+    assert len(policy.published) == 1
+
+
+def test_every_instruction_starts_with_a_fresh_memory(policy):
+    put_joints(policy, 10.0)
+
+    def first_two_chunks():
+        policy.published.clear()
+        policy._follow(INSTRUCTION)
+        for _ in range(2):
+            policy._on_tokens(tokens(policy, 10.0))
+        return [list(chunk.data) for chunk in policy.published]
+
+    once, again = first_two_chunks(), first_two_chunks()
+    assert once == again and once[0] != once[1]
+
+
+@pytest.mark.parametrize("text", ["", "  ", "frobnicate the cube"])
+def test_empty_or_unknown_instruction_stops_the_one_before(policy, text):
+    following = policy._follow(INSTRUCTION)
+    policy._on_instruction(String(data=text))
+    assert policy._following is None and following.ended.done()

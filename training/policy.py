@@ -35,8 +35,9 @@ _TURNS = ("reach", "push", "pick", "pad", "bowl", "push", "pick", "pad", "bowl")
 _OPTIMIZER_STATE = "optimizer.safetensors"
 _PROGRESS = "progress.json"
 _LOG_EVERY = 25  # steps
+_WEIGHTS = {"motion": 1.0, "finger": 0.4, "done": 0.1, "locate": 0.3, "look": 0.1}
 _SHIFT = 3  # pixels of random shift
-_LENGTHS = {4: 0.25, 8: 0.35, 16: 0.25, 64: 0.15}  # frames of a window: share of batches
+_LENGTHS = {2: 0.45, 8: 0.3, 24: 0.15, 64: 0.1}  # frames of a window: share of batches
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,9 @@ class Recipe:
 
     seed: int = 0
     demonstrations: int = 1200  # expert episodes before the first round
-    learner_episodes: int = 450  # DAgger episodes of each later round
-    rounds: int = 8
-    steps: int = 1500  # optimizer steps of a round
+    learner_episodes: int = 360  # DAgger episodes of each later round
+    rounds: int = 5
+    steps: int = 1300  # optimizer steps of a round
     frames: int = 256  # of a batch
     learning_rate: float = 1.2e-3
     weight_decay: float = 1e-3
@@ -179,8 +180,10 @@ class Windows:
             images = shard.images[part]
             if fill:
                 images = np.concatenate([images, images[-1:].repeat(fill, 0)])
+            images, moved = _shift_images(images, rng)
             window = {
-                "images": _shift_images(images, rng),
+                "images": images,
+                "pixels": shard.pixels[index] + moved,
                 "proprioception": shard.proprioception[index],
                 "actions": shard.actions[index],
                 "done": shard.done[index].astype(np.float32),
@@ -197,16 +200,21 @@ class Windows:
         return batch
 
 
-def _shift_images(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Shift each camera of a window [T, N, S, S, 3] by up to _SHIFT pixels, edges repeated."""
+def _shift_images(images: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Shift each camera of a window [T, N, S, S, 3] by up to _SHIFT pixels, edges repeated.
+
+    Also returns by how much places in the images moved: float32 [N, 1, 2], in half image sides.
+    """
     size = images.shape[2]
     shifted = np.empty_like(images)
+    moved = np.zeros((images.shape[1], 1, 2), np.float32)
     for camera in range(images.shape[1]):
         dy, dx = rng.integers(-_SHIFT, _SHIFT + 1, 2)
         rows = np.clip(np.arange(size) + dy, 0, size - 1)
         columns = np.clip(np.arange(size) + dx, 0, size - 1)
         shifted[:, camera] = images[:, camera][:, rows][:, :, columns]
-    return shifted
+        moved[camera, 0] = (-2.0 * dy / size, -2.0 * dx / size)
+    return shifted, moved
 
 
 def _jitter(images: Tensor, rng: np.random.Generator) -> Tensor:
@@ -238,6 +246,7 @@ def _step(
     )  # fmt: skip
     done = F.binary_cross_entropy_with_logits(out["done"].float(), batch["done"], reduction="none")
     locate = (out["locate"].float() - batch["locate"]).abs().mean(-1)
+    look = _look_loss(out["looks"], batch["pixels"], model.config.grid[1:3])
 
     def mean(value: Tensor) -> Tensor:
         return (value * mask).sum() / mask.sum()
@@ -247,8 +256,9 @@ def _step(
         "finger": mean(finger.mean(-1)),
         "done": mean(done),
         "locate": mean(locate),
+        "look": mean(look),
     }
-    loss = losses["motion"] + 0.4 * losses["finger"] + 0.1 * losses["done"] + 0.3 * losses["locate"]
+    loss = sum(_WEIGHTS[name] * value for name, value in losses.items())
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -256,6 +266,24 @@ def _step(
         raise FloatingPointError("the loss is not finite: look at the data of the newest round")
     optimizer.step()
     return {name: value.item() for name, value in losses.items()}
+
+
+def _look_loss(looks: Tensor, pixels: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Cross-entropy [B, T] between where the named keypoints look and where the things are.
+
+    Args:
+        looks: [B, T, N, 2, h * w] log-weights.
+        pixels: [B, T, N, 2, 2] rows and columns from -1 to 1; NaN where there is nothing to see.
+        grid: height and width of the token grid.
+    """
+    place = pixels[..., None, :]
+    axes = [torch.linspace(-1, 1, cells) * (1 - 1 / cells) for cells in grid]
+    cells = torch.cartesian_prod(*axes)
+    width = 0.8 * 2 / grid[0]  # of the soft target: a little less than a cell
+    target = torch.softmax(-((cells - place.nan_to_num()) ** 2).sum(-1) / (2 * width**2), dim=-1)
+    loss = -(target * looks.float()).sum(-1)
+    visible = place[..., 0, :].isfinite().all(-1)
+    return (loss * visible).sum((-1, -2)) / looks.shape[2]
 
 
 def _schedule(step: int, warmup: int, total: int) -> float:
@@ -352,7 +380,7 @@ def plot_losses(table: Path, picture: Path) -> None:
 
     rows = np.array([[float(v) for v in row] for row in csv.reader(table.open())])
     figure, axes = pyplot.subplots(figsize=(8, 4))
-    for i, name in enumerate(("motion", "finger", "done", "locate"), start=1):
+    for i, name in enumerate(_WEIGHTS, start=1):
         axes.semilogy(rows[:, 0], rows[:, i], label=name, linewidth=0.8)
     axes.set(xlabel="optimizer step", ylabel="loss")
     axes.legend()

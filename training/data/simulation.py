@@ -11,7 +11,7 @@ import numpy as np
 
 from vla_ros.models.vlam import VisionLanguageActionModel, VLAMConfig
 from vla_ros.scene_language.instructions import tokenize
-from vla_ros.sim.arm import ArmWorld
+from vla_ros.sim.arm import CAMERAS, ArmWorld
 from vla_ros.sim.experts import expert_chunk
 from vla_ros.sim.tasks import DIRECTION_VECTORS, Outcome, Task, sample_task
 from vla_ros.training.rollout import Observation, Rollout
@@ -21,7 +21,17 @@ FIRST_TRAINING_SEED = 1_000_000_000
 MAX_WORDS = 24
 _TAIL = 0.6  # s recorded after a success, so that "done" is seen
 _MAX_LEARNER_SECONDS = 8.0
-_ARRAYS = ("images", "proprioception", "actions", "done", "locate", "words", "lengths", "succeeded")
+_ARRAYS = (
+    "images",
+    "proprioception",
+    "actions",
+    "done",
+    "locate",
+    "pixels",
+    "words",
+    "lengths",
+    "succeeded",
+)
 
 
 @dataclass
@@ -30,8 +40,9 @@ class Shard:
 
     images uint8 [F, N, S, S, 3]; proprioception float32 [F, 4]; actions float32 [F, K, 4], the
     expert's chunk in m; done uint8 [F]; locate float32 [F, 6], object and goal from the tool in 0.1
-    m; words uint8 [E, MAX_WORDS]; lengths int64 [E] frames; succeeded uint8 [E] (2: the expert
-    helped).
+    m; pixels float32 [F, N, 2, 2], row and column (-1 to 1, NaN out of sight) of object and goal in
+    each camera; words uint8 [E, MAX_WORDS]; lengths int64 [E] frames; succeeded uint8 [E] (2: the
+    expert helped).
     """
 
     images: np.ndarray
@@ -39,6 +50,7 @@ class Shard:
     actions: np.ndarray
     done: np.ndarray
     locate: np.ndarray
+    pixels: np.ndarray
     words: np.ndarray
     lengths: np.ndarray
     succeeded: np.ndarray
@@ -62,6 +74,7 @@ class _Recorder:
         tool, target = world.tool_position(), world.object_positions()[0]
         goal = _goal_position(task, target)
         offsets = np.clip(np.concatenate([target - tool, goal - tool]) / 0.1, -5.0, 5.0)
+        pixels = [[world.project(camera, p) for p in (target, goal)] for camera in CAMERAS]
         self.frames.append(
             (
                 np.stack(observation.images),
@@ -69,6 +82,7 @@ class _Recorder:
                 advice.astype(np.float32),
                 np.uint8(world.outcome is Outcome.SUCCEEDED),
                 offsets.astype(np.float32),
+                np.array(pixels, dtype=np.float32),
             )
         )
         return advice

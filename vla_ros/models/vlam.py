@@ -32,6 +32,8 @@ from vla_ros.scene_language.instructions import VOCABULARY, tokenize
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 STATISTICS = "statistics.json"
+# What the first keypoints of each camera are trained to find.
+NAMED_KEYPOINTS = ("object", "goal")
 
 
 @dataclass(frozen=True)
@@ -114,9 +116,9 @@ class ImageEncoder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         x = images.permute(0, 3, 1, 2).float() / 127.5 - 1.0
-        x = F.silu(self.stem(x.contiguous(memory_format=torch.channels_last)))
-        x = F.silu(self.down(x))
-        return (x + F.silu(self.mix(x))).permute(0, 2, 3, 1)
+        x = F.relu(self.stem(x.contiguous(memory_format=torch.channels_last)))
+        x = F.relu(self.down(x))
+        return (x + F.relu(self.mix(x))).permute(0, 2, 3, 1)
 
 
 class InstructionEncoder(nn.Module):
@@ -140,7 +142,8 @@ class ConditionedKeypoints(nn.Module):
     """What in one camera's tokens matters for the instruction, and where.
 
     Two convolutions, each modulated by the instruction (FiLM), then for every channel the expected
-    position under a softmax over the grid and the value found there.
+    position under a softmax over the grid and the value found there. In training the first channels
+    are shown where to look (see NAMED_KEYPOINTS).
     """
 
     def __init__(self, channels: int, keypoints: int, condition: int) -> None:
@@ -152,17 +155,19 @@ class ConditionedKeypoints(nn.Module):
         nn.init.zeros_(self.film.bias)
         self.log_temperature = nn.Parameter(torch.zeros(keypoints))
 
-    def forward(self, tokens: Tensor, film: Tensor) -> Tensor:
-        """tokens [B, h, w, C], film [B, 4K] (see `modulation`) to [B, 3K]."""
+    def forward(self, tokens: Tensor, film: Tensor) -> tuple[Tensor, Tensor]:
+        """Features [B, 3K] and log-weights [B, K, h * w] from tokens [B, h, w, C], film [B, 4K]."""
         gain1, shift1, gain2, shift2 = film[:, :, None, None].chunk(4, dim=1)
-        x = F.silu(self.first(tokens.permute(0, 3, 1, 2)) * (1 + gain1) + shift1)
-        x = F.silu(self.second(x) * (1 + gain2) + shift2) + x
+        x = F.relu(self.first(tokens.permute(0, 3, 1, 2)) * (1 + gain1) + shift1)
+        x = self.second(x) * (1 + gain2) + shift2
         height, width = x.shape[2:]
         x = x.flatten(2).float()
-        weight = torch.softmax(x * self.log_temperature.exp()[:, None], dim=-1)
+        log_weight = torch.log_softmax(x * self.log_temperature.exp()[:, None], dim=-1)
+        weight = log_weight.exp()
         rows = torch.linspace(-1, 1, height, device=x.device).repeat_interleave(width)
         columns = torch.linspace(-1, 1, width, device=x.device).repeat(height)
-        return torch.cat([weight @ rows, weight @ columns, (weight * x).sum(-1)], dim=-1)
+        features = torch.cat([weight @ rows, weight @ columns, (weight * x).sum(-1)], dim=-1)
+        return features, log_weight
 
 
 class VisionLanguageActionModel(nn.Module):
@@ -209,31 +214,46 @@ class VisionLanguageActionModel(nn.Module):
 
         Returns:
             "actions" [B, T, K, A] normalised (the finger opening as a logit), "done" logits [B, T],
-            "locate" [B, T, 6].
+            "locate" [B, T, 6], "looks" [B, T, N, 2, h * w] log-weights of the named keypoints.
         """
         batch, length = images.shape[:2]
         tokens = [encoder(images[:, :, i].flatten(0, 1)) for i, encoder in enumerate(self.encoders)]
         condition = self.instruction(words)
-        x = self._fuse(
+        x, looks = self._fuse(
             tokens,
             proprioception.flatten(0, 1),
             condition.repeat_interleave(length, dim=0),
-        ).unflatten(0, (batch, length))
-        seen = x
+        )
+        seen = x = x.unflatten(0, (batch, length))
         for norm, layer in zip(self.norms, self.core, strict=True):
             x = x + layer(norm(x))[0]
         actions, done = self._heads(x)
-        return {"actions": actions, "done": done, "locate": self.locate(seen)}
+        named = [look[:, : len(NAMED_KEYPOINTS)].unflatten(0, (batch, length)) for look in looks]
+        return {
+            "actions": actions,
+            "done": done,
+            "locate": self.locate(seen),
+            "looks": torch.stack(named, dim=2),
+        }
 
-    def _fuse(self, tokens: Sequence[Tensor], proprioception: Tensor, condition: Tensor) -> Tensor:
-        """Tokens of each camera [B, h, w, C], proprioception [B, P], condition [B, E] to [B, D]."""
-        seen = [
-            keypoints(grid, keypoints.film(condition))
-            for keypoints, grid in zip(self.keypoints, tokens, strict=True)
-        ]
+    def _fuse(
+        self, tokens: Sequence[Tensor], proprioception: Tensor, condition: Tensor
+    ) -> tuple[Tensor, Sequence[Tensor]]:
+        """One vector [B, D] of all that is known now, and where each camera's keypoints look.
+
+        Takes tokens of each camera [B, h, w, C], proprioception [B, P] and condition [B, E].
+        """
+        seen, looks = zip(
+            *(
+                keypoints(grid, keypoints.film(condition))
+                for keypoints, grid in zip(self.keypoints, tokens, strict=True)
+            ),
+            strict=True,
+        )
         mean = proprioception.new_tensor(self.statistics.proprioception_mean)
         std = proprioception.new_tensor(self.statistics.proprioception_std)
-        return self.fuse(torch.cat([*seen, (proprioception - mean) / std, condition], dim=-1))
+        fused = self.fuse(torch.cat([*seen, (proprioception - mean) / std, condition], dim=-1))
+        return fused, looks
 
     def _heads(self, x: Tensor) -> tuple[Tensor, Tensor]:
         x = self.head(x)
@@ -352,7 +372,6 @@ class Episode:
         self._model = model
         with torch.inference_mode():
             self._condition = model.instruction(torch.tensor([words]))
-            self._film = [keypoints.film(self._condition) for keypoints in model.keypoints]
         self._states: list[Mamba2State] = [layer.initial_state(1) for layer in model.core]
         self._low = np.array(model.config.action_low)
         self._high = np.array(model.config.action_high)
@@ -383,7 +402,7 @@ class Episode:
         model = self._model
         grids = torch.from_numpy(tokens.astype(np.float32))[:, None]
         felt = torch.from_numpy(proprioception.astype(np.float32))[None]
-        x = model._fuse(list(grids), felt, self._condition)
+        x, _ = model._fuse(list(grids), felt, self._condition)
         states = []
         for norm, layer, state in zip(model.norms, model.core, self._states, strict=True):
             y, state = layer.step(norm(x), state)

@@ -199,6 +199,19 @@ class ArmWorld:
         focal = height / 2 / np.tan(np.radians(self.model.camera(name).fovy[0]) / 2)
         return np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1.0]])
 
+    def project(self, camera: str, point: np.ndarray) -> np.ndarray:
+        """Where a point [3] (m, base frame) appears in a camera's centre square: [row, column].
+
+        Both run from -1 (top, left) to 1; NaN when the point is outside the square or behind.
+        """
+        name = "front" if camera == "camera" else "panda_wrist"
+        view, model = self.data.camera(name), self.model.camera(name)
+        x, y, z = (point - view.xpos) @ view.xmat.reshape(3, 3)  # right, up, towards the viewer
+        if z > -1e-3:
+            return np.full(2, np.nan)
+        place = np.array([-y, x]) / -z / np.tan(np.radians(model.fovy[0]) / 2)
+        return place if (np.abs(place) <= 1.0).all() else np.full(2, np.nan)
+
     def close(self) -> None:
         """Free the OpenGL contexts; call from the thread that rendered."""
         for renderer in self._renderers.values():
@@ -274,6 +287,7 @@ def _build_model(visuals: str) -> mujoco.MjModel:
     spec.option.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
     spec.option.cone = mujoco.mjtCone.mjCONE_ELLIPTIC
     spec.option.impratio = 10
+    spec.stat.extent = 1.0  # m; the nearest thing drawn is a hundredth of it away
     spec.visual.headlight.diffuse = (0.15, 0.15, 0.15)
     spec.visual.headlight.specular = (0, 0, 0)
     spec.visual.global_.offwidth, spec.visual.global_.offheight = 1280, 960

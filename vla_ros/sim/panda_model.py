@@ -27,8 +27,8 @@ _HAND = """
       <inertial mass="0.73" pos="-0.01 0 0.03" diaginertia="0.001 0.0025 0.0017"/>
       <geom name="hand" type="box" size="0.0315 0.1 0.022" pos="0 0 0.0305" rgba="0.9 0.92 0.93 1"/>
       <geom name="flange" type="cylinder" size="0.035 0.012" pos="0 0 0.002" rgba="0.3 0.3 0.3 1"/>
-      <site name="tool" pos="0 0 0.1034"/>
-      <camera name="wrist" pos="0.075 0 0.02" xyaxes="0 1 0 0.825 0 0.565" fovy="78"/>
+      <site name="tool" pos="0 0 0.1034" group="4"/>
+      <camera name="wrist" pos="0.085 0 0.056" xyaxes="0 1 0 0.866 0 0.5" fovy="84"/>
       <body name="left_finger" pos="0 0 0.0584" gravcomp="1">
         <inertial mass="0.03" pos="0 0 0.03" diaginertia="2e-5 2e-5 1e-5"/>
         <joint name="finger_joint1" type="slide" axis="0 1 0" range="0 0.04"

@@ -143,3 +143,17 @@ def test_empty_or_unknown_instruction_stops_the_one_before(policy, text):
     following = policy._follow(INSTRUCTION)
     policy._on_instruction(String(data=text))
     assert policy._following is None and following.ended.done()
+
+
+def test_time_runs_from_the_first_clock_and_over_again_after_a_restart(policy, monkeypatch):
+    times = {"now": 0.0}  # simulated time that nobody has published yet
+    monkeypatch.setattr(ActionPolicyNode, "now", property(lambda _: times["now"]))
+    policy._on_instruction(String(data=INSTRUCTION))
+    following = policy._following
+    for now in (0.0, 5000.0, 5000.0 + policy.params.time_limit - 0.1, 3.0, 20.0):
+        times["now"] = now
+        policy._watch_time()
+        assert policy._following is following, f"ended at {now} s"
+    times["now"] = 3.1 + policy.params.time_limit
+    policy._watch_time()
+    assert policy._following is None

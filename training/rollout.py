@@ -57,7 +57,12 @@ class Rollout:
         self._dt = dt
         self.latency_ticks = latency_ticks
         self._gate_config = GateConfig(
-            names=panda.JOINT_NAMES, lower=panda.LOWER, upper=panda.UPPER, velocity=panda.VELOCITY
+            names=panda.JOINT_NAMES,
+            lower=panda.LOWER,
+            upper=panda.UPPER,
+            velocity=panda.VELOCITY,
+            margin=panda.MARGIN,
+            tracking=panda.TRACKING,
         )
 
     def observe(self) -> Observation:

@@ -207,7 +207,10 @@ class ActionPolicyNode(LifecycleNode):
         following = self._following
         if following is None:
             return
-        following.started = min(following.started, self.now)  # a simulation may start over
+        if following.started == 0.0 or self.now < following.started:
+            following.started = (
+                self.now
+            )  # the clock was not there yet, or a simulation started over
         if self.now - following.started > following.time_limit:
             self._end(False, f"time limit of {following.time_limit:g} s reached")
 

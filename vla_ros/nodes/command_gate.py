@@ -41,14 +41,17 @@ PARAMETERS = {
         panda.UPPER.tolist(), "Highest position of each joint, rad or m.", -1e3, 1e3
     ),
     "position_margin": Parameter(
-        [0.0], "Targets stay this far inside the position limits; one or one per joint.", 0.0, 10.0
+        panda.MARGIN.tolist(),
+        "Targets stay this far inside the position limits; one or one per joint.",
+        0.0,
+        10.0,
     ),
     "velocity_limit": Parameter(
         panda.VELOCITY.tolist(), "Largest speed of each joint, rad/s or m/s.", 1e-6, 100.0
     ),
     "velocity_scale": Parameter(1.0, "Share of velocity_limit to use.", 0.01, 1.0),
     "tracking_tolerance": Parameter(
-        [0.5] * len(panda.ARM_JOINTS) + [1.0],
+        panda.TRACKING.tolist(),
         "A joint further than this from its command is blocked or was moved: hold it where it is. "
         "Rad or m, one or one per joint. A finger that grips never reaches its command.",
         1e-3,

@@ -25,6 +25,10 @@ GRIPPER_CLOSED = 0.0
 LOWER = np.array([-2.8973, -1.7628, -2.8973, -3.0718, -2.8973, -0.0175, -2.8973, 0.0])
 UPPER = np.array([2.8973, 1.7628, 2.8973, -0.0698, 2.8973, 3.7525, 2.8973, 0.04])
 VELOCITY = np.array([2.175, 2.175, 2.175, 2.175, 2.61, 2.61, 2.61, 0.2])
+# What the command gate leaves of the position limits, and how far a joint may be from its command
+# before it counts as blocked (a finger that grips never reaches its command).
+MARGIN = np.array([0.05] * 7 + [0.0])
+TRACKING = np.array([0.5] * 7 + [1.0])
 
 # Tool 0.2 m above the table at (0.45, 0), hand pointing straight down, fingers opening along base
 # y.

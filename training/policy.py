@@ -35,9 +35,9 @@ _TURNS = ("reach", "push", "pick", "pad", "bowl", "push", "pick", "pad", "bowl")
 _OPTIMIZER_STATE = "optimizer.safetensors"
 _PROGRESS = "progress.json"
 _LOG_EVERY = 25  # steps
-_WEIGHTS = {"motion": 1.0, "finger": 0.4, "done": 0.1, "locate": 0.3, "look": 0.1}
+_WEIGHTS = {"motion": 1.0, "finger": 0.4, "done": 0.1, "locate": 0.3, "look": 0.2}
 _SHIFT = 3  # pixels of random shift
-_LENGTHS = {2: 0.45, 8: 0.3, 24: 0.15, 64: 0.1}  # frames of a window: share of batches
+_LENGTHS = {1: 0.5, 2: 0.1, 8: 0.2, 24: 0.1, 64: 0.1}  # frames of a window: share of batches
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Recipe:
     demonstrations: int = 1200  # expert episodes before the first round
     learner_episodes: int = 360  # DAgger episodes of each later round
     rounds: int = 5
-    steps: int = 1300  # optimizer steps of a round
+    steps: int = 1100  # optimizer steps of a round
     frames: int = 256  # of a batch
     learning_rate: float = 1.2e-3
     weight_decay: float = 1e-3
@@ -130,10 +130,10 @@ class Windows:
         rows = []
         for s, shard in enumerate(self._shards):
             ends = np.cumsum(shard.lengths)
-            for e, (length, end) in enumerate(zip(shard.lengths, ends, strict=True)):
-                rows.append((s, e, end - length, length))
-        self._episodes = np.array(rows)  # [E, 4] shard, episode in it, first frame, frames
-        self._ends = np.cumsum(self._episodes[:, 3])
+            for length, end in zip(shard.lengths, ends, strict=True):
+                rows.append((s, end - length, length))
+        self._episodes = np.array(rows)  # [E, 3] shard, first frame, frames
+        self._ends = np.cumsum(self._episodes[:, 2])
 
     def summary(self) -> str:
         """Size, and how often the newest learner succeeded unaided."""
@@ -158,16 +158,18 @@ class Windows:
         """Windows of one length, of `frames` frames in all; short ones more often than long ones.
 
         A window starts anywhere with an empty state, which also teaches the core not to lean on its
-        own past. Frames after an episode's end are masked.
+        own past. Frames after an episode's end are masked. Single frames carry another instruction
+        than the one followed (see Shard).
         """
         rng = np.random.default_rng([seed, step])
         length = int(rng.choice(list(_LENGTHS), p=list(_LENGTHS.values())))
         count = frames // length
+        kind = "other_" if length == 1 else ""
         picks = rng.integers(self._ends[-1], size=count)
         arrays: dict[str, list[np.ndarray]] = {}
         for pick in picks:
             row = int(np.searchsorted(self._ends, pick, side="right"))
-            s, e, first, total = self._episodes[row]
+            s, first, total = self._episodes[row]
             shard = self._shards[s]
             offset = int(pick - (self._ends[row] - total))
             # Long windows begin at the episode's start half of the time, as running does.
@@ -183,12 +185,13 @@ class Windows:
             images, moved = _shift_images(images, rng)
             window = {
                 "images": images,
-                "pixels": shard.pixels[index] + moved,
+                "pixels": getattr(shard, f"{kind}pixels")[index] + moved,
                 "proprioception": shard.proprioception[index],
-                "actions": shard.actions[index],
+                "actions": getattr(shard, f"{kind}actions")[index],
                 "done": shard.done[index].astype(np.float32),
-                "locate": shard.locate[index],
-                "words": shard.words[e].astype(np.int64),
+                "done_known": np.full(length, not kind, np.float32),
+                "locate": getattr(shard, f"{kind}locate")[index],
+                "words": getattr(shard, f"{kind}words")[first + offset].astype(np.int64),
                 "mask": (np.arange(length) < length - fill).astype(np.float32),
             }
             for name, value in window.items():
@@ -254,7 +257,7 @@ def _step(
     losses = {
         "motion": mean(motion.mean((-1, -2))),
         "finger": mean(finger.mean(-1)),
-        "done": mean(done),
+        "done": mean(done * batch["done_known"]),
         "locate": mean(locate),
         "look": mean(look),
     }

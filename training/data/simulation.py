@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from vla_ros.models.vlam import VisionLanguageActionModel, VLAMConfig
-from vla_ros.scene_language.instructions import tokenize
+from vla_ros.scene_language.instructions import DIRECTIONS, FAMILIES, Goal, phrase, tokenize
 from vla_ros.sim.arm import CAMERAS, ArmWorld
 from vla_ros.sim.experts import expert_chunk
 from vla_ros.sim.tasks import DIRECTION_VECTORS, Outcome, Task, sample_task
@@ -21,39 +21,41 @@ FIRST_TRAINING_SEED = 1_000_000_000
 MAX_WORDS = 24
 _TAIL = 0.6  # s recorded after a success, so that "done" is seen
 _MAX_LEARNER_SECONDS = 8.0
-_ARRAYS = (
+_PER_FRAME = (
     "images",
     "proprioception",
-    "actions",
     "done",
-    "locate",
-    "pixels",
-    "words",
-    "lengths",
-    "succeeded",
+    *(
+        f"{kind}{what}"
+        for kind in ("", "other_")
+        for what in ("actions", "locate", "pixels", "words")
+    ),
 )
+_ARRAYS = (*_PER_FRAME, "lengths", "succeeded")
 
 
 @dataclass
 class Shard:
     """Episodes one after the other: F frames of E episodes, memory-mapped from one folder.
 
-    images uint8 [F, N, S, S, 3]; proprioception float32 [F, 4]; actions float32 [F, K, 4], the
-    expert's chunk in m; done uint8 [F]; locate float32 [F, 6], object and goal from the tool in 0.1
-    m; pixels float32 [F, N, 2, 2], row and column (-1 to 1, NaN out of sight) of object and goal in
-    each camera; words uint8 [E, MAX_WORDS]; lengths int64 [E] frames; succeeded uint8 [E] (2: the
-    expert helped).
+    Every frame is labelled twice: for the episode's instruction, and ("other") for one of the many
+    that the same scene allows and nobody gave. The expert, having no memory, can advise on both; a
+    learner that guesses the object from where the arm is heading is wrong on the second.
     """
 
-    images: np.ndarray
-    proprioception: np.ndarray
-    actions: np.ndarray
-    done: np.ndarray
-    locate: np.ndarray
-    pixels: np.ndarray
-    words: np.ndarray
-    lengths: np.ndarray
-    succeeded: np.ndarray
+    images: np.ndarray  # uint8 [F, N, S, S, 3]
+    proprioception: np.ndarray  # float32 [F, 4]
+    done: np.ndarray  # uint8 [F], the episode's instruction is fulfilled
+    actions: np.ndarray  # float32 [F, K, 4], the expert's chunk, m
+    locate: np.ndarray  # float32 [F, 6], object and goal from the tool, 0.1 m
+    pixels: np.ndarray  # float32 [F, N, 2, 2], row and column of object and goal in each camera
+    words: np.ndarray  # uint8 [F, MAX_WORDS], ids of the instruction, 0 pads
+    other_actions: np.ndarray
+    other_locate: np.ndarray
+    other_pixels: np.ndarray
+    other_words: np.ndarray
+    lengths: np.ndarray  # int64 [E], frames
+    succeeded: np.ndarray  # uint8 [E]; 2: the expert helped
 
     @classmethod
     def load(cls, folder: Path) -> Shard:
@@ -63,37 +65,55 @@ class Shard:
 class _Recorder:
     """Collects the frames of one episode while something drives the arm."""
 
-    def __init__(self, world: ArmWorld, config: VLAMConfig) -> None:
-        self._world, self._config = world, config
+    def __init__(self, world: ArmWorld, config: VLAMConfig, rng: np.random.Generator) -> None:
+        self._world, self._config, self._rng = world, config, rng
         self.frames: list[tuple] = []
 
     def label(self, observation: Observation) -> np.ndarray:
         """Record the frame with the expert's advice for it; returns the advice [K, 4]."""
         world, task = self._world, self._world.task
+        other = _other_goal(task, self._rng)
         advice = expert_chunk(world, self._config.horizon, self._config.dt)
-        tool, target = world.tool_position(), world.object_positions()[0]
-        goal = _goal_position(task, target)
-        offsets = np.clip(np.concatenate([target - tool, goal - tool]) / 0.1, -5.0, 5.0)
-        pixels = [[world.project(camera, p) for p in (target, goal)] for camera in CAMERAS]
         self.frames.append(
             (
                 np.stack(observation.images),
                 observation.proprioception,
-                advice.astype(np.float32),
                 np.uint8(world.outcome is Outcome.SUCCEEDED),
-                offsets.astype(np.float32),
-                np.array(pixels, dtype=np.float32),
+                advice.astype(np.float32),
+                *self._places(task.goal),
+                self._words(task.instruction),
+                expert_chunk(world, self._config.horizon, self._config.dt, other).astype(
+                    np.float32
+                ),
+                *self._places(other),
+                self._words(phrase(other, self._rng)),
             )
         )
         return advice
 
+    def _places(self, goal: Goal) -> tuple[np.ndarray, np.ndarray]:
+        """Where the object and the goal are: from the tool [6], and in each camera [N, 2, 2]."""
+        world, task = self._world, self._world.task
+        tool, target = world.tool_position(), world.object_positions()[task.index_of(goal)]
+        place = target + np.array([0.0, 0.0, 0.1])
+        if goal.family == "push":
+            place = target + np.append(0.1 * DIRECTION_VECTORS[goal.direction], 0.0)
+        elif goal.family in ("pad", "bowl"):
+            place = np.array([*(task.pad if goal.family == "pad" else task.bowl), 0.02])
+        offsets = np.clip(np.concatenate([target - tool, place - tool]) / 0.1, -5.0, 5.0)
+        pixels = [[world.project(camera, p) for p in (target, place)] for camera in CAMERAS]
+        return offsets.astype(np.float32), np.array(pixels, dtype=np.float32)
 
-def _goal_position(task: Task, target: np.ndarray) -> np.ndarray:
-    if task.family == "push":
-        return target + np.append(0.1 * DIRECTION_VECTORS[task.goal.direction], 0.0)
-    if task.family in ("pad", "bowl"):
-        return np.array([*(task.pad if task.family == "pad" else task.bowl), 0.02])
-    return target + np.array([0.0, 0.0, 0.1])
+    def _words(self, text: str) -> np.ndarray:
+        ids = tokenize(text, self._config.vocabulary)
+        return np.array(ids + [0] * (MAX_WORDS - len(ids)), np.uint8)
+
+
+def _other_goal(task: Task, rng: np.random.Generator) -> Goal:
+    item = task.objects[int(rng.integers(len(task.objects)))]
+    family = FAMILIES[int(rng.integers(len(FAMILIES)))]
+    direction = DIRECTIONS[int(rng.integers(len(DIRECTIONS)))] if family == "push" else ""
+    return Goal(family, item.color, item.shape, direction)
 
 
 def collect(
@@ -115,10 +135,10 @@ def collect(
     rng = np.random.default_rng(seed)
     world = ArmWorld()
     rollout = Rollout(world, image_size=config.image_size, dt=config.dt)
-    frames, words, lengths, succeeded = [], [], [], []
+    frames, lengths, succeeded = [], [], []
     for family, task_seed in tasks:
         task = sample_task(family, task_seed)
-        recorder = _Recorder(world, config)
+        recorder = _Recorder(world, config, rng)
         rollout.latency_ticks = int(rng.integers(5))
         if model is None:
             actor, helped = _disturbed_expert(recorder, rng), False
@@ -129,14 +149,12 @@ def collect(
             actor = _learner(recorder, model, task, round(takeover / config.dt) if helped else None)
             limit = min(task.time_limit, _MAX_LEARNER_SECONDS)
         outcome = rollout.run(task, actor, max_seconds=limit, tail_seconds=_TAIL)
-        ids = tokenize(task.instruction, config.vocabulary)
         frames.extend(recorder.frames)
-        words.append(ids + [0] * (MAX_WORDS - len(ids)))
         lengths.append(len(recorder.frames))
         succeeded.append(2 if helped else int(outcome is Outcome.SUCCEEDED))
     world.close()
     arrays = [np.stack(column) for column in zip(*frames, strict=True)]
-    arrays += [np.array(words, np.uint8), np.array(lengths), np.array(succeeded, np.uint8)]
+    arrays += [np.array(lengths), np.array(succeeded, np.uint8)]
     _write(folder, dict(zip(_ARRAYS, arrays, strict=True)))
     return folder
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vla_ros.robots.panda import GRIPPER_CLOSED, GRIPPER_OPEN
+from vla_ros.scene_language.instructions import Goal
 from vla_ros.sim.arm import ArmWorld
 from vla_ros.sim.tasks import BOWL_RADIUS, DIRECTION_VECTORS, PAD_RADIUS, REACH_HEIGHT
 
@@ -32,13 +33,13 @@ class Intent:
     opening: float
 
 
-def expert_chunk(world: ArmWorld, horizon: int, dt: float) -> np.ndarray:
-    """The expert's action chunk [horizon, 4] for the world's state now (see `Intent`).
+def expert_chunk(world: ArmWorld, horizon: int, dt: float, goal: Goal | None = None) -> np.ndarray:
+    """The expert's action chunk [horizon, 4] for the world's state now (see `expert_intent`).
 
     Row k is the offset from the measured tool to its target at (k + 1) dt, as the tool would then
     have followed the earlier rows, and the finger opening.
     """
-    intent = expert_intent(world)
+    intent = expert_intent(world, goal)
     start = world.tool_position()
     tool, chunk = start.copy(), np.empty((horizon, 4))
     progress = 1.0 - np.exp(-dt / _SERVO_LAG)
@@ -51,27 +52,33 @@ def expert_chunk(world: ArmWorld, horizon: int, dt: float) -> np.ndarray:
     return chunk
 
 
-def expert_intent(world: ArmWorld) -> Intent:
-    """What the expert of the world's task wants now."""
+def expert_intent(world: ArmWorld, goal: Goal | None = None) -> Intent:
+    """What the expert wants now, for the world's task or for another goal in the same scene.
+
+    Raises:
+        ValueError: the world has no task, or the goal names an object that is not there.
+    """
     task = world.task
     if task is None:
         raise ValueError("the world has no task: call reset first")
-    objects, tool = world.object_positions(), world.tool_position()
-    half = np.array(task.objects[0].half_extents)
-    held = world.holding() and world.joint_positions()[-1] < half[0] + 0.004
-    if task.family == "reach":
-        return _reach(tool, objects[0], half)
-    if task.family == "push":
-        shift = objects[0, :2] - world.judge.start[0, :2]
-        return _push(tool, objects[0], half, DIRECTION_VECTORS[task.goal.direction], shift)
-    if task.family == "pick":
+    goal = goal or task.goal
+    index = task.index_of(goal)
+    target, tool = world.object_positions()[index], world.tool_position()
+    half = np.array(task.objects[index].half_extents)
+    held = world.holding(index) and world.joint_positions()[-1] < half[0] + 0.004
+    if goal.family == "reach":
+        return _reach(tool, target, half)
+    if goal.family == "push":
+        shift = target[:2] - world.judge.start[index, :2]
+        return _push(tool, target, half, DIRECTION_VECTORS[goal.direction], shift)
+    if goal.family == "pick":
         if held:
             return Intent(np.append(tool[:2], 0.2), GRIPPER_CLOSED)
-        return _grasp(tool, objects[0], half)
-    goal = np.array(task.pad if task.family == "pad" else task.bowl)
-    rim = 0.0 if task.family == "pad" else 0.012
-    radius = PAD_RADIUS if task.family == "pad" else BOWL_RADIUS
-    return _place(tool, objects[0], half, held, goal, rim, radius)
+        return _grasp(tool, target, half)
+    place = np.array(task.pad if goal.family == "pad" else task.bowl)
+    rim = 0.0 if goal.family == "pad" else 0.012
+    radius = PAD_RADIUS if goal.family == "pad" else BOWL_RADIUS
+    return _place(tool, target, half, held, place, rim, radius)
 
 
 def _funnel(distance: float, free: float, slope: float = 1.3, ceiling: float = 0.12) -> float:

@@ -85,6 +85,17 @@ class Task:
     def time_limit(self) -> float:
         return TIME_LIMIT[self.family]
 
+    def index_of(self, goal: Goal) -> int:
+        """Place in `objects` of the one that `goal` names.
+
+        Raises:
+            ValueError: there is none.
+        """
+        for i, item in enumerate(self.objects):
+            if (item.color, item.shape) == (goal.color, goal.shape):
+                return i
+        raise ValueError(f"there is no {goal.color} {goal.shape} in this scene")
+
 
 def sample_task(family: str, seed: int) -> Task:
     """The task of `family` with this seed; equal arguments give equal tasks on every machine.

@@ -37,17 +37,29 @@ def test_a_shard_holds_whole_episodes_with_labels(shard):
     assert shard.actions.shape == (frames, config.horizon, 4)
     assert np.isfinite(shard.actions).all() and np.isfinite(shard.locate).all()
     assert (np.abs(shard.actions[:, 0, :3]) <= 0.0301).all(), "labels are the expert's own bounds"
+    seen = np.isfinite(shard.pixels).all(-1)
+    assert seen[:, 0, 0].mean() > 0.9, "the front camera sees the object nearly always"
+    assert (np.abs(shard.pixels[seen]) <= 1.0).all()
     ends = np.cumsum(shard.lengths)
     for end, length in zip(ends, shard.lengths, strict=True):
         done = shard.done[end - length : end]
         assert done[0] == 0 and done[-1] == 1 and (np.diff(done.astype(int)) >= 0).all()
 
 
+def test_frames_are_labelled_for_another_instruction_too(shard):
+    differs = (shard.words != shard.other_words).any(axis=1)
+    assert differs.mean() > 0.9
+    away = np.abs(shard.locate[:, :3] - shard.other_locate[:, :3]).max(axis=1) > 0.3
+    assert away.mean() > 0.4, "two in three are about another object"
+    moves = np.abs(shard.actions[:, 0] - shard.other_actions[:, 0]).max(axis=1)
+    assert (moves[away] > 0.005).mean() > 0.8
+
+
 def test_equal_seeds_give_equal_data(shard, tmp_path):
     tasks = task_list(("reach", "push"), 3, FIRST_TRAINING_SEED)
     again = Shard.load(collect(tmp_path / "again", tasks, 0, VLAMConfig()))
     for name, value in vars(shard).items():
-        assert np.array_equal(value, getattr(again, name)), name
+        assert np.array_equal(value, getattr(again, name), equal_nan=name.endswith("pixels")), name
 
 
 def test_task_lists_use_every_seed_once():
@@ -61,12 +73,12 @@ def test_batches_depend_on_seed_and_step_only(shard, tmp_path):
     data = Windows([collect(tmp_path / "one", tasks, 0, VLAMConfig())], VLAMConfig())
     first, again, other = data.batch(0, 3, 64), data.batch(0, 3, 64), data.batch(0, 4, 64)
     for name, value in first.items():
-        assert value.equal(again[name]), name
+        assert value.nan_to_num(9).equal(again[name].nan_to_num(9)), name
     assert not first["proprioception"].flatten()[:8].equal(other["proprioception"].flatten()[:8])
     for step in range(20):
         batch = data.batch(0, step, 64)
         count, length = batch["mask"].shape
-        assert count * length == 64
+        assert 64 - length < count * length <= 64
         assert batch["mask"][:, 0].eq(1).all(), "every window has at least one real frame"
         assert batch["images"].shape == (count, length, 2, 64, 64, 3)
         assert 0 <= batch["images"].min() and batch["images"].max() <= 255

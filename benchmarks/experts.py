@@ -68,7 +68,7 @@ def main() -> int:
         "",
         f"Seeds {options.seed} to {last - 1} of each family, 20 ms from frame to chunk: "
         f"`python benchmarks/experts.py --episodes {options.episodes} --seed {options.seed}` "
-        f"({seconds:.0f} s with {options.workers} processes).",
+        f"({seconds:.0f} s, workers: {options.workers}).",
         "",
         "| family | success | 95 % interval | mean time | failures |",
         "|---|---|---|---|---|",

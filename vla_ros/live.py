@@ -32,15 +32,16 @@ from vla_ros.bringup import Stack
 from vla_ros.msg import ActionChunk, GateStatus, TaskStatus
 from vla_ros.nodes.sim_robot import SimRobot
 from vla_ros.ros import qos
+from vla_ros.ros.messages import seconds
 from vla_ros.ros.running import StartError, Threads
 from vla_ros.sim.report import EpisodeReport
 from vla_ros.sim.tasks import TIME_LIMIT
 from vla_ros.srv import SetTask
 
 _START_TIME = 60.0  # s that nodes may take to come up
-_ANSWER_TIME = 10.0  # s that a service may take
-_SETTLE_TIME = 1.0  # s for the judge, after the policy has ended
-_QUIET_TIME = 0.4  # s: the command gate repeats a hold for less than this
+_ANSWER_TIME = 30.0  # s that a service may take on a busy machine
+_SETTLE_TIME = 1.0  # s of simulated time for the judge, after the policy has ended
+_QUIET_TIME = 0.4  # s of simulated time: the command gate repeats a hold for less than this
 # What a thread may run before it must let another one: Python's 5 ms are the better part of all
 # the time that a command may spend in ROS.
 _SWITCH_INTERVAL = 0.0005  # s
@@ -177,7 +178,7 @@ class LiveArm:
         self._news = threading.Condition()
         self._status: TaskStatus | None = None
         self._gate = GateStatus()
-        self._gate_since = time.monotonic()  # when the gate came into its state
+        self._gate_since = 0.0  # s of simulated time: when the gate came into its state
         self._chunks: list[tuple[float, int, float]] = []  # arrival, stamp (ns), forward (s)
         self._threads = Threads(stack.context)
         self._threads.start(self._make_node)
@@ -230,7 +231,7 @@ class LiveArm:
             ValueError: there is no such task.
             RuntimeError: a node has ended or does not answer.
         """
-        self._wait(self._is_quiet, 5.0)
+        self._wait(self._is_quiet, _ANSWER_TIME)
         task = self._call(self._set_task.call_async(SetTask.Request(family=family, seed=seed)))
         if not task.success:
             raise ValueError(task.message)
@@ -255,9 +256,10 @@ class LiveArm:
         result = handle.get_result_async()
         # Simulated time may run slower than the wall's on a busy machine.
         own = instruction == task.instruction
-        self._wait(lambda: own and judged() or result.done(), 10.0 * limit)
-        if own and not judged():
-            self._wait(judged, _SETTLE_TIME)
+        self._wait(lambda: own and judged() or result.done(), 10.0 * limit + _ANSWER_TIME)
+        if own:
+            end = status().elapsed + _SETTLE_TIME
+            self._wait(lambda: judged() or status().elapsed > end, _ANSWER_TIME)
         last = status()
         if not result.done():
             handle.cancel_goal_async()
@@ -299,8 +301,9 @@ class LiveArm:
 
     def _is_quiet(self) -> bool:
         """Whether the gate has let go of the robot: a new scene must not meet an old command."""
-        active = self._gate.state == GateStatus.ACTIVE
-        return not active and time.monotonic() - self._gate_since > _QUIET_TIME
+        if self._gate.state == GateStatus.HOLD:
+            return seconds(self._gate.header.stamp) - self._gate_since > _QUIET_TIME
+        return self._gate.state == GateStatus.CLOSED
 
     # --- waiting ----------------------------------------------------------------------------
 
@@ -333,7 +336,7 @@ class LiveArm:
     def _on_gate(self, message: GateStatus) -> None:
         with self._news:
             if message.state != self._gate.state:
-                self._gate_since = time.monotonic()
+                self._gate_since = seconds(message.header.stamp)
             self._gate = message
             self._news.notify_all()
 

@@ -1,0 +1,88 @@
+"""Episodes on the live stack, from the task to the report, with a policy that knows nothing."""
+
+import math
+
+import numpy as np
+import pytest
+
+from vla_ros import demo, film, live
+from vla_ros.sim.report import EpisodeReport
+from vla_ros.sim.tasks import Outcome, sample_task
+
+pytestmark = pytest.mark.timeout(240)
+INSTRUCTION = "reach for the red cube"
+
+
+@pytest.mark.parametrize("processes", [False, True])
+def test_an_episode_is_judged_by_the_physics(checkpoint, monkeypatch, processes):
+    # The instruction is given for a second less than the task: the policy must end first.
+    monkeypatch.setattr(live, "TIME_LIMIT", dict.fromkeys(live.TIME_LIMIT, 0.5))
+    with live.running(str(checkpoint), processes=processes) as arm:
+        report = arm.play("push", 3)
+        assert (report.family, report.seed) == ("push", 3)
+        assert report.instruction == sample_task("push", 3).instruction
+        assert not report.success and "stopped too early" in report.reason
+        assert report.steps >= 5 and report.seconds > 1.0
+        assert 0.0 < report.rate < 25.0
+        assert arm.costs and all(cost.overhead > 0.0 for cost in arm.costs)
+        assert report.latency == pytest.approx(np.median([c.latency for c in arm.costs]))
+
+        own = arm.play("reach", 4, INSTRUCTION)
+        assert own.instruction == INSTRUCTION and not own.success
+        assert "time limit" in own.reason
+        with pytest.raises(ValueError, match="dance"):
+            arm.play("dance", 0)
+
+
+def test_a_node_that_does_not_come_up_is_named(tmp_path):
+    with pytest.raises(RuntimeError, match="config.json"):
+        with live.running(str(tmp_path)):
+            pass
+
+
+# --- pictures -------------------------------------------------------------------------------------
+
+
+def test_a_recorded_episode_becomes_a_film_and_a_sheet(tmp_path):
+    task = sample_task("pick", 1)
+    studio = film.Studio()
+    world = studio._world
+    world.reset(task)
+    recording = film.Recording(task)
+    for _ in range(3):
+        recording.states.append(world.data.qpos.copy())
+        recording.outcomes.append(Outcome.RUNNING)
+    pictures = list(studio.pictures(recording))
+    studio.close()
+    assert len(pictures) == 3 and pictures[0].shape == (480, 640, 3)
+    with film.Video(tmp_path / "film.mp4") as video:
+        for picture in pictures:
+            video.add(film.caption(picture, "episode 1 of 1", "x " * 100, Outcome.SUCCEEDED))
+    assert (tmp_path / "film.mp4").stat().st_size > 1000
+    report = EpisodeReport("pick", 1, "lift the red cube " * 5, True, "fulfilled", 2.0, 40)
+    sheet = film.contact_sheet([(report, pictures), (report, pictures[:2])])
+    assert sheet.height > 300 and np.asarray(sheet).std() > 10
+    assert [path.name for path in tmp_path.iterdir()] == ["film.mp4"]
+
+
+def test_an_interrupted_film_leaves_nothing(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        with film.Video(tmp_path / "film.mp4"):
+            raise KeyboardInterrupt
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("count", "wanted", "chosen"),
+    [(1, 6, [0]), (3, 6, [0, 1, 2]), (11, 6, [0, 2, 4, 6, 8, 10])],
+)
+def test_pictures_are_spread_from_the_first_to_the_last(count, wanted, chosen):
+    assert film.spread(count, wanted) == chosen
+
+
+def test_a_line_of_the_demo_tells_all(capsys):
+    report = EpisodeReport("pick", 1, "lift it", True, "fulfilled", 2.04, 40, 19.96, 0.0213)
+    line = demo._line(report, 10)
+    assert line.split() == "lift it 40 20.0 Hz 21 ms fulfilled in 2.0 s".split()
+    lost = EpisodeReport("pick", 1, "lift it", False, "fell over", 2.0, 0, math.nan, math.nan)
+    assert "FAILED: fell over" in demo._line(lost, 10)

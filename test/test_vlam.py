@@ -20,7 +20,7 @@ def model() -> VisionLanguageActionModel:
     statistics = Statistics.neutral(config)
     statistics.proprioception_mean += 0.3
     made = VisionLanguageActionModel(config, statistics).eval()
-    for head in (made.action, made.keypoints[0].film, made.keypoints[1].film):
+    for head in (made.action, made.keypoints[0].query, made.keypoints[1].query):
         torch.nn.init.normal_(head.weight, std=0.5)
     return made
 

@@ -48,7 +48,7 @@ class Recipe:
     demonstrations: int = 1200  # expert episodes before the first round
     learner_episodes: int = 360  # DAgger episodes of each later round
     rounds: int = 5
-    steps: int = 1100  # optimizer steps of a round
+    steps: int = 850  # optimizer steps of a round
     frames: int = 256  # of a batch
     learning_rate: float = 1.2e-3
     weight_decay: float = 1e-3

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from vla_ros.checkpoints import resolve
 from vla_ros.film import (
+    FRAMES_PER_SECOND,
     Recorder,
     Recording,
     Studio,
@@ -29,6 +30,7 @@ from vla_ros.sim.tasks import Outcome, sample_task
 _NEEDED = 0.9  # share of the episodes that must succeed
 _COLUMNS = 6  # of the contact sheet
 _TAIL = 0.6  # s filmed after the last episode
+_MAX_FRAMES = 700  # of the film: drawing one takes 50 ms
 _MAX_SEED = 10**9  # the training saw seeds from here on
 
 
@@ -89,10 +91,18 @@ def _line(report: EpisodeReport, width: int) -> str:
 def _film(recordings: list[Recording], reports: list[EpisodeReport], out: Path) -> None:
     """Write demo.mp4 and contact_sheet.png."""
     total = sum(len(recording.states) for recording in recordings)
+    step = 1 + total // _MAX_FRAMES  # long episodes are drawn with fewer frames a second
+    for recording in recordings:
+        recording.states = recording.states[::step]
+        recording.outcomes = recording.outcomes[::step]
+    total = sum(len(recording.states) for recording in recordings)
     rows: list[tuple[EpisodeReport, list[np.ndarray]]] = []
     studio = Studio()
     try:
-        with Video(out / "demo.mp4") as video, tqdm(total=total, desc="drawing the film") as bar:
+        with (
+            Video(out / "demo.mp4", FRAMES_PER_SECOND / step) as video,
+            tqdm(total=total, desc="drawing the film") as bar,
+        ):
             for i, (recording, report) in enumerate(zip(recordings, reports, strict=True)):
                 # On the sheet an episode ends when it is decided, in the film a little later.
                 decided = sum(o is Outcome.RUNNING for o in recording.outcomes) + 1

@@ -128,11 +128,11 @@ class Video:
         OSError: this OpenCV cannot write MP4.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, frames_per_second: float = FRAMES_PER_SECOND) -> None:
         self._path, self._partial = path, path.with_name(f".partial-{path.name}")
         size = (_SIZE[1], _SIZE[0] + _BAR)
         code = cv2.VideoWriter_fourcc(*"mp4v")
-        self._writer = cv2.VideoWriter(str(self._partial), code, FRAMES_PER_SECOND, size)
+        self._writer = cv2.VideoWriter(str(self._partial), code, frames_per_second, size)
         if not self._writer.isOpened():
             raise OSError(f"cannot write {path}: this OpenCV has no mp4v encoder, install another")
 

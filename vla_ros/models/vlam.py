@@ -1,7 +1,7 @@
 """The vision-language-action model: images, proprioception, an instruction in; action chunks out.
 
     images ── encoder (a small CNN a camera) ── token grid [16, 16, 32] a camera
-    tokens ── FiLM by the instruction (Perez et al. 2018) ── spatial softmax (Levine et al. 2016)
+    tokens ── queries from the instruction ── spatial softmax (Levine et al. 2016)
     + proprioception + instruction ── Mamba-2 core, h_t = Mamba(phi(I_t), h_t-1) ── heads
 
 The encoder never sees the instruction, so one node can encode for several consumers. The core
@@ -43,7 +43,7 @@ class VLAMConfig:
     cameras: tuple[str, ...] = ("camera", "wrist_camera")
     image_size: int = 64  # pixels, both sides
     grid_channels: int = 32
-    keypoints: int = 32  # spatial-softmax channels a camera
+    keypoints: int = 16  # of each camera
     d_model: int = 160
     n_layers: int = 2
     d_state: int = 32
@@ -138,36 +138,41 @@ class InstructionEncoder(nn.Module):
         return torch.cat([last[0], last[1]], dim=-1)
 
 
-class ConditionedKeypoints(nn.Module):
-    """What in one camera's tokens matters for the instruction, and where.
+class InstructedKeypoints(nn.Module):
+    """What in one camera's tokens the instruction is about, and where it is.
 
-    Two convolutions, each modulated by the instruction (FiLM), then for every channel the expected
-    position under a softmax over the grid and the value found there. In training the first channels
-    are shown where to look (see NAMED_KEYPOINTS).
+    Every keypoint asks with a query made from the instruction: its weight on a cell is the softmax
+    of the query's product with the cell's features. It reports the expected position under these
+    weights (spatial softmax) and a few features from there. In training the first keypoints are
+    shown where to look (see NAMED_KEYPOINTS).
     """
+
+    VALUES = 8  # features that a keypoint brings along
 
     def __init__(self, channels: int, keypoints: int, condition: int) -> None:
         super().__init__()
-        self.first = nn.Conv2d(channels, keypoints, 3, padding=1)
-        self.second = nn.Conv2d(keypoints, keypoints, 3, padding=1)
-        self.film = nn.Linear(condition, 4 * keypoints)
-        nn.init.zeros_(self.film.weight)
-        nn.init.zeros_(self.film.bias)
-        self.log_temperature = nn.Parameter(torch.zeros(keypoints))
+        self.first = nn.Conv2d(channels, channels, 3, padding=1)
+        self.second = nn.Conv2d(channels, channels, 3, padding=1)
+        self.value = nn.Linear(channels, self.VALUES)
+        self.query = nn.Linear(condition, keypoints * channels)
 
-    def forward(self, tokens: Tensor, film: Tensor) -> tuple[Tensor, Tensor]:
-        """Features [B, 3K] and log-weights [B, K, h * w] from tokens [B, h, w, C], film [B, 4K]."""
-        gain1, shift1, gain2, shift2 = film[:, :, None, None].chunk(4, dim=1)
-        x = F.relu(self.first(tokens.permute(0, 3, 1, 2)) * (1 + gain1) + shift1)
-        x = self.second(x) * (1 + gain2) + shift2
+    def queries(self, condition: Tensor) -> Tensor:
+        """Instructions [B, E] to queries [B, K, C]."""
+        return self.query(condition).unflatten(1, (-1, self.first.in_channels))
+
+    def forward(self, tokens: Tensor, queries: Tensor) -> tuple[Tensor, Tensor]:
+        """Features [B, K * (2 + VALUES)] and log-weights [B, K, h * w] of tokens [B, h, w, C]."""
+        x = F.relu(self.first(tokens.permute(0, 3, 1, 2)))
+        x = F.relu(self.second(x))
         height, width = x.shape[2:]
         x = x.flatten(2).float()
-        log_weight = torch.log_softmax(x * self.log_temperature.exp()[:, None], dim=-1)
+        log_weight = torch.log_softmax(queries.float() @ x, dim=-1)
         weight = log_weight.exp()
         rows = torch.linspace(-1, 1, height, device=x.device).repeat_interleave(width)
         columns = torch.linspace(-1, 1, width, device=x.device).repeat(height)
-        features = torch.cat([weight @ rows, weight @ columns, (weight * x).sum(-1)], dim=-1)
-        return features, log_weight
+        places = weight @ torch.stack([rows, columns], dim=-1)
+        values = weight @ self.value(x.transpose(1, 2)).float()
+        return torch.cat([places, values], dim=-1).flatten(1), log_weight
 
 
 class VisionLanguageActionModel(nn.Module):
@@ -182,10 +187,10 @@ class VisionLanguageActionModel(nn.Module):
         self.encoders = nn.ModuleList(ImageEncoder(c.grid_channels) for _ in c.cameras)
         self.instruction = InstructionEncoder(len(c.vocabulary), c.instruction_width)
         self.keypoints = nn.ModuleList(
-            ConditionedKeypoints(c.grid_channels, c.keypoints, c.instruction_width)
+            InstructedKeypoints(c.grid_channels, c.keypoints, c.instruction_width)
             for _ in c.cameras
         )
-        seen = len(c.cameras) * 3 * c.keypoints
+        seen = len(c.cameras) * c.keypoints * (2 + InstructedKeypoints.VALUES)
         self.fuse = nn.Sequential(
             nn.Linear(seen + proprioception + c.instruction_width, 2 * c.d_model),
             nn.SiLU(),
@@ -245,7 +250,7 @@ class VisionLanguageActionModel(nn.Module):
         """
         seen, looks = zip(
             *(
-                keypoints(grid, keypoints.film(condition))
+                keypoints(grid, keypoints.queries(condition))
                 for keypoints, grid in zip(self.keypoints, tokens, strict=True)
             ),
             strict=True,

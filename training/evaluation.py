@@ -85,12 +85,7 @@ def _play(family: str, seed: int) -> EpisodeReport:
 def evaluate(
     checkpoint: Path, episodes: list[tuple[str, int]], *, workers: int, latency_ticks: int
 ) -> Iterator[EpisodeReport]:
-    """Play (family, seed) episodes offline in worker processes; reports come as they end.
-
-    Raises:
-        FileNotFoundError, ValueError: the checkpoint cannot be used.
-    """
-    VisionLanguageActionModel.from_pretrained(checkpoint)  # a worker's error would be a riddle
+    """Play (family, seed) episodes offline in worker processes; reports come as they end."""
     with ProcessPoolExecutor(
         workers,
         mp_context=multiprocessing.get_context("spawn"),
@@ -244,6 +239,7 @@ def main(arguments: argparse.Namespace) -> None:
         )
     reference = json.loads(arguments.compare.read_text()) if arguments.compare else None
     checkpoint = resolve(arguments.checkpoint)
+    VisionLanguageActionModel.from_pretrained(checkpoint)  # an error in a worker is hard to read
     episodes = [(family, seed) for seed in seeds for family in arguments.families]
     settings = {
         "robot": arguments.robot,

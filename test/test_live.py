@@ -1,13 +1,29 @@
 """Episodes on the live stack, from the task to the report, with a policy that knows nothing."""
 
 import math
+import time
 
 import numpy as np
 import pytest
+import rclpy
+from rclpy.context import Context
+from rclpy.parameter import Parameter
+from std_msgs.msg import Header
 
 from vla_ros import demo, film, live
+from vla_ros.msg import ActionChunk
+from vla_ros.nodes.command_gate import CommandGateNode
+from vla_ros.nodes.sim_robot import SimRobot
+from vla_ros.robots import panda
+from vla_ros.robots.actions import end_effector_chunk_to_joints
+from vla_ros.robots.kinematics import ArmKinematics
+from vla_ros.ros import qos
+from vla_ros.ros.messages import chunk_message, to_time
+from vla_ros.ros.running import Threads
+from vla_ros.sim.experts import expert_chunk
 from vla_ros.sim.report import EpisodeReport
 from vla_ros.sim.tasks import Outcome, sample_task
+from vla_ros.training.rollout import FRAME_TICKS
 
 pytestmark = pytest.mark.timeout(240)
 INSTRUCTION = "reach for the red cube"
@@ -38,6 +54,45 @@ def test_a_node_that_does_not_come_up_is_named(tmp_path):
     with pytest.raises(RuntimeError, match="config.json"):
         with live.running(str(tmp_path)):
             pass
+
+
+@pytest.mark.parametrize("family", ["reach", "pick", "bowl"])
+def test_the_expert_succeeds_through_the_live_gate(family):
+    """Physics in wall time, real messages, the gate node: only the policy is missing."""
+    context = Context()
+    rclpy.init(context=context)
+    threads = Threads(context)
+    sim_time = Parameter("use_sim_time", value=True)
+    try:
+        robot = threads.start(lambda: SimRobot(context=context))
+        threads.start(lambda: CommandGateNode(context=context, parameter_overrides=[sim_time]))
+        chunks = robot.create_publisher(ActionChunk, "action_chunk", qos.standard(1))
+        kinematics, outcome = ArmKinematics(), []
+
+        def act():
+            """The expert, called in the robot's thread after every tick."""
+            world = robot.world
+            if not outcome and world.outcome is not Outcome.RUNNING:
+                outcome.append((world.outcome, world.judge.reason))
+            if robot.ticks % FRAME_TICKS == 0:
+                points = end_effector_chunk_to_joints(
+                    kinematics, world.joint_positions(), expert_chunk(world, 8, 0.05)
+                )
+                header = Header(stamp=to_time(world.time))
+                chunks.publish(chunk_message(points, panda.JOINT_NAMES, 0.05, header=header))
+
+        def begin():
+            robot.hook = act
+            robot._reset(sample_task(family, 2))
+
+        robot.hook = begin  # in the thread that may touch the world
+        end = time.monotonic() + 120.0
+        while not outcome and time.monotonic() < end:
+            time.sleep(0.05)
+        assert outcome == [(Outcome.SUCCEEDED, "fulfilled")]
+    finally:
+        threads.stop()
+        context.try_shutdown()
 
 
 # --- pictures -------------------------------------------------------------------------------------

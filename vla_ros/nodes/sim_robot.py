@@ -19,8 +19,9 @@ from typing import Any
 
 import numpy as np
 
-if not os.environ.get("DISPLAY") and not os.environ.get("WAYLAND_DISPLAY"):
-    os.environ.setdefault("MUJOCO_GL", "egl")  # MuJoCo looks at it once, when it is imported
+# MuJoCo looks at it once, when it is imported. EGL, also where there is a screen: the other choice,
+# GLFW, draws from the main thread only.
+os.environ.setdefault("MUJOCO_GL", "egl")
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.clock import Clock

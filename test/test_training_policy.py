@@ -70,7 +70,7 @@ def test_task_lists_use_every_seed_once():
 
 def test_batches_depend_on_seed_and_step_only(shard, tmp_path):
     tasks = task_list(("reach",), 1, FIRST_TRAINING_SEED + 9)
-    data = Windows([collect(tmp_path / "one", tasks, 0, VLAMConfig())], VLAMConfig())
+    data = Windows([collect(tmp_path / "00_000", tasks, 0, VLAMConfig())], VLAMConfig())
     first, again, other = data.batch(0, 3, 64), data.batch(0, 3, 64), data.batch(0, 4, 64)
     for name, value in first.items():
         assert value.nan_to_num(9).equal(again[name].nan_to_num(9)), name

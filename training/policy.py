@@ -125,6 +125,7 @@ class Windows:
     """Windows of consecutive frames from all shards, drawn uniformly over frames."""
 
     def __init__(self, folders: list[Path], config: VLAMConfig) -> None:
+        self._folders = folders
         self._shards = [Shard.load(folder) for folder in folders]
         self._config = config
         rows = []
@@ -138,9 +139,16 @@ class Windows:
     def summary(self) -> str:
         """Size, and how often the newest learner succeeded unaided."""
         text = f"{len(self._episodes)} episodes, {self._ends[-1]} frames"
-        newest = self._shards[-1]
-        alone = newest.succeeded[newest.succeeded < 2]
-        if len(self._shards) > 1 and len(alone):
+        newest = _round_of(self._folders[-1])
+        outcomes = np.concatenate(
+            [
+                shard.succeeded
+                for folder, shard in zip(self._folders, self._shards, strict=True)
+                if _round_of(folder) == newest
+            ]
+        )
+        alone = outcomes[outcomes < 2]
+        if newest > 0 and len(alone):
             text += f", newest learner alone {100 * alone.mean():.0f} % of {len(alone)}"
         return text
 
@@ -318,7 +326,7 @@ def _submit(
     return [
         pool.submit(
             collect,
-            out / "data" / f"round_{index:02d}_{start // 50:03d}",
+            out / "data" / f"{index:02d}_{start // 50:03d}",
             tasks[start : start + 50],
             first + start,
             VLAMConfig(),
@@ -326,6 +334,10 @@ def _submit(
         )
         for start in range(0, count, 50)
     ]
+
+
+def _round_of(shard: Path) -> int:
+    return int(shard.name.split("_")[0])
 
 
 def _wait(futures: list[Future], what: str) -> list[Path]:

@@ -85,15 +85,15 @@ def test_the_file_appears_whole_or_not_at_all(tmp_path):
     assert [file.name for file in path.parent.iterdir()] == ["figures.json"]
 
 
-def test_an_untrained_policy_is_measured_in_worker_processes(checkpoint, tmp_path, capsys):
+def test_an_untrained_policy_is_measured_in_a_worker_process(checkpoint, tmp_path, capsys):
     path = tmp_path / "figures.json"
-    words = ["--checkpoint", str(checkpoint), "--episodes", "1", "--families", "reach", "push"]
-    evaluation.main(options(*words, "--seed", "7", "--workers", "2", "--json", str(path)))
+    words = ["--checkpoint", str(checkpoint), "--episodes", "2", "--families", "reach"]
+    evaluation.main(options(*words, "--seed", "7", "--workers", "1", "--json", str(path)))
     figures = json.loads(path.read_text())
-    assert set(figures["success"]) == {"reach", "push"}
-    assert figures["success"]["reach"] in (0.0, 1.0) and len(figures["intervals"]["push"]) == 2
+    assert figures["success"]["reach"] in (0.0, 0.5, 1.0)
+    assert len(figures["intervals"]["reach"]) == 2
     assert figures["seed"] == 7 and figures["live"] is False and figures["robot"] == "sim"
-    assert [run["seed"] for run in figures["runs"]] == [7, 7]
+    assert [run["seed"] for run in figures["runs"]] == [7, 8]
     assert "reach" in capsys.readouterr().out
 
 

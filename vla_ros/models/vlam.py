@@ -326,6 +326,7 @@ class VisionLanguageActionModel(nn.Module):
             os.replace(partial, folder / name)
         partial = folder / f".{WEIGHTS}.partial"
         save_file({k: v.contiguous() for k, v in self.state_dict().items()}, partial)
+        partial.chmod(0o644)
         os.replace(partial, folder / WEIGHTS)
 
     @classmethod

@@ -241,7 +241,12 @@ class ArmWorld:
                     (radial, radial, vertical) if shape == "cube" else (radial, vertical, 0)
                 )
                 geom.rgba[:3] = np.clip(np.array(_COLORS[item.color]) + shift[i], 0, 1)
+                # MuJoCo derives these from the size only when it compiles; collisions rely on them.
                 model.geom_rbound[geom.id] = float(np.linalg.norm([radial, radial, vertical]))
+                model.geom_aabb[geom.id, 3:] = (radial, radial, vertical)
+                body = model.body(f"{shape}{i}").id
+                first, count = model.body_bvhadr[body], model.body_bvhnum[body]
+                model.bvh_aabb[first : first + count, 3:] = (radial, radial, vertical)
         model.body("pad").pos[:2] = task.pad
         model.body("bowl").pos[:2] = task.bowl
         model.geom("pad").rgba[:3] = np.clip(np.array(_COLORS["pad"]) + shift[3], 0, 1)

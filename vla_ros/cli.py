@@ -25,7 +25,6 @@ def _prepare_environment() -> None:
     for variable in ("OMP_NUM_THREADS", "LP_NUM_THREADS"):
         os.environ.setdefault(variable, "1")
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    os.environ.setdefault("MUJOCO_GL", "egl")  # needs no screen, and no main thread to draw from
 
 
 def _parser(chosen: tuple[str, ...]) -> argparse.ArgumentParser:

@@ -7,7 +7,6 @@ out. Everything, rendering included, happens in the thread that spins the node.
 from __future__ import annotations
 
 import math
-import os
 import statistics
 import sys
 import threading
@@ -18,11 +17,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-
-# MuJoCo looks at it once, when it is imported. EGL, also where there is a screen: the other choice,
-# GLFW, draws from the main thread only.
-os.environ.setdefault("MUJOCO_GL", "egl")
-
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.clock import Clock
 from rclpy.clock_type import ClockType

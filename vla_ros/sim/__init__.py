@@ -2,6 +2,6 @@
 
 import os
 
-if not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
-    # MuJoCo looks at it once, when it is first imported; without a screen its own choice aborts.
-    os.environ.setdefault("MUJOCO_GL", "egl")
+# MuJoCo looks at it once, when it is first imported. EGL, also where there is a screen: it needs
+# none, and the other choice, GLFW, draws from the main thread only.
+os.environ.setdefault("MUJOCO_GL", "egl")

@@ -33,7 +33,7 @@ from vla_ros.msg import ActionChunk, GateStatus, TaskStatus
 from vla_ros.nodes.sim_robot import SimRobot
 from vla_ros.ros import qos
 from vla_ros.ros.messages import seconds
-from vla_ros.ros.running import StartError, Threads
+from vla_ros.ros.running import StartError, Threads, choose_transport
 from vla_ros.sim.report import EpisodeReport
 from vla_ros.sim.tasks import TIME_LIMIT
 from vla_ros.srv import SetTask
@@ -87,6 +87,7 @@ class Processes:
         self._threads = Threads(self.context)
 
     def __enter__(self) -> Processes:
+        choose_transport()
         rclpy.init(
             args=self._common,
             context=self.context,

@@ -62,7 +62,7 @@ PARAMETERS = {
         0.04, "A command is due this long after it is sent, s; two periods or more.", 0.005, 0.5
     ),
     "chunk_timeout": Parameter(
-        0.2, "Hold when the observation behind the chunk is older than this, s.", 0.02, 5.0
+        0.15, "Hold when the observation behind the chunk is older than this, s.", 0.02, 5.0
     ),
     "state_timeout": Parameter(
         0.2, "Hold when the joint states are older than this, s.", 0.02, 5.0

@@ -47,7 +47,7 @@ class GateConfig:
     margin: np.ndarray | float = 0.0  # [D] rad or m: targets stay this far inside the limits
     tracking: np.ndarray | float = np.inf  # [D] rad or m: largest |command - measured| in motion
     lookahead: float = 0.04  # s: a command is due this long after it is sent
-    chunk_timeout: float = 0.2  # s: age of the observation behind a chunk at which to hold
+    chunk_timeout: float = 0.15  # s: age of the observation behind a chunk at which to hold
     state_timeout: float = 0.2  # s: age of the joint states at which to hold
     hold_time: float = 0.3  # s: how long a hold is repeated before the gate falls silent
     future_tolerance: float = 0.05  # s: stamps may run ahead of `now` by this much

@@ -128,8 +128,8 @@ def main() -> int:
         "killed nodes",
         f"## Killed nodes\n\n`python benchmarks/killed_nodes.py --trials {options.trials}`\n"
         f"Seconds after SIGKILL in motion (fastest joint above {_MOVING} rad/s), median / worst\n"
-        f"of {options.trials}: last change of the controller's set point, last joint below {_RESTING} "
-        "rad/s, and from the\nrestart of the process to motion.\n\n"
+        f"of {options.trials}: last change of the controller's set point, last joint below "
+        f"{_RESTING} rad/s, and from\nthe restart of the process to motion.\n\n"
         "| killed | last set point | at rest | moving again |\n|---|---|---|---|\n"
         + "\n".join(rows),
     )

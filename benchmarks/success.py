@@ -51,7 +51,7 @@ def main() -> int:
         "\n".join(
             [
                 f"## Success of the policy '{offline['checkpoint']}'\n",
-                "Seeds that training never sees, judged from physics, 95 % intervals (Wilson). Offline:",
+                "Seeds that training never sees; judged from physics; 95 % intervals. Offline:",
                 f"`vla eval --robot sim --episodes {offline['episodes']['reach']} --seed "
                 f"{offline['seed']}`. Live, in real time through the ROS 2 nodes: `vla eval --live",
                 f"--episodes {live['episodes']['reach']} --seed {live['seed']}`.\n",

@@ -164,7 +164,14 @@ class Robot:
         assert self.follow.wait_for_server(20.0)
         feedback = []
         goal = FollowInstruction.Goal(instruction=instruction, time_limit=time_limit)
-        sent = self.follow.send_goal_async(goal, lambda message: feedback.append(message.feedback))
+
+        async def send():
+            return await self.follow.send_goal_async(
+                goal, lambda message: feedback.append(message.feedback)
+            )
+
+        # In the thread that spins: from another, rclpy can lose an answer that comes quickly.
+        sent = self._executor.create_task(send)
         self.wait_for(sent.done)
         assert sent.result().accepted
         return sent.result(), sent.result().get_result_async(), feedback

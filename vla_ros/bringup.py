@@ -116,6 +116,7 @@ class Stack:
                 from vla_ros.nodes.sim_robot import SimRobot
 
                 self._start("sim_robot", SimRobot)
+                wait_until_drawing(self.nodes["sim_robot"], self._threads)
             self._start("command_gate", CommandGateNode)
             self._start("action_policy", ActionPolicyNode)
             self._start("vision_encoder", VisionEncoderNode)
@@ -160,6 +161,19 @@ class Stack:
         self.nodes.clear()
         if self.context.ok():
             self.context.try_shutdown()
+
+
+def wait_until_drawing(robot: Any, threads: Threads) -> None:
+    """Wait for the simulated robot's OpenGL context before any other node is made.
+
+    Both load libraries, and in two threads at once they have been seen to block each other.
+
+    Raises:
+        StartError: the robot has ended instead.
+    """
+    while not robot.ready.wait(0.05):
+        if threads.failure:
+            raise StartError(threads.failure)
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:

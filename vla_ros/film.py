@@ -13,9 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import cv2
-import mujoco
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
+# isort: off
+import vla_ros.sim  # noqa: F401  (before MuJoCo: it chooses how to draw)
+import mujoco
+# isort: on
 
 from vla_ros.sim.arm import CAMERAS, TICK, ArmWorld
 from vla_ros.sim.report import EpisodeReport

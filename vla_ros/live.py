@@ -26,9 +26,10 @@ from rclpy.action.client import ClientGoalHandle
 from rclpy.context import Context
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
+from rclpy.task import Future
 
 from vla_ros.action import FollowInstruction
-from vla_ros.bringup import Stack
+from vla_ros.bringup import Stack, wait_until_drawing
 from vla_ros.msg import ActionChunk, GateStatus, TaskStatus
 from vla_ros.nodes.sim_robot import SimRobot
 from vla_ros.ros import qos
@@ -94,7 +95,9 @@ class Processes:
             signal_handler_options=SignalHandlerOptions.NO,
         )
         try:
-            self.nodes["sim_robot"] = self._threads.start(lambda: SimRobot(context=self.context))
+            robot = self._threads.start(lambda: SimRobot(context=self.context))
+            self.nodes["sim_robot"] = robot
+            wait_until_drawing(robot, self._threads)
         except StartError:
             self.stop()
             raise
@@ -251,7 +254,7 @@ class LiveArm:
         instruction = instruction or task.instruction
         limit = TIME_LIMIT[family]
         goal = FollowInstruction.Goal(instruction=instruction, time_limit=limit + 1.0)
-        handle: ClientGoalHandle = self._call(self._follow.send_goal_async(goal))
+        handle: ClientGoalHandle = self._call(self._send(goal))
         if not handle.accepted:
             raise RuntimeError("action_policy refuses instructions: it is not active")
         result = handle.get_result_async()
@@ -270,6 +273,15 @@ class LiveArm:
             last.outcome = TaskStatus.SUCCEEDED if ended.success else TaskStatus.FAILED
             last.reason, last.elapsed = ended.reason, ended.duration
         return self._report(last, instruction, ended)
+
+    def _send(self, goal: FollowInstruction.Goal) -> Future:
+        """Send from the thread that spins: rclpy loses an answer that comes before it has noted
+        whom it is for, which can only happen from another thread."""
+
+        async def send() -> ClientGoalHandle:
+            return await self._follow.send_goal_async(goal)
+
+        return self._node.executor.create_task(send)
 
     def _report(
         self, status: TaskStatus, instruction: str, result: FollowInstruction.Result

@@ -99,7 +99,7 @@ class SimRobot(Node):
     """See the module's text.
 
     `frames` holds the newest camera frames. `hook`, when set, is called after every tick, in the
-    spinning thread, the only one that may touch `world`.
+    spinning thread, the only one that may touch `world`. `ready` is set when it can draw.
 
     Raises:
         ParameterError: a parameter is out of bounds.
@@ -114,6 +114,7 @@ class SimRobot(Node):
         self.ticks = 0
         self.frames: deque[Frame] = deque(maxlen=2000)
         self.hook: Callable[[], None] | None = None
+        self.ready = threading.Event()
 
         self._joint_states = self.create_publisher(JointState, "joint_states", qos.standard())
         self._images, self._infos = {}, {}
@@ -152,6 +153,7 @@ class SimRobot(Node):
             self._thread.end = _AtThreadEnd(self.world.close)
             for camera in CAMERAS:  # making the OpenGL context takes long: before the time runs
                 self.world.render(camera)
+            self.ready.set()
             self._began = time.perf_counter()
         for _ in range(2):
             factor = self.params.realtime_factor

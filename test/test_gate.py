@@ -221,7 +221,10 @@ def test_stale_input_holds_within_the_timeout_then_falls_silent(fresh_states):
     assert 10.15 - 1e-6 <= first_hold <= 10.15 + 0.02 + 1e-6
     holds = [command for _, command in seen if command is not None and command.hold]
     assert 14 <= len(holds) <= 16  # 0.3 s at 50 Hz
-    assert all(hold.stamp == 0.0 and hold.time_from_start == 0.04 for hold in holds)
+    assert all(hold.stamp == 0.0 and 0.01 <= hold.time_from_start <= 0.04 for hold in holds)
+    times = [now + c.time_from_start for now, c in seen if c is not None and c.hold]
+    assert times[0] == pytest.approx(first_hold + 0.02), "due when the last command was"
+    assert holds[-1].time_from_start == 0.01, "the robot is there already"
     assert seen[-1][1] is None and gate.state is State.HOLD
 
 

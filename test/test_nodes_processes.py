@@ -1,5 +1,6 @@
 """Each node as its own process, exchanging real messages: what a robot's computer would run."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -155,9 +156,12 @@ class Robot:
     def call(self, kind, service, request):
         client = self.node.create_client(kind, service)
         assert client.wait_for_service(20.0), f"no service {service}"
-        future = client.call_async(request)
-        self.wait_for(future.done)
-        return future.result()
+        for _ in range(4):  # discovery may not have found the way back yet, and the answer is lost
+            future = client.call_async(request)
+            with contextlib.suppress(AssertionError):
+                self.wait_for(future.done, timeout=5.0)
+                return future.result()
+        raise AssertionError(f"no answer from {service}")
 
     def goal(self, instruction, time_limit=0.0):
         """Send a goal; return its handle, the future of its result, and its feedback so far."""

@@ -26,7 +26,6 @@ from rclpy.action.client import ClientGoalHandle
 from rclpy.context import Context
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
-from rclpy.task import Future
 
 from vla_ros.action import FollowInstruction
 from vla_ros.bringup import Stack, wait_until_drawing
@@ -254,7 +253,10 @@ class LiveArm:
         instruction = instruction or task.instruction
         limit = TIME_LIMIT[family]
         goal = FollowInstruction.Goal(instruction=instruction, time_limit=limit + 1.0)
-        handle: ClientGoalHandle = self._call(self._send(goal))
+        # Sent from the thread that spins: rclpy loses an answer that comes before it has noted whom
+        # it is for, which can only happen from another thread.
+        sent = self._call(self._node.executor.create_task(self._follow.send_goal_async, goal))
+        handle: ClientGoalHandle = self._call(sent)
         if not handle.accepted:
             raise RuntimeError("action_policy refuses instructions: it is not active")
         result = handle.get_result_async()
@@ -273,15 +275,6 @@ class LiveArm:
             last.outcome = TaskStatus.SUCCEEDED if ended.success else TaskStatus.FAILED
             last.reason, last.elapsed = ended.reason, ended.duration
         return self._report(last, instruction, ended)
-
-    def _send(self, goal: FollowInstruction.Goal) -> Future:
-        """Send from the thread that spins: rclpy loses an answer that comes before it has noted
-        whom it is for, which can only happen from another thread."""
-
-        async def send() -> ClientGoalHandle:
-            return await self._follow.send_goal_async(goal)
-
-        return self._node.executor.create_task(send)
 
     def _report(
         self, status: TaskStatus, instruction: str, result: FollowInstruction.Result

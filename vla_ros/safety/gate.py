@@ -22,6 +22,8 @@ import numpy as np
 
 # A limit counts as having changed a command from this on (rad or m): below is rounding.
 _CHANGED = 1e-9
+# Time given to a hold that the robot has reached already, s.
+_ARRIVED = 0.01
 
 
 class State(IntEnum):
@@ -136,6 +138,7 @@ class CommandGate:
         self._now = -math.inf
         self._last_time = -math.inf
         self._hold_since = -math.inf
+        self._due = -math.inf  # when the last command is to be reached
 
     # --- inputs ---------------------------------------------------------------------------
 
@@ -208,6 +211,7 @@ class CommandGate:
             self.limited += 1
         self._last_time = max(now, self._last_time)
         self.last = target
+        self._due = due
         return Command(target.copy(), due - chunk.stamp, chunk.stamp, False)
 
     def _hold(self, now: float) -> Command | None:
@@ -219,7 +223,9 @@ class CommandGate:
         if not self._commanding(now):
             return None
         self._last_time = max(now, self._last_time)
-        return Command(self.last.copy(), self.config.lookahead, 0.0, True)
+        # Due when the last command was: asking for more time with every repetition would make the
+        # robot creep towards it instead of arriving.
+        return Command(self.last.copy(), max(self._due - now, _ARRIVED), 0.0, True)
 
     def _commanding(self, now: float) -> bool:
         """Whether the robot is going to `last`: not closed, nor silent after a hold."""
@@ -268,6 +274,7 @@ class CommandGate:
             return ""
         worst = int((error - self.config.tracking).argmax())
         self.last = np.minimum(np.maximum(self.measured, self.config.lower), self.config.upper)
+        self._due = self._now + self.config.lookahead
         self.chunk = None
         self._no_chunk = f"{self.config.names[worst]} was {error[worst]:.3g} off its command"
         return self._no_chunk

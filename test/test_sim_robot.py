@@ -168,8 +168,8 @@ def test_rates_are_those_of_a_ros2_control_robot(client, robot):
     start = {topic: len(messages) for topic, messages in client.heard.items()}
     began, now = time.monotonic(), client.now()
     client.sleep(2.0)
-    # Slower on a busy machine, but never faster. 0.1 s may be caught up, and as much of the clock may
-    # have been on its way when this began.
+    # Slower on a busy machine, but never faster. 0.1 s may be caught up, and as much of the clock
+    # may have been on its way when this began.
     assert client.now() - now < time.monotonic() - began + 0.3
     new = {topic: messages[start[topic] :] for topic, messages in client.heard.items()}
     stamps = np.array([seconds(m.header.stamp) for m in new["joint_states"]])

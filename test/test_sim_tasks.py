@@ -1,10 +1,14 @@
 """Tasks: sampled from seeds, judged from physics; and the experts solve them."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
+from vla_ros.scene_language.descriptions import Doing, describe
+from vla_ros.scene_language.instructions import Goal
 from vla_ros.sim.arm import ArmWorld
-from vla_ros.sim.experts import expert_chunk, expert_intent
+from vla_ros.sim.experts import expert_chunk, expert_description, expert_intent
 from vla_ros.sim.tasks import (
     DIRECTION_VECTORS,
     FAMILIES,
@@ -164,6 +168,41 @@ class _Unseen:
 
     def __init__(self, world):
         self.joints = world.joint_positions()
+
+
+TAKING = [Doing.MOVING, Doing.GRASPING, Doing.LIFTING]
+PHASES = {
+    "reach": [Doing.MOVING],
+    "push": [Doing.GETTING_BEHIND, Doing.PUSHING],
+    "pick": TAKING,
+    "pad": [*TAKING, Doing.CARRYING, Doing.PLACING],
+    "bowl": [*TAKING, Doing.CARRYING, Doing.PLACING],
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_expert_says_what_it_does_phase_by_phase(world, family):
+    rollout = Rollout(world, image_size=64)
+    rollout.observe = lambda: _Unseen(world)
+    task, said = sample_task(family, 5), []
+
+    def act(_):
+        said.append(expert_description(world))
+        return expert_chunk(world, 8, 0.05)
+
+    assert rollout.run(task, act, tail_seconds=0.5) is Outcome.SUCCEEDED
+    phases = said[:1] + [text for before, text in pairwise(said) if text != before]
+    assert phases == [describe(doing, task.goal) for doing in [*PHASES[family], Doing.FULFILLED]]
+
+
+def test_the_judge_decides_in_words_too_but_on_its_own_task_only(world):
+    task = sample_task("push", 3)
+    world.reset(task)
+    world.judge.outcome = Outcome.SUCCEEDED
+    assert expert_description(world) == describe(Doing.FULFILLED, task.goal)
+    assert expert_description(world, task.goal) == describe(Doing.FULFILLED, task.goal)
+    other = Goal("pick", task.goal.color, task.goal.shape)
+    assert expert_description(world, other) == describe(Doing.MOVING, other)
 
 
 def test_the_expert_is_a_function_of_the_state(world):

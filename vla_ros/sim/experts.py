@@ -12,9 +12,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from vla_ros.robots.panda import GRIPPER_CLOSED, GRIPPER_OPEN
+from vla_ros.scene_language.descriptions import Doing, describe
 from vla_ros.scene_language.instructions import Goal
 from vla_ros.sim.arm import ArmWorld
-from vla_ros.sim.tasks import BOWL_RADIUS, DIRECTION_VECTORS, PAD_RADIUS, REACH_HEIGHT
+from vla_ros.sim.tasks import (
+    BOWL_RADIUS,
+    DIRECTION_VECTORS,
+    LIFT_HEIGHT,
+    PAD_RADIUS,
+    REACH_HEIGHT,
+    Outcome,
+)
 
 MAX_OFFSET = 0.03  # m, furthest target from the measured tool; sets the top speed
 GAIN = 0.6  # share of the remaining way asked for
@@ -27,10 +35,11 @@ _FINGER = 0.012  # m, half the closed fingers' extent
 
 @dataclass(frozen=True)
 class Intent:
-    """Where the tool should go now (m, base frame) and the finger opening (m) to have."""
+    """Where the tool should go now (m, base frame), the finger opening (m) to have, and why."""
 
     goal: np.ndarray
     opening: float
+    doing: Doing
 
 
 def expert_chunk(world: ArmWorld, horizon: int, dt: float, goal: Goal | None = None) -> np.ndarray:
@@ -73,12 +82,26 @@ def expert_intent(world: ArmWorld, goal: Goal | None = None) -> Intent:
         return _push(tool, target, half, DIRECTION_VECTORS[goal.direction], shift)
     if goal.family == "pick":
         if held:
-            return Intent(np.append(tool[:2], 0.2), GRIPPER_CLOSED)
+            up = target[2] - half[1] > LIFT_HEIGHT
+            doing = Doing.FULFILLED if up else Doing.LIFTING
+            return Intent(np.append(tool[:2], 0.2), GRIPPER_CLOSED, doing)
         return _grasp(tool, target, half)
     place = np.array(task.pad if goal.family == "pad" else task.bowl)
     rim = 0.0 if goal.family == "pad" else 0.012
     radius = PAD_RADIUS if goal.family == "pad" else BOWL_RADIUS
     return _place(tool, target, half, held, place, rim, radius)
+
+
+def expert_description(world: ArmWorld, goal: Goal | None = None) -> str:
+    """What the expert would say that it is doing now, for the same goals as `expert_intent`.
+
+    The world's own task is fulfilled as soon as the judge says so; of another goal nobody judges.
+    """
+    doing = expert_intent(world, goal).doing
+    own = goal in (None, world.task.goal)
+    if own and world.outcome is Outcome.SUCCEEDED:
+        doing = Doing.FULFILLED
+    return describe(doing, goal or world.task.goal)
 
 
 def _funnel(distance: float, free: float, slope: float = 1.3, ceiling: float = 0.12) -> float:
@@ -89,7 +112,9 @@ def _funnel(distance: float, free: float, slope: float = 1.3, ceiling: float = 0
 def _reach(tool: np.ndarray, target: np.ndarray, half: np.ndarray) -> Intent:
     distance = float(np.linalg.norm(tool[:2] - target[:2]))
     height = target[2] + half[1] + REACH_HEIGHT + 0.7 * _funnel(distance, 0.02)
-    return Intent(np.append(target[:2], height), GRIPPER_OPEN)
+    goal = np.append(target[:2], height)
+    there = float(np.linalg.norm(goal - tool)) < 0.03
+    return Intent(goal, GRIPPER_OPEN, Doing.FULFILLED if there else Doing.MOVING)
 
 
 def _grasp(tool: np.ndarray, target: np.ndarray, half: np.ndarray) -> Intent:
@@ -98,7 +123,9 @@ def _grasp(tool: np.ndarray, target: np.ndarray, half: np.ndarray) -> Intent:
     goal = np.append(target[:2], depth + _funnel(distance, 0.008))
     # Loose on purpose: with the object between the fingers, closing early still centres it.
     between = distance < 0.016 and tool[2] < target[2] + 0.012
-    return Intent(goal, GRIPPER_CLOSED if between else GRIPPER_OPEN)
+    if between:
+        return Intent(goal, GRIPPER_CLOSED, Doing.GRASPING)
+    return Intent(goal, GRIPPER_OPEN, Doing.MOVING)
 
 
 def _place(
@@ -116,8 +143,8 @@ def _place(
     if over and bottom < rim + 0.012:
         # Down where it belongs: let go, and leave upwards once the fingers are off.
         if held:
-            return Intent(tool.copy(), GRIPPER_OPEN)
-        return Intent(np.append(tool[:2], 0.2), GRIPPER_OPEN)
+            return Intent(tool.copy(), GRIPPER_OPEN, Doing.PLACING)
+        return Intent(np.append(tool[:2], 0.2), GRIPPER_OPEN, Doing.FULFILLED)
     if not held:
         return _grasp(tool, target, half)
     grip = tool - target
@@ -125,7 +152,8 @@ def _place(
     # Rise first, then travel: no sideways motion while the object is still between things.
     lifted = float(np.clip((bottom - 0.02) / 0.04, 0.0, 1.0)) if away > radius else 1.0
     sideways = lifted * (goal + grip[:2] - tool[:2])
-    return Intent(np.append(tool[:2] + sideways, height), GRIPPER_CLOSED)
+    doing = Doing.PLACING if over else Doing.CARRYING if lifted > 0.5 else Doing.LIFTING
+    return Intent(np.append(tool[:2] + sideways, height), GRIPPER_CLOSED, doing)
 
 
 def _push(
@@ -140,7 +168,8 @@ def _push(
     along, side = float(relative @ direction), float(relative @ across)
     drift = float(shift @ across)
     if shift @ direction > _PUSH_FURTHER:
-        return Intent(np.append(tool[:2] - 0.03 * direction, 0.15), GRIPPER_CLOSED)
+        leave = np.append(tool[:2] - 0.03 * direction, 0.15)
+        return Intent(leave, GRIPPER_CLOSED, Doing.FULFILLED)
     # Pushing a little off centre turns the object back towards the line.
     line = float(np.clip(-0.3 * drift, -0.006, 0.006))
     behind = along < -(half[0] + _FINGER - 0.008)
@@ -149,8 +178,8 @@ def _push(
         # Square up sideways before and while touching; forward in proportion to being square.
         ahead = 0.03 * float(np.clip(1.4 - abs(side - line) / 0.016, 0.0, 1.0))
         goal = tool[:2] + ahead * direction + (line - side) * across
-        return Intent(np.append(goal, _PUSH_HEIGHT), GRIPPER_CLOSED)
+        return Intent(np.append(goal, _PUSH_HEIGHT), GRIPPER_CLOSED, Doing.PUSHING)
     start = target[:2] - (half[0] + _FINGER + 0.03) * direction
     distance = float(np.linalg.norm(tool[:2] - start))
     height = _PUSH_HEIGHT + _funnel(distance, 0.012, 1.5, _TRAVEL_HEIGHT - _PUSH_HEIGHT)
-    return Intent(np.append(start, height), GRIPPER_CLOSED)
+    return Intent(np.append(start, height), GRIPPER_CLOSED, Doing.GETTING_BEHIND)

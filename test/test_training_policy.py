@@ -9,10 +9,13 @@ import time
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from vla_ros.models.vlam import VisionLanguageActionModel, VLAMConfig
-from vla_ros.scene_language.instructions import FAMILIES
+from vla_ros.scene_language.descriptions import SENTENCES, Doing, describe
+from vla_ros.scene_language.instructions import COLORS, FAMILIES
+from vla_ros.sim.tasks import sample_task
 from vla_ros.training.data.simulation import FIRST_TRAINING_SEED, Shard, collect, task_list
 from vla_ros.training.policy import Recipe, Windows, train
 
@@ -55,6 +58,21 @@ def test_frames_are_labelled_for_another_instruction_too(shard):
     assert (moves[away] > 0.005).mean() > 0.8
 
 
+def test_frames_say_what_the_expert_does_for_either_instruction(shard):
+    vocabulary = VLAMConfig().vocabulary
+    for kind in ("", "other_"):
+        places = getattr(shard, f"{kind}description")
+        assert places.dtype == np.uint16
+        for place, ids in zip(places, getattr(shard, f"{kind}words"), strict=True):
+            asked = {vocabulary[i] for i in ids} & set(COLORS)
+            assert asked == set(SENTENCES[place].split()) & set(COLORS)
+    task = sample_task(*task_list(("reach", "push"), 3, FIRST_TRAINING_SEED)[0])
+    said = shard.description[: shard.lengths[0]]
+    assert SENTENCES[said[0]] == describe(Doing.MOVING, task.goal)
+    done = shard.done[: shard.lengths[0]].astype(bool)
+    assert {SENTENCES[i] for i in said[done]} == {describe(Doing.FULFILLED, task.goal)}
+
+
 def test_equal_seeds_give_equal_data(shard, tmp_path):
     tasks = task_list(("reach", "push"), 3, FIRST_TRAINING_SEED)
     again = Shard.load(collect(tmp_path / "again", tasks, 0, VLAMConfig()))
@@ -81,6 +99,8 @@ def test_batches_depend_on_seed_and_step_only(shard, tmp_path):
         assert 64 - length < count * length <= 64
         assert batch["mask"][:, 0].eq(1).all(), "every window has at least one real frame"
         assert batch["images"].shape == (count, length, 2, 64, 64, 3)
+        assert batch["description"].shape == (count, length)
+        assert batch["description"].dtype == torch.int64
         assert 0 <= batch["images"].min() and batch["images"].max() <= 255
 
 

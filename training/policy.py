@@ -199,6 +199,7 @@ class Windows:
                 "done": shard.done[index].astype(np.float32),
                 "done_known": np.full(length, not kind, np.float32),
                 "locate": getattr(shard, f"{kind}locate")[index],
+                "description": getattr(shard, f"{kind}description")[index].astype(np.int64),
                 "words": getattr(shard, f"{kind}words")[first + offset].astype(np.int64),
                 "mask": (np.arange(length) < length - fill).astype(np.float32),
             }

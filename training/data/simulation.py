@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from vla_ros.models.vlam import VisionLanguageActionModel, VLAMConfig
+from vla_ros.scene_language.descriptions import SENTENCES
 from vla_ros.scene_language.instructions import DIRECTIONS, FAMILIES, Goal, phrase, tokenize
 from vla_ros.sim.arm import CAMERAS, ArmWorld
-from vla_ros.sim.experts import expert_chunk
+from vla_ros.sim.experts import expert_chunk, expert_description
 from vla_ros.sim.tasks import DIRECTION_VECTORS, Outcome, Task, sample_task
 from vla_ros.training.rollout import Observation, Rollout
 
@@ -28,7 +29,7 @@ _PER_FRAME = (
     *(
         f"{kind}{what}"
         for kind in ("", "other_")
-        for what in ("actions", "locate", "pixels", "words")
+        for what in ("actions", "locate", "pixels", "description", "words")
     ),
 )
 _ARRAYS = (*_PER_FRAME, "lengths", "succeeded")
@@ -49,10 +50,12 @@ class Shard:
     actions: np.ndarray  # float32 [F, K, 4], the expert's chunk, m
     locate: np.ndarray  # float32 [F, 6], object and goal from the tool, 0.1 m
     pixels: np.ndarray  # float32 [F, N, 2, 2], row and column of object and goal in each camera
+    description: np.ndarray  # uint16 [F], what the expert is doing: place in SENTENCES
     words: np.ndarray  # uint8 [F, MAX_WORDS], ids of the instruction, 0 pads
     other_actions: np.ndarray
     other_locate: np.ndarray
     other_pixels: np.ndarray
+    other_description: np.ndarray
     other_words: np.ndarray
     lengths: np.ndarray  # int64 [E], frames
     succeeded: np.ndarray  # uint8 [E]; 2: the expert helped
@@ -81,11 +84,13 @@ class _Recorder:
                 np.uint8(world.outcome is Outcome.SUCCEEDED),
                 advice.astype(np.float32),
                 *self._places(task.goal),
+                self._description(task.goal),
                 self._words(task.instruction),
                 expert_chunk(world, self._config.horizon, self._config.dt, other).astype(
                     np.float32
                 ),
                 *self._places(other),
+                self._description(other),
                 self._words(phrase(other, self._rng)),
             )
         )
@@ -103,6 +108,9 @@ class _Recorder:
         offsets = np.clip(np.concatenate([target - tool, place - tool]) / 0.1, -5.0, 5.0)
         pixels = [[world.project(camera, p) for p in (target, place)] for camera in CAMERAS]
         return offsets.astype(np.float32), np.array(pixels, dtype=np.float32)
+
+    def _description(self, goal: Goal) -> np.uint16:
+        return np.uint16(SENTENCES.index(expert_description(self._world, goal)))
 
     def _words(self, text: str) -> np.ndarray:
         ids = tokenize(text, self._config.vocabulary)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import importlib.util
 import os
 import sys
 from collections.abc import Sequence
@@ -54,10 +53,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command. Returns the exit code: 1 after an error, which is told in one line."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     _prepare_environment()
-    # Worker processes import the main module again: let that be this one, not the script on the
-    # PATH, which would run the command once more.
-    if sys.modules["__main__"].__spec__ is None:
-        sys.modules["__main__"].__spec__ = importlib.util.find_spec("vla_ros.cli")
     try:
         if arguments[:1] == ["bringup"]:
             from vla_ros import bringup

@@ -22,11 +22,13 @@ import vla_ros.nodes  # noqa: F401  (before torch: sets how many threads librari
 from vla_ros.nodes.action_policy import ActionPolicyNode
 from vla_ros.nodes.command_gate import CommandGateNode
 from vla_ros.nodes.vision_encoder import VisionEncoderNode
-from vla_ros.ros.running import StartError, Threads, choose_transport, stop_on_signals
-
-# What a thread may run before it must let another one: Python's 5 ms are the better part of all
-# the time that a command may spend in ROS.
-_SWITCH_INTERVAL = 0.0005  # s
+from vla_ros.ros.running import (
+    StartError,
+    Threads,
+    choose_transport,
+    stop_on_signals,
+    switch_threads_often,
+)
 
 _REAL_COMMAND_TOPIC = "panda_arm_controller/joint_trajectory"
 
@@ -204,7 +206,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run until SIGINT or SIGTERM. Returns the exit code: 1 when a node fails."""
     options = parse(sys.argv[1:] if arguments is None else arguments)
-    sys.setswitchinterval(_SWITCH_INTERVAL)
+    switch_threads_often()
     use_sim_time = None if options.use_sim_time is None else options.use_sim_time == "true"
     try:
         stack = Stack(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import os
 import sys
 from collections.abc import Sequence
+
+import vla_ros.nodes  # noqa: F401  (before torch: sets how many threads libraries use)
 
 # Words of a command, the module that does it, and what it is. Each module has
 # add_arguments(parser) and main(arguments), and is imported only when it is asked for: some need
@@ -17,13 +18,6 @@ _COMMANDS = {
     ("train", "policy"): ("vla_ros.training.policy", "train the arm's policy from its experts"),
 }
 _BRINGUP = "run all nodes of the arm in one process (arguments: vla bringup --help)"
-
-
-def _prepare_environment() -> None:
-    """Before numpy, torch or MuJoCo are imported: they look at these once."""
-    for variable in ("OMP_NUM_THREADS", "LP_NUM_THREADS"):
-        os.environ.setdefault(variable, "1")
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 def _parser(chosen: tuple[str, ...]) -> argparse.ArgumentParser:
@@ -52,7 +46,6 @@ def _parser(chosen: tuple[str, ...]) -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command. Returns the exit code: 1 after an error, which is told in one line."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    _prepare_environment()
     try:
         if arguments[:1] == ["bringup"]:
             from vla_ros import bringup

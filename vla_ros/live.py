@@ -33,7 +33,7 @@ from vla_ros.msg import ActionChunk, GateStatus, TaskStatus
 from vla_ros.nodes.sim_robot import SimRobot
 from vla_ros.ros import qos
 from vla_ros.ros.messages import seconds
-from vla_ros.ros.running import StartError, Threads, choose_transport
+from vla_ros.ros.running import StartError, Threads, choose_transport, switch_threads_often
 from vla_ros.sim.report import EpisodeReport
 from vla_ros.sim.tasks import TIME_LIMIT
 from vla_ros.srv import SetTask
@@ -42,9 +42,6 @@ _START_TIME = 60.0  # s that nodes may take to come up
 _ANSWER_TIME = 30.0  # s that a service may take on a busy machine
 _SETTLE_TIME = 1.0  # s of simulated time for the judge, after the policy has ended
 _QUIET_TIME = 0.4  # s of simulated time: the command gate repeats a hold for less than this
-# What a thread may run before it must let another one: Python's 5 ms are the better part of all
-# the time that a command may spend in ROS.
-_SWITCH_INTERVAL = 0.0005  # s
 
 
 class Running(Protocol):
@@ -143,7 +140,7 @@ def running(checkpoint: str, *, processes: bool = False) -> Iterator[LiveArm]:
     Raises:
         StartError: a node does not come up, or another simulation runs in this ROS domain.
     """
-    sys.setswitchinterval(_SWITCH_INTERVAL)
+    switch_threads_often()
     if processes:
         stack = Processes(checkpoint)
     else:

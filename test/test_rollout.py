@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from vla_ros.robots import panda
-from vla_ros.sim.arm import ArmWorld
+from vla_ros.sim.arm import TICK, ArmWorld
 from vla_ros.sim.experts import expert_chunk
 from vla_ros.sim.tasks import Outcome, sample_task
-from vla_ros.training.rollout import FRAME_TICKS, TICK, Rollout
+from vla_ros.training.rollout import FRAME_TICKS, Rollout
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +32,14 @@ def test_the_expert_succeeds_with_latency(world, latency_ticks):
     first = seen[0]
     assert [image.shape for image in first.images] == [(64, 64, 3)] * 2
     assert first.proprioception.shape == (4,) and first.joints.shape == (8,)
+
+
+@pytest.mark.parametrize("latency_ticks", [-1, FRAME_TICKS])
+def test_a_latency_with_which_no_chunk_arrives_is_refused(world, latency_ticks):
+    rollout = Rollout(world, image_size=64)
+    rollout.latency_ticks = latency_ticks
+    with pytest.raises(ValueError, match=f"{latency_ticks} ticks: give 0 to 4"):
+        rollout.run(sample_task("reach", 1), lambda _: np.zeros((8, 4)))
 
 
 def test_a_chunk_of_nan_never_moves_the_arm(world):

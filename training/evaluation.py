@@ -28,7 +28,7 @@ from vla_ros.sim.arm import ArmWorld
 from vla_ros.sim.report import EpisodeReport
 from vla_ros.sim.tasks import Outcome, sample_task
 from vla_ros.training.data.simulation import FIRST_TRAINING_SEED
-from vla_ros.training.rollout import FRAME_TICKS, Observation, Rollout
+from vla_ros.training.rollout import Observation, Rollout, check_latency
 
 _Z = 1.959963984540054  # 95 % of a normal distribution lie within so many standard deviations
 
@@ -41,9 +41,11 @@ class Evaluator:
     def __init__(self, checkpoint: Path, latency_ticks: int) -> None:
         torch.set_num_threads(1)
         self._model = VisionLanguageActionModel.from_pretrained(checkpoint)
-        config = self._model.config
         self._rollout = Rollout(
-            ArmWorld(), image_size=config.image_size, dt=config.dt, latency_ticks=latency_ticks
+            ArmWorld(),
+            image_size=self._model.image_size,
+            dt=self._model.config.action.dt,
+            latency_ticks=latency_ticks,
         )
 
     def play(self, family: str, seed: int) -> EpisodeReport:
@@ -233,10 +235,9 @@ def check_seeds(first: int, count: int) -> range:
 
 def main(arguments: argparse.Namespace) -> None:
     seeds = check_seeds(arguments.seed, arguments.episodes)
-    if arguments.workers < 1 or not 0 <= arguments.latency_ticks < FRAME_TICKS:
-        raise ValueError(
-            f"--workers must be 1 or more and --latency-ticks from 0 to {FRAME_TICKS - 1}"
-        )
+    if arguments.workers < 1:
+        raise ValueError(f"--workers is {arguments.workers}: give 1 or more")
+    check_latency(arguments.latency_ticks)
     reference = json.loads(arguments.compare.read_text()) if arguments.compare else None
     checkpoint = resolve(arguments.checkpoint)
     VisionLanguageActionModel.from_pretrained(checkpoint)  # an error in a worker is hard to read

@@ -18,7 +18,7 @@ from vla_ros.robots import panda
 from vla_ros.robots.actions import end_effector_chunk_to_joints
 from vla_ros.robots.kinematics import ArmKinematics
 from vla_ros.safety.gate import Chunk, CommandGate, GateConfig
-from vla_ros.sim.arm import CAMERAS, TICK, ArmWorld
+from vla_ros.sim.arm import CAMERAS, ArmWorld
 from vla_ros.sim.tasks import Outcome, Task
 
 FRAME_TICKS = 5  # camera period in controller ticks: 20 Hz
@@ -34,6 +34,16 @@ class Observation:
     joints: np.ndarray  # float64 [8], rad and m
 
 
+def check_latency(ticks: int) -> None:
+    """Refuse a latency with which no action chunk would ever arrive.
+
+    Raises:
+        ValueError: the next frame's chunk would take the place of one still on its way.
+    """
+    if not 0 <= ticks < FRAME_TICKS:
+        raise ValueError(f"the latency is {ticks} ticks: give 0 to {FRAME_TICKS - 1}")
+
+
 # Takes the observation, returns the action chunk [K, 4] to execute.
 Actor = Callable[[Observation], np.ndarray]
 
@@ -45,7 +55,8 @@ class Rollout:
         world: the simulated robot.
         image_size: side of the square model input, pixels.
         dt: s between the points of an action chunk.
-        latency_ticks: controller ticks from a frame to the arrival of its action chunk.
+        latency_ticks: controller ticks from a frame to the arrival of its action chunk, see
+            `check_latency`.
     """
 
     def __init__(
@@ -90,7 +101,11 @@ class Rollout:
             actor: called at every frame.
             max_seconds: end the episode after this time, whatever the outcome.
             tail_seconds: go on for this long after a success.
+
+        Raises:
+            ValueError: the latency is too long.
         """
+        check_latency(self.latency_ticks)
         world = self.world
         world.reset(task)
         gate = CommandGate(self._gate_config)
@@ -130,6 +145,3 @@ class Rollout:
                 command.stamp,
                 self.world.time,
             )
-
-
-__all__ = ["FRAME_TICKS", "GATE_TICKS", "TICK", "Actor", "Observation", "Rollout"]

@@ -44,16 +44,12 @@ class VisionEncoder(nn.Module):
     def __init__(self, image_size: int, patch: int, channels: int) -> None:
         super().__init__()
         if image_size < patch or image_size % patch:
-            nearest = max(1, image_size // patch) * patch
-            raise ValueError(
-                f"image size {image_size} is not a multiple of this encoder's {patch} pixels "
-                f"a token: take {nearest} or {nearest + patch}"
-            )
+            raise ValueError(f"image size {image_size}: take a multiple of {patch} (one token)")
         self.image_size = image_size
         self.grid = (image_size // patch, image_size // patch)
         self.channels = channels
         self.frozen = False
-        # Not persistent: constants of the class, not weights.
+        # Constants of the class, not weights: they stay out of checkpoints.
         self.register_buffer("_scale", torch.tensor(self.std).view(3, 1, 1), persistent=False)
         shift = torch.tensor(self.mean).view(3, 1, 1) / self._scale
         self.register_buffer("_shift", shift, persistent=False)
@@ -84,15 +80,16 @@ class VisionEncoder(nn.Module):
             return self._tokens(images.float() / scale - self._shift)
 
     def _check(self, images: Tensor) -> None:
-        got = f"{str(images.dtype).removeprefix('torch.')} {list(images.shape)}"
         size = self.image_size
-        if images.ndim != 4 or images.shape[1:] != (3, size, size):
-            raise ValueError(f"expected RGB images [B, 3, {size}, {size}], got {got}")
-        if images.is_floating_point():
-            if not bool(((images >= 0) & (images <= 1)).all()):  # NaN compares false
-                raise ValueError("float images must lie in 0..1, got values outside or NaN")
-        elif images.dtype != torch.uint8:
-            raise ValueError(f"expected images in uint8 or floating point, got {got}")
+        known = images.dtype == torch.uint8 or images.is_floating_point()
+        if images.shape[1:] != (3, size, size) or not known:
+            raise ValueError(
+                f"expected RGB images [B, 3, {size}, {size}], uint8 or floating point, "
+                f"got {list(images.shape)}, {images.dtype}"
+            )
+        # NaN compares false.
+        if images.is_floating_point() and not ((images >= 0) & (images <= 1)).all():
+            raise ValueError("float images must lie in 0..1, got values outside or NaN")
 
     def freeze(self) -> VisionEncoder:
         """Fix the encoder for good, and return it.
@@ -141,58 +138,34 @@ class TransformersEncoder(VisionEncoder):
     default_size: ClassVar[int | None] = None  # pixels; None: what the configuration says
     unused: ClassVar[dict[str, bool]]  # settings that leave parts out
 
-    def __init__(self, backbone: nn.Module, image_size: int | None = None) -> None:
-        config = backbone.config
+    def __init__(
+        self, values: Mapping, image_size: int | None = None, folder: Path | None = None
+    ) -> None:
+        """Build from the values of a config.json: weights from the folder, random without one."""
+        import transformers
+        from huggingface_hub.errors import StrictDataclassError
+
+        model = getattr(transformers, self.model)
+        name, default = values["model_type"], model.config_class()
+        unknown = [key for key in values if not hasattr(default, key)]
+        if unknown and folder is None:  # files of other versions may hold more
+            raise ValueError(f"{name} has no settings {', '.join(unknown)}")
+        try:
+            config = model.config_class.from_dict({**values, **self.unused})
+        except StrictDataclassError as error:
+            raise ValueError(f"{name}: {error}") from error
+        if (type(config.image_size), type(config.patch_size), config.num_channels) != (int, int, 3):
+            raise ValueError(f"{name}: only square RGB images and square patches")
         if image_size is None:
             image_size = min(config.image_size, self.default_size or config.image_size)
             image_size -= image_size % config.patch_size
         super().__init__(image_size, config.patch_size, config.hidden_size)
-        self.backbone = backbone
-        self.train()  # like any new module; from_pretrained of transformers leaves eval mode
-
-    @classmethod
-    def configuration(cls, values: Mapping) -> tuple[type, object]:
-        """Class and configuration in transformers, from the values of a config.json."""
-        import transformers
-        from huggingface_hub.errors import StrictDataclassError
-
-        model = getattr(transformers, cls.model)
-        default = model.config_class()
-        unknown = [name for name in values if not hasattr(default, name)]
-        if unknown:
-            raise ValueError(f"{values['model_type']} has no settings {', '.join(unknown)}")
-        try:
-            config = model.config_class.from_dict({**values, **cls.unused})
-        except StrictDataclassError as error:
-            raise ValueError(f"{values['model_type']}: {error}") from error
-        if (type(config.image_size), type(config.patch_size), config.num_channels) != (int, int, 3):
-            raise ValueError(f"{values['model_type']}: only square RGB images and square patches")
-        return model, config
-
-    @classmethod
-    def from_folder(cls, folder: Path, values: Mapping, image_size: int | None) -> VisionEncoder:
-        model, config = cls.configuration(values)
-        try:
-            backbone, report = model.from_pretrained(
-                folder,
-                config=config,
-                dtype=torch.float32,
-                local_files_only=True,
-                use_safetensors=True,
-                output_loading_info=True,
-            )
-        except (SafetensorError, RuntimeError) as error:
-            raise ValueError(
-                f"the weights in {folder} are damaged or do not fit: {error}"
-            ) from error
-        if report["missing_keys"]:
-            missing = ", ".join(sorted(report["missing_keys"])[:3])
-            raise ValueError(f"the weights in {folder} lack {missing}: download or export it again")
-        return cls(backbone, image_size)
+        self.backbone = model(config) if folder is None else _load(model, config, folder)
+        self.train()  # like any new module; weights are loaded in evaluation mode
 
     def description(self) -> dict:
-        left_out = {"transformers_version", "architectures", "dtype", "stage_names"}
-        left_out |= {"out_features", "out_indices"}  # with stage_names: for use as a backbone
+        left_out = {"transformers_version", "architectures", "dtype", "id2label", "label2id"}
+        left_out |= {"stage_names", "out_features", "out_indices"}
         config = self.backbone.config.to_diff_dict()
         kept = {k: v for k, v in config.items() if k not in left_out and not k.startswith("_")}
         return {**kept, "input_size": self.image_size}
@@ -202,7 +175,7 @@ class Dinov2Encoder(TransformersEncoder):
     """DINOv2 (Oquab et al. 2023), without its class token."""
 
     model = "Dinov2Model"
-    default_size = 224  # its last training steps were at 518: five times the tokens
+    default_size = 224  # the published table of positions is for 518: five times the tokens
     unused = {"use_mask_token": False}
     mean = (0.485, 0.456, 0.406)
     std = (0.229, 0.224, 0.225)
@@ -229,58 +202,33 @@ def build_encoder(vision: str | Path | Mapping, image_size: int | None = None) -
     """Make an image encoder.
 
     Args:
-        vision: one of
-            "small": random weights, 64 pixels, 32 channels;
-            a name in `HUB`: published weights from the local Hugging Face cache;
-            a folder: published weights, config.json and model.safetensors in it;
-            a dict: an architecture with random weights, from `VisionEncoder.description` or a
-            transformers configuration with its "model_type" ("input_size": pixels).
-        image_size: pixels of either side; default: 64 for "small", 224 for DINOv2, what it was
-            trained with for SigLIP, what the dict says.
+        vision: "small" (64 pixels, 32 channels, random weights); a name in `HUB` (published
+            weights, from the local Hugging Face cache); a folder with config.json and
+            model.safetensors; or a dict (random weights) from `VisionEncoder.description` or a
+            configuration of transformers with its "model_type".
+        image_size: pixels of either side. Default: what the dict says ("image_size" of small,
+            "input_size" of the others), else 224 for DINOv2 and its training size for SigLIP.
 
     Raises:
         FileNotFoundError: the weights are not on this machine, or not as safetensors.
-        ValueError: unknown name, kind of model or setting; size that no grid of patches fits;
-            damaged weights.
+        ValueError: an unknown name, kind of model or setting; a size that whole patches do not
+            fill; damaged or incomplete weights.
     """
-    if isinstance(vision, Mapping):
-        return _random(dict(vision), image_size)
     if vision == "small":
-        return _random({"model_type": "small"}, image_size)
-    folder = _folder(vision)
-    try:
-        values = json.loads((folder / "config.json").read_text())
-    except ValueError as error:
-        raise ValueError(f"{folder / 'config.json'} is damaged: {error}") from error
-    kind, values = _vision_part(values)
-    return kind.from_folder(folder, values, image_size)
-
-
-def _random(values: dict, image_size: int | None) -> VisionEncoder:
-    if values.get("model_type") == "small":
-        settings = {key: value for key, value in values.items() if key != "model_type"}
-        if image_size is not None:
-            settings["image_size"] = image_size
-        unknown = set(settings) - {"image_size", "channels"}
+        vision = {"model_type": "small"}
+    folder = None if isinstance(vision, Mapping) else _folder(vision)
+    values = dict(vision) if folder is None else _configuration(folder)
+    kind = values.get("model_type")
+    if kind == "small" and folder is None:
+        unknown = values.keys() - {"model_type", "image_size", "channels"}
         if unknown:
             raise ValueError(f"small has no settings {', '.join(sorted(unknown))}")
-        return SmallEncoder(**settings)
-    input_size = values.pop("input_size", None)
-    kind, values = _vision_part(values)
-    model, config = kind.configuration(values)
-    return kind(model(config), input_size if image_size is None else image_size)
-
-
-def _vision_part(values: Mapping) -> tuple[type[TransformersEncoder], Mapping]:
-    """The encoder's class, and its part of a configuration that may be of SigLIP as a whole."""
-    if values.get("model_type") == "siglip":
-        values = {"model_type": "siglip_vision_model", **values.get("vision_config", {})}
-    if values.get("model_type") not in _TRANSFORMERS:
-        raise ValueError(
-            f"no encoder for model_type {values.get('model_type')!r}: "
-            f"there are small, siglip, {', '.join(_TRANSFORMERS)}"
-        )
-    return _TRANSFORMERS[values["model_type"]], values
+        size = values.get("image_size", 64) if image_size is None else image_size
+        return SmallEncoder(size, values.get("channels", 32))
+    if kind not in _TRANSFORMERS:
+        raise ValueError(f"no image encoder of kind {kind!r}: take small, dinov2 or siglip")
+    size = values.pop("input_size", None)
+    return _TRANSFORMERS[kind](values, size if image_size is None else image_size, folder)
 
 
 def _folder(vision: str | Path) -> Path:
@@ -288,27 +236,55 @@ def _folder(vision: str | Path) -> Path:
     cure = "give a folder with config.json and model.safetensors"
     if vision in HUB:
         from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import LocalEntryNotFoundError
 
         cure = f"run `hf download {HUB[vision]}`, or {cure}"
         try:
             folder = Path(snapshot_download(HUB[vision], local_files_only=True))
-        except LocalEntryNotFoundError as error:
-            raise FileNotFoundError(
-                f"the weights of {vision} are not on this machine: {cure}"
-            ) from error
-    elif Path(vision).is_dir():
-        folder = Path(vision)
+        except FileNotFoundError:
+            raise FileNotFoundError(f"{vision} is not on this machine: {cure}") from None
     else:
-        raise ValueError(
-            f"no image encoder {str(vision)!r}: take small, {', '.join(HUB)}, or a folder"
-        )
-    weights = ("model.safetensors", "model.safetensors.index.json")
-    if not (folder / "config.json").is_file():
-        raise FileNotFoundError(f"{folder} has no config.json: {cure}")
-    if not any((folder / name).is_file() for name in weights):
+        folder = Path(vision)
+        if not folder.is_dir():
+            raise ValueError(f"no image encoder {vision}: take small, {', '.join(HUB)}, a folder")
+    if not (folder / "config.json").is_file() or not any(folder.glob("model*.safetensors")):
         raise FileNotFoundError(
-            f"{folder} has no model.safetensors (other formats can run code and are not read): "
-            f"{cure}"
+            f"{folder} lacks config.json or model.safetensors (formats that can run code are not "
+            f"read): {cure}"
         )
     return folder
+
+
+def _configuration(folder: Path) -> dict:
+    """The image part of a folder's config.json; SigLIP is published together with its text half."""
+    try:
+        values = json.loads((folder / "config.json").read_text())
+    except ValueError as error:
+        raise ValueError(f"{folder / 'config.json'} is damaged: {error}") from error
+    if values.get("model_type") == "siglip":
+        return {"model_type": "siglip_vision_model", **values.get("vision_config", {})}
+    return values
+
+
+def _load(model: type, config: object, folder: Path) -> nn.Module:
+    """The weights in a folder, whole or not at all."""
+    from transformers import logging
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # a table of the parts that are left out
+    try:
+        backbone, report = model.from_pretrained(
+            folder,
+            config=config,
+            dtype=torch.float32,
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    except (SafetensorError, RuntimeError) as error:
+        raise ValueError(f"{folder}: weights damaged, or do not fit: {error}") from error
+    finally:
+        logging.set_verbosity(verbosity)
+    if report["missing_keys"]:
+        missing = ", ".join(sorted(report["missing_keys"])[:3])
+        raise ValueError(f"{folder}: the weights lack {missing}: download or export them again")
+    return backbone

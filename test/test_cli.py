@@ -46,6 +46,7 @@ def test_a_wrong_command_ends_with_usage(words, capsys):
         (["eval", "--compare", "no.json"], "no.json"),
         (["demo", "--checkpoint", "nowhere"], "nowhere"),
         (["demo", "--episodes", "0"], "--episodes"),
+        (["demo", "--seed", "999999999"], "training"),
     ],
 )
 def test_mistakes_are_told_in_one_line(words, said, capsys):

@@ -8,7 +8,6 @@ import pytest
 
 from vla_ros.sim.report import EpisodeReport
 from vla_ros.training import evaluation
-from vla_ros.training.data.simulation import FIRST_TRAINING_SEED
 
 
 def report(family="reach", seed=0, success=True, reason="fulfilled", seconds=2.0):
@@ -35,16 +34,6 @@ def options(*words):
 )
 def test_intervals_are_wilsons(successes, trials, low, high):
     assert evaluation.wilson_interval(successes, trials) == pytest.approx((low, high), abs=1e-6)
-
-
-def test_seeds_the_training_may_have_seen_are_refused():
-    assert list(evaluation.check_seeds(5, 3)) == [5, 6, 7]
-    assert evaluation.check_seeds(FIRST_TRAINING_SEED - 1, 1)
-    for first, count in ((FIRST_TRAINING_SEED, 1), (FIRST_TRAINING_SEED - 1, 2), (-1, 1)):
-        with pytest.raises(ValueError, match="those above are for training"):
-            evaluation.check_seeds(first, count)
-    with pytest.raises(ValueError, match="1 or more"):
-        evaluation.check_seeds(0, 0)
 
 
 def test_a_summary_has_figures_for_each_family():

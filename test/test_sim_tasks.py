@@ -12,12 +12,14 @@ from vla_ros.sim.experts import expert_chunk, expert_description, expert_intent
 from vla_ros.sim.tasks import (
     DIRECTION_VECTORS,
     FAMILIES,
+    FIRST_TRAINING_SEED,
     HOLD_TIME,
     TIME_LIMIT,
     WORKSPACE_HIGH,
     WORKSPACE_LOW,
     Judge,
     Outcome,
+    check_seeds,
     sample_task,
 )
 from vla_ros.training.rollout import Rollout
@@ -56,6 +58,16 @@ def test_layouts_are_on_the_table_apart_and_named(family):
 def test_an_unknown_family_is_refused_with_those_known():
     with pytest.raises(ValueError, match="'dance'.*reach, push, pick, pad, bowl"):
         sample_task("dance", 0)
+
+
+def test_seeds_the_training_may_have_seen_are_refused():
+    assert list(check_seeds(5, 3)) == [5, 6, 7]
+    assert check_seeds(FIRST_TRAINING_SEED - 1, 1)
+    for first, count in ((FIRST_TRAINING_SEED, 1), (FIRST_TRAINING_SEED - 1, 2), (-1, 1)):
+        with pytest.raises(ValueError, match="those above are for training"):
+            check_seeds(first, count)
+    with pytest.raises(ValueError, match="1 or more"):
+        check_seeds(0, 0)
 
 
 # --- the judge ------------------------------------------------------------------------------------

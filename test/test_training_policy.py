@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from vla_ros.models.vlam import VisionLanguageActionModel, VLAMConfig
 from vla_ros.scene_language.descriptions import SENTENCES, Doing, describe
 from vla_ros.scene_language.instructions import COLORS, FAMILIES
-from vla_ros.sim.tasks import sample_task
-from vla_ros.training.data.simulation import FIRST_TRAINING_SEED, Shard, collect, task_list
+from vla_ros.sim.tasks import FIRST_TRAINING_SEED, sample_task
+from vla_ros.training.data.simulation import Shard, collect, task_list
 from vla_ros.training.policy import Recipe, Windows, train
 
 pytestmark = pytest.mark.timeout(240)

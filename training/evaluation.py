@@ -26,8 +26,7 @@ from vla_ros.models.vlam import VisionLanguageActionModel
 from vla_ros.scene_language.instructions import FAMILIES
 from vla_ros.sim.arm import ArmWorld
 from vla_ros.sim.report import EpisodeReport
-from vla_ros.sim.tasks import Outcome, sample_task
-from vla_ros.training.data.simulation import FIRST_TRAINING_SEED
+from vla_ros.sim.tasks import Outcome, check_seeds, sample_task
 from vla_ros.training.rollout import Observation, Rollout, check_latency
 
 _Z = 1.959963984540054  # 95 % of a normal distribution lie within so many standard deviations
@@ -215,22 +214,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--compare", type=Path, metavar="FILE", help="JSON of another evaluation to compare with"
     )
-
-
-def check_seeds(first: int, count: int) -> range:
-    """The seeds of an evaluation.
-
-    Raises:
-        ValueError: none, or the training may have seen some.
-    """
-    if count < 1:
-        raise ValueError(f"--episodes is {count}: give 1 or more")
-    if first < 0 or first + count > FIRST_TRAINING_SEED:
-        raise ValueError(
-            f"seeds {first} to {first + count - 1} are not all from 0 to "
-            f"{FIRST_TRAINING_SEED - 1}: those above are for training"
-        )
-    return range(first, first + count)
 
 
 def main(arguments: argparse.Namespace) -> None:

@@ -28,7 +28,8 @@ from tqdm import tqdm
 
 from vla_ros.models.vlam import Statistics, VisionLanguageActionModel, VLAMConfig
 from vla_ros.scene_language.instructions import FAMILIES
-from vla_ros.training.data.simulation import FIRST_TRAINING_SEED, Shard, collect, task_list
+from vla_ros.sim.tasks import FIRST_TRAINING_SEED
+from vla_ros.training.data.simulation import Shard, collect, task_list
 
 # Reaching is learned first and its episodes are short: it takes every second turn of the others.
 _TURNS = ("reach", "push", "pick", "pad", "bowl", "push", "pick", "pad", "bowl")

@@ -25,13 +25,12 @@ from vla_ros.film import (
 from vla_ros.live import running
 from vla_ros.scene_language.instructions import FAMILIES, tokenize
 from vla_ros.sim.report import EpisodeReport
-from vla_ros.sim.tasks import Outcome, sample_task
+from vla_ros.sim.tasks import Outcome, check_seeds, sample_task
 
 _NEEDED = 0.9  # share of the episodes that must succeed
 _COLUMNS = 6  # of the contact sheet
 _TAIL = 0.6  # s filmed after the last episode
 _MAX_FRAMES = 700  # of the film: drawing one takes 50 ms
-_MAX_SEED = 10**9  # the training saw seeds from here on
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,13 +49,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Returns the exit code: 0 when at least nine of ten episodes succeeded."""
-    count, seed = arguments.episodes, arguments.seed
-    if count < 1 or not 0 <= seed <= _MAX_SEED - count:
-        raise ValueError(f"--episodes must be 1 or more, --seed from 0 to {_MAX_SEED - count}")
+    count = arguments.episodes
+    seeds = check_seeds(arguments.seed, count)
     checkpoint = resolve(arguments.checkpoint)
     if arguments.instruction:
         tokenize(arguments.instruction)
-    tasks = [(FAMILIES[i % len(FAMILIES)], seed + i) for i in range(count)]
+    tasks = [(FAMILIES[i % len(FAMILIES)], seed) for i, seed in enumerate(seeds)]
     instructions = [sample_task(*task).instruction for task in tasks]
     width = max(map(len, [*instructions, arguments.instruction]))
 

@@ -17,8 +17,6 @@ from vla_ros.sim.experts import expert_chunk, expert_description
 from vla_ros.sim.tasks import DIRECTION_VECTORS, Outcome, Task, sample_task
 from vla_ros.training.rollout import Observation, Rollout
 
-# Seeds from here on are for training, those below for evaluation.
-FIRST_TRAINING_SEED = 1_000_000_000
 MAX_WORDS = 24
 _TAIL = 0.6  # s recorded after a success, so that "done" is seen
 _MAX_LEARNER_SECONDS = 8.0

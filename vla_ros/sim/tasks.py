@@ -34,6 +34,7 @@ REACH_HEIGHT = 0.05  # m, tool above the object's top when hovering
 HOLD_TIME = 0.2  # s a success condition must last
 TIME_LIMIT = {"reach": 6.0, "push": 10.0, "pick": 10.0, "pad": 14.0, "bowl": 14.0}  # s
 DISTURBANCE = 0.06  # m another object may be moved before the task counts as failed
+FIRST_TRAINING_SEED = 1_000_000_000  # from here on for training, those below for evaluation
 
 
 class Outcome(Enum):
@@ -132,6 +133,22 @@ def sample_task(family: str, seed: int) -> Task:
         home_offset=tuple(rng.uniform(-0.04, 0.04, 3)),
         appearance=_sample_appearance(rng),
     )
+
+
+def check_seeds(first: int, count: int) -> range:
+    """The seeds of `count` tasks to evaluate a policy on, or to show it with.
+
+    Raises:
+        ValueError: none, or the training may have seen some.
+    """
+    if count < 1:
+        raise ValueError(f"--episodes is {count}: give 1 or more")
+    if first < 0 or first + count > FIRST_TRAINING_SEED:
+        raise ValueError(
+            f"seeds {first} to {first + count - 1} are not all from 0 to "
+            f"{FIRST_TRAINING_SEED - 1}: those above are for training"
+        )
+    return range(first, first + count)
 
 
 def _sample_places(rng: np.random.Generator, direction: str) -> np.ndarray:

@@ -12,7 +12,7 @@ from vla_ros import cli
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--help"], ["demo", "eval", "train", "bringup"]),
+        (["--help"], ["demo", "eval", "train", "bringup", "bench"]),
         (["eval", "--help"], ["--episodes", "--seed", "--json", "--live"]),
         (["demo", "--help"], ["--episodes", "--instruction"]),
         (["train", "--help"], ["policy"]),
@@ -53,6 +53,28 @@ def test_mistakes_are_told_in_one_line(words, said, capsys):
     assert cli.main(words) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: ") and said in error and error.count("\n") == 1
+
+
+def test_bench_lists_what_the_repository_measures_and_passes_arguments_on(
+    tmp_path, monkeypatch, capfd
+):
+    (tmp_path / "benchmarks").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["bench", "speed"]) == 1
+    assert "run it in the repository" in capfd.readouterr().err
+
+    (tmp_path / "benchmarks/shared.py").write_text('"""No script."""\n')
+    (tmp_path / "benchmarks/speed.py").write_text(
+        '"""How fast it is."""\nimport sys, shared\n'
+        'if __name__ == "__main__":\n    print(sys.argv[1:])\n    sys.exit(3)\n'
+    )
+    assert cli.main(["bench"]) == 0
+    listed = capfd.readouterr().out
+    assert "speed" in listed and "How fast it is." in listed and "shared" not in listed
+    assert cli.main(["bench", "walk"]) == 1
+    assert "no benchmark 'walk': choose of speed" in capfd.readouterr().err
+    assert cli.main(["bench", "speed", "--help", "-x"]) == 3
+    assert capfd.readouterr().out == "['--help', '-x']\n"
 
 
 def test_it_runs_as_a_module_and_without_ros(tmp_path):

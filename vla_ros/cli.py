@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import importlib
+import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import vla_ros.nodes  # noqa: F401  (before torch: sets how many threads libraries use)
 
@@ -18,6 +21,7 @@ _COMMANDS = {
     ("train", "policy"): ("vla_ros.training.policy", "train the arm's policy from its experts"),
 }
 _BRINGUP = "run all nodes of the arm in one process (arguments: vla bringup --help)"
+_BENCH = "measure, from a checkout of the repository (vla bench lists what)"
 
 
 def _parser(chosen: tuple[str, ...]) -> argparse.ArgumentParser:
@@ -40,7 +44,30 @@ def _parser(chosen: tuple[str, ...]) -> argparse.ArgumentParser:
             implementation.add_arguments(command)
             command.set_defaults(main=implementation.main)
     levels[()].add_parser("bringup", help=_BRINGUP)
+    levels[()].add_parser("bench", help=_BENCH)
     return parser
+
+
+def _bench(arguments: Sequence[str]) -> int:
+    """Run a script of ./benchmarks with its own arguments; without a name, list them.
+
+    Raises:
+        FileNotFoundError: the current folder is not a checkout of the repository.
+        ValueError: no benchmark has that name.
+    """
+    sources = {path: path.read_text() for path in sorted(Path("benchmarks").glob("*.py"))}
+    scripts = {path.stem: path for path, text in sources.items() if "__main__" in text}
+    if not scripts:
+        raise FileNotFoundError("no benchmarks/ in this folder: run it in the repository")
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print("usage: vla bench NAME [its arguments; --help tells them]\n")
+        for name, path in scripts.items():
+            print(f"  {name:14} {ast.get_docstring(ast.parse(sources[path])).splitlines()[0]}")
+        return 0
+    name, *rest = arguments
+    if name not in scripts:
+        raise ValueError(f"no benchmark {name!r}: choose of {', '.join(scripts)}")
+    return subprocess.call([sys.executable, str(scripts[name]), *rest])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -51,6 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from vla_ros import bringup
 
             return bringup.main(arguments[1:])
+        if arguments[:1] == ["bench"]:
+            return _bench(arguments[1:])
         options = _parser(tuple(arguments)).parse_args(arguments)
         return options.main(options) or 0
     except (ValueError, OSError, RuntimeError) as error:

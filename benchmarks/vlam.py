@@ -1,0 +1,67 @@
+"""What the VLAM costs, side by side with its rivals: `vla bench vlam`.
+
+All parts take about ten minutes; `--only streaming,floor` runs some. `--quick` runs tiny sizes, to
+see that it works, and writes nothing. The rivals: `pip install ".[bench]"`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import vla_ros.nodes  # noqa: F401  (before torch: sets how many threads libraries use)
+
+import torch  # isort: skip
+from measuring import machine
+from results import RESULTS, write_section
+from vlam_core import QUICK, Scale, equivalence, memory, scan
+from vlam_step import floor, streaming
+
+PARTS: dict[str, Callable[[Scale], str]] = {
+    "equivalence": equivalence,
+    "scan": scan,
+    "memory": memory,
+    "streaming": streaming,
+    "floor": floor,
+}
+RIVALS = ("mambapy", "transformers")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="vla bench vlam", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--only", metavar="PART,...", help=f"of {', '.join(PARTS)}; default all")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, written only to --write")
+    parser.add_argument("--write", type=Path, metavar="PAGE", help=f"default {RESULTS.name}")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda; default cpu")
+    options = parser.parse_args()
+    names = options.only.split(",") if options.only else list(PARTS)
+    if unknown := set(names) - set(PARTS):
+        parser.error(f"no part {', '.join(sorted(unknown))}: choose of {', '.join(PARTS)}")
+    if missing := [name for name in RIVALS if importlib.util.find_spec(name) is None]:
+        parser.error(f'{", ".join(missing)} to compare with: pip install ".[bench]"')
+    if options.device != "cpu" and not torch.cuda.is_available():
+        parser.error("--device cuda: torch finds no such device")
+    page = options.write or (None if options.quick else RESULTS)
+
+    torch.set_num_threads(1)
+    scale = replace(QUICK if options.quick else Scale(), device=options.device)
+    for name in names:
+        title, _, rest = PARTS[name](scale).strip().partition("\n")
+        command = f"vla bench vlam --only {name}"
+        command += " --quick" * options.quick
+        command += f" --device {options.device}" * (options.device != "cpu")
+        text = f"{title}\n\n`{command}`\non {machine(scale.device)}.\n{rest}"
+        print(f"\n{text}", flush=True)
+        if page:
+            write_section(f"vlam {name}" + " cuda" * (options.device != "cpu"), text, page)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

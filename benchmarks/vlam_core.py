@@ -1,0 +1,249 @@
+"""The VLAM's core over whole sequences: whether all forms agree, and what training takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from measuring import SLOW, interleaved, mb, ms, peak_memory, ratio, table
+from rivals import (
+    CausalTransformer,
+    MatrixProducts,
+    TransformersStack,
+    mambapy_stack,
+    mambapy_version,
+)
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from vla_ros.models.mamba import MambaStack
+
+MIXERS = {"mamba2": "Mamba-2", "mamba1": "Mamba-1"}
+# Backward through transformers' Mamba-1 takes 17 s at length 256, and minutes from 1024 on: it
+# copies a gradient of the whole sequence for every input.
+_LONGEST_BACKWARD = 256
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How large the benchmark is, and where it runs."""
+
+    d_model: int = 512
+    layers: int = 4
+    states: tuple[tuple[str, int], ...] = (("mamba2", 64), ("mamba1", 16))
+    shapes: tuple[tuple[int, int], ...] = ((1, 64), (1, 256), (1, 1024), (1, 5000), (8, 256))
+    training_length: int = 1024  # of the comparison of memory
+    contexts: tuple[int, ...] = (1, 100, 250, 500, 750, 1000, 1500, 2000, 3000, 5000)
+    claimed: tuple[int, ...] = (2000, 5000)  # contexts at which the claims are checked
+    drift: int = 1000  # steps over which half precision is compared
+    seconds: float = 4.0  # for one comparison, at least three rounds
+    buffer: int = 1 << 29  # bytes that no cache holds
+    device: str = "cpu"
+
+    @property
+    def longest(self) -> int:
+        return self.contexts[-1]
+
+    def inputs(self, batch: int, length: int) -> Tensor:
+        generator = torch.Generator().manual_seed(length)
+        return torch.randn(batch, length, self.d_model, generator=generator).to(self.device)
+
+
+QUICK = Scale(
+    d_model=64,
+    layers=2,
+    states=(("mamba2", 16), ("mamba1", 8)),
+    shapes=((1, 8), (2, 70)),
+    training_length=70,
+    contexts=(1, 20, 70),
+    claimed=(70,),
+    drift=20,
+    seconds=0.0,
+    buffer=1 << 20,
+)
+
+
+def build(kind: str, scale: Scale) -> nn.Module:
+    """A stack by its name, "ours mamba2" or "transformers mamba1" or "mambapy" or "transformer"."""
+    torch.manual_seed(0)
+    maker, _, mixer = kind.partition(" ")
+    shape = (scale.d_model, scale.layers)
+    states = dict(scale.states)
+    if maker == "ours":
+        stack = MambaStack(*shape, states[mixer], mixer=mixer)
+    elif maker == "transformers":
+        stack = TransformersStack(mixer, *shape, states[mixer])
+    elif maker == "mambapy":
+        stack = mambapy_stack(*shape, states["mamba1"])
+    else:
+        ours = sum(p.numel() for p in build("ours mamba2", scale).parameters())
+        stack = CausalTransformer(*shape, ours, scale.longest)
+    return stack.to(scale.device).eval()
+
+
+def output(stack: nn.Module, x: Tensor) -> Tensor:
+    y = stack(x)
+    return y[0] if isinstance(y, tuple) else y
+
+
+def passes(stack: nn.Module, x: Tensor, backward: bool) -> Callable[[], None]:
+    """A call of the stack on x [B, L, D], with or without gradients of weights and x."""
+    if not backward:
+        return lambda: _forward(stack, x)
+    x = x.clone().requires_grad_()
+    gradient = torch.ones_like(x)
+
+    def call() -> None:
+        stack.zero_grad()
+        x.grad = None
+        output(stack, x).backward(gradient)
+
+    return call
+
+
+@torch.no_grad()
+def _forward(stack: nn.Module, x: Tensor) -> None:
+    output(stack, x)
+
+
+def prepare(kind: str, scale: Scale, batch: int, length: int, backward: bool) -> Callable:
+    """For `peak_memory`: weights and inputs exist before; all else counts, gradients too."""
+    stack = build(kind, scale)
+    passes(stack, scale.inputs(batch, 8), backward)()
+    stack.zero_grad()
+    return passes(stack, scale.inputs(batch, length), backward)
+
+
+@torch.no_grad()
+def equivalence(scale: Scale) -> str:
+    """All forms of our Mambas against each other, and against the rivals with our weights."""
+    rows = []
+    for mixer, title in MIXERS.items():
+        stack = build(f"ours {mixer}", scale)
+        x = scale.inputs(1, scale.longest)
+        y, _ = stack(x)
+        half = scale.longest // 2
+
+        stepped, states = [], stack.initial_state(1)
+        for t in tqdm(range(scale.longest), desc=f"{title}, steps", leave=False):
+            out, states = stack.step(x[:, t], states)
+            stepped.append(out)
+        resumed, states = stack(x[:, :half])
+        resumed = [*resumed.unbind(1)]
+        for t in tqdm(range(half, scale.longest), desc=f"{title}, prefill + steps", leave=False):
+            out, states = stack.step(x[:, t], states)
+            resumed.append(out)
+        pieces, states = [], None
+        for piece in x.split([1, 2, 3, 61, scale.longest - 67], dim=1):
+            out, states = stack(piece, states)
+            pieces.append(out)
+
+        others = {"transformers": build(f"transformers {mixer}", scale)}
+        if mixer == "mamba1":
+            others["mambapy"] = build("mambapy", scale)
+        differences = [
+            torch.stack(stepped, 1) - y,
+            torch.stack(resumed, 1) - y,
+            torch.cat(pieces, 1) - y,
+        ]
+        for other in others.values():
+            other.load_state_dict(stack.state_dict())
+            differences.append(output(other, x) - y)
+        cells = [f"{difference.abs().max():.1e}" for difference in differences]
+        rows.append([title, f"{y.abs().max():.1f}", *cells, *["-"] * (5 - len(cells))])
+    head = ["", "largest output", "steps", "prefill + steps", "uneven pieces", "transformers"]
+    return f"""
+## The core: one model, several forms
+
+Largest absolute difference of the outputs from the parallel form's: {scale.longest} random
+inputs, {scale.layers} layers, d_model {scale.d_model}, fp32. Steps: one input at a time. Prefill +
+steps: half in parallel, then one at a time. Uneven pieces: 1, 2, 3, 61 and the other inputs, each
+in parallel. transformers and mambapy: their layers with our weights.
+
+{table([*head, "mambapy"], rows)}
+"""
+
+
+def scan(scale: Scale) -> str:
+    """Time of forward and backward passes beside the rivals' and beside the matrix products."""
+    stacks = {
+        kind: build(kind, scale)
+        for kind in ("ours mamba2", "transformers mamba2", "ours mamba1", "transformers mamba1")
+    }
+    stacks["mambapy"] = build("mambapy", scale)
+    states = dict(scale.states)
+    rows: dict[str, list[list[object]]] = {mixer: [] for mixer in MIXERS}
+    cells = [(shape, backward) for shape in scale.shapes for backward in (False, True)]
+    for (batch, length), backward in tqdm(cells, desc="scan"):
+        x = scale.inputs(batch, length)
+        work = {kind: passes(stack, x, backward) for kind, stack in stacks.items()}
+        if backward and batch * length > _LONGEST_BACKWARD:
+            del work["transformers mamba1"]
+        for mixer in MIXERS:
+            products = MatrixProducts(stacks[f"ours {mixer}"], batch, length)
+            work[f"products {mixer}"] = products.forward_backward if backward else products.forward
+        times = interleaved(work, scale.seconds, scale.device)
+        for stack in stacks.values():
+            stack.zero_grad()
+        for mixer in MIXERS:
+            ours, floor = times[f"ours {mixer}"], times[f"products {mixer}"]
+            rivals = ["transformers mamba2"]
+            if mixer == "mamba1":
+                rivals = ["transformers mamba1", "mambapy"]
+            row = [f"B{batch} L{length}", "forward + backward" if backward else "forward", ms(ours)]
+            for rival in rivals:
+                row += [ms(times.get(rival)), ratio(times.get(rival), ours)]
+            rows[mixer].append([*row, ms(floor), f"{ours / floor:.2f}"])
+    head = ["", "pass", "ours", "transformers", "ratio"]
+    floor = ["matrix products", "ours / products"]
+    return f"""
+## The core: whole sequences
+
+{scale.layers} layers, d_model {scale.d_model}, fp32; d_state {states["mamba2"]} (Mamba-2) and
+{states["mamba1"]} (Mamba-1). Milliseconds, medians of rounds in which all take turns; one round for
+what takes over {SLOW:.0f} s. Ratio: rival / ours, above 1 ours is faster. transformers' Mamba-2
+works in chunks of 64, its fastest here (its default is 256). Matrix products: only those that ours
+makes, in bulk: the time on this hardware if all else were free.
+
+Mamba-2:
+
+{table([*head, *floor], rows["mamba2"])}
+
+Mamba-1; mambapy {mambapy_version()} is mamba.py with its parallel scan. Dashes: backward through
+transformers' Mamba-1 takes minutes beyond {_LONGEST_BACKWARD} inputs.
+
+{table([*head, "mambapy", "ratio", *floor], rows["mamba1"])}
+"""
+
+
+def memory(scale: Scale) -> str:
+    """Peak memory of a training step beside the rivals'."""
+    kinds = {
+        "ours mamba2": "ours, Mamba-2",
+        "transformers mamba2": "transformers, Mamba-2",
+        "ours mamba1": "ours, Mamba-1",
+        "mambapy": "mambapy, Mamba-1",
+    }
+    peaks = {
+        kind: peak_memory(prepare, kind, scale, 1, scale.training_length, True)
+        for kind in tqdm(kinds, desc="memory")
+    }
+    rows = [
+        [
+            title,
+            mb(peaks[kind]),
+            ratio(peaks[kind], peaks["ours mamba2"]),
+            ratio(peaks[kind], peaks["ours mamba1"]),
+        ]
+        for kind, title in kinds.items()
+    ]
+    return f"""
+## The core: memory of training
+
+Most memory during forward + backward of {scale.training_length} inputs at batch 1 beyond what
+the process held before (weights and inputs), gradients included: the peak of the resident set, each
+in a fresh process.
+
+{table(["", "peak MB", "of our Mamba-2's", "of our Mamba-1's"], rows)}
+"""

@@ -1,0 +1,230 @@
+"""The VLAM's core one input at a time, as on the robot: beside a transformer and the hardware."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from measuring import bandwidth, crossing, interleaved, mb, ms, now, peak_memory, table
+from torch import Tensor, nn
+from tqdm import tqdm
+from vlam_core import MIXERS, Scale, build, prepare
+
+CLAIMED_TIME, CLAIMED_MEMORY = 0.37, 0.51  # less than the transformer's
+
+
+def stepper(stack: nn.Module, scale: Scale, context: int) -> Callable[[], None]:
+    """A call that makes the step with `context` inputs in all, its own included."""
+    x = scale.inputs(1, context)
+    past, x = x[:, : context - 1], x[:, -1].contiguous()
+    if hasattr(stack, "initial_state"):
+        state = stack(past)[1] if context > 1 else stack.initial_state(1)
+
+        def call() -> None:
+            nonlocal state
+            _, state = stack.step(x, state)
+
+    elif hasattr(stack, "after"):
+        cache = stack.after(past if context > 1 else x[:, None])
+
+        def call() -> None:
+            stack.step(x, cache)
+
+    else:
+        cache = stack.cache(1)
+        cache[..., : context - 1, :].normal_()
+
+        def call() -> None:
+            stack.step(x, cache, context - 1)
+
+    return call
+
+
+def state_bytes(stack: nn.Module, context: int) -> int:
+    """What is remembered of `context` inputs: constant, or keys and values of each."""
+    if hasattr(stack, "initial_state"):
+        states = stack.initial_state(1)
+        return sum(tensor.nbytes for state in states for tensor in (state.conv, state.ssm))
+    cache = stack.cache(1)
+    return cache.nbytes * context // cache.shape[-2]
+
+
+def weight_bytes(stack: nn.Module) -> int:
+    return sum(weights.nbytes for weights in stack.parameters())
+
+
+def less(ours: float, theirs: float) -> str:
+    """How much smaller ours is: "37 % less", or "12 % more"."""
+    change = 100 * (1 - ours / theirs)
+    return f"{abs(change):.0f} % {'less' if change >= 0 else 'more'}"
+
+
+@torch.no_grad()
+def streaming(scale: Scale) -> str:
+    """Time and memory of a step, and of whole sequences, beside a causal transformer."""
+    kinds = {
+        "ours mamba2": "ours, Mamba-2",
+        "ours mamba1": "ours, Mamba-1",
+        "transformers mamba2": "transformers, Mamba-2",
+        "transformer": "causal transformer",
+    }
+    stacks = {kind: build(kind, scale) for kind in kinds}
+    ours, theirs = stacks["ours mamba2"], stacks["transformer"]
+    times: dict[int, dict[str, float]] = {}
+    for context in tqdm(scale.contexts, desc="streaming"):
+        work = {kind: stepper(stack, scale, context) for kind, stack in stacks.items()}
+        times[context] = interleaved(work, scale.seconds, scale.device, calls=20)
+    rows = []
+    for context in scale.contexts:
+        time = times[context]
+        sizes = [state_bytes(stacks[kind], context) for kind in ("ours mamba2", "ours mamba1")]
+        cache = state_bytes(theirs, context)
+        whole = less(sizes[0] + weight_bytes(ours), cache + weight_bytes(theirs))
+        rows.append(
+            [context, *(ms(time[kind]) for kind in kinds)]
+            + [less(time["ours mamba2"], time["transformer"])]
+            + [mb(size) for size in (*sizes, cache)]
+            + [whole]
+        )
+
+    peaks = []
+    cells = [(length, backward) for length in scale.claimed for backward in (False, True)]
+    for length, backward in tqdm(cells, desc="memory of sequences"):
+        mamba, transformer = (
+            weight_bytes(stack) + peak_memory(prepare, kind, scale, 1, length, backward)
+            for kind, stack in (("ours mamba2", ours), ("transformer", theirs))
+        )
+        name = "forward + backward" if backward else "forward"
+        peaks.append([f"L{length}", name, mb(mamba), mb(transformer), less(mamba, transformer)])
+
+    counts = ", ".join(
+        f"{sum(p.numel() for p in stack.parameters()) / 1e6:.2f} M {kinds[kind]}"
+        for kind, stack in stacks.items()
+        if kind != "transformers mamba2"
+    )
+    head = ["context", *(f"{title} ms" for title in kinds.values()), "Mamba-2's time"]
+    head += ["Mamba-2 state MB", "Mamba-1 state MB", "keys and values MB", "Mamba-2's memory"]
+    return f"""
+## The core: step by step
+
+One input at batch 1, {scale.layers} layers, d_model {scale.d_model}, fp32; milliseconds, medians
+of rounds in which all take turns, 20 steps a turn. Context: inputs so far, this one included. The
+causal transformer: pre-norm, torch's scaled_dot_product_attention over a preallocated cache of keys
+and values; its MLP is as wide as makes the parameters equal ({counts}). Memory: weights, and what
+is remembered of the context.
+
+{table(head, rows)}
+
+{_verdict(scale, stacks, times)}
+
+Whole sequences in parallel, as in training and in replaying a recording; MB, weights and the most
+that the pass holds beyond them and the inputs: activations, and the gradients in forward +
+backward. Each in a fresh process.
+
+{table(["", "pass", "Mamba-2", "causal transformer", "Mamba-2's memory"], peaks)}
+"""
+
+
+def _verdict(scale: Scale, stacks: dict[str, nn.Module], times: dict[int, dict[str, float]]) -> str:
+    """From where on the step wins, whether the claims hold, and how flat it is, in a list."""
+    contexts = scale.contexts
+    ours = [times[context]["ours mamba2"] for context in contexts]
+    theirs = [times[context]["transformer"] for context in contexts]
+    weights = weight_bytes(stacks["ours mamba2"]) + state_bytes(stacks["ours mamba2"], 1)
+    memory = [
+        weight_bytes(stacks["transformer"]) + state_bytes(stacks["transformer"], context)
+        for context in contexts
+    ]
+
+    def place(first: list[float], second: list[float]) -> str:
+        context = crossing(contexts, first, second)
+        if context is None:
+            return f"not up to context {contexts[-1]}"
+        return f"from context {context:.0f} on" if context > contexts[0] else "at every context"
+
+    lines = [
+        f"- The step takes less time than the transformer's: {place(ours, theirs)}.",
+        f"- At least {CLAIMED_TIME:.0%} less time: "
+        f"{place(ours, [(1 - CLAIMED_TIME) * time for time in theirs])}.",
+        f"- At least {CLAIMED_MEMORY:.0%} less memory (weights and state): "
+        f"{place([weights] * len(memory), [(1 - CLAIMED_MEMORY) * size for size in memory])}.",
+    ]
+    for mixer, title in MIXERS.items():
+        stack = stacks[f"ours {mixer}"]
+        ends = {str(c): stepper(stack, scale, c) for c in (contexts[0], contexts[-1])}
+        first, last = interleaved(ends, scale.seconds, scale.device, calls=20).values()
+        lines.append(
+            f"- {title}'s step at context {contexts[-1]} takes {last / first:.2f} of the time at "
+            f"context {contexts[0]}, in turns."
+        )
+    return "\n".join(lines)
+
+
+# The core of the arm's shipped policy, and the one of the size "small".
+CORES = {"the arm's": (160, 2, 32), "small": (512, 4, 64)}
+
+
+def _cold(steps: dict[str, Callable[[], None]], scale: Scale, rounds: int = 60) -> dict[str, float]:
+    """Median seconds of each step after something else has had the caches."""
+    other = torch.ones(scale.buffer // 4, device=scale.device)
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(rounds):
+        for name, step in steps.items():
+            other.sum()
+            start = now(scale.device)
+            step()
+            times[name].append(now(scale.device) - start)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+@torch.no_grad()
+def floor(scale: Scale) -> str:
+    """A step beside the time that reading its weights takes."""
+    memory = bandwidth(scale.buffer, scale.device)
+    rows = []
+    for title, (d_model, layers, d_state) in tqdm(CORES.items(), desc="floor"):
+        size = replace(scale, d_model=d_model, layers=layers, states=(("mamba2", d_state),))
+        exact = build("ours mamba2", size)
+        variants = {"fp32": exact}
+        steps = {name: stepper(stack, size, 1) for name, stack in variants.items()}
+        warm = interleaved(steps, scale.seconds, scale.device, calls=50)
+        cold = _cold(steps, scale)
+        x = size.inputs(1, scale.drift)
+        reference = _stepped(exact, x)
+        for name, stack in variants.items():
+            read = weight_bytes(stack)
+            fastest, cached = read / memory, read / bandwidth(read, scale.device)
+            error = _stepped(stack, x) - reference
+            rows.append(
+                [title, name, mb(read), ms(fastest), ms(cold[name]), f"{cold[name] / fastest:.1f}"]
+                + [ms(cached), ms(warm[name]), f"{warm[name] / cached:.1f}"]
+                + [f"{error.abs().max():.1e}", f"{error.norm() / reference.norm():.1e}"]
+            )
+    head = ["core", "weights", "MB", "floor", "step", "step / floor"]
+    head += ["floor, cached", "step, cached", "step / floor", "largest error", "relative error"]
+    shapes = "; ".join(
+        f"{k}: d_model {d}, {n} layers, d_state {s}" for k, (d, n, s) in CORES.items()
+    )
+    return f"""
+## The core: a step and its floor
+
+At batch 1 a step multiplies every weight once, so reading them takes the least time a step can.
+One thread sums up {mb(scale.buffer)} MB at {memory / 1e9:.1f} GB/s. Milliseconds. Floor and step:
+other work has filled the caches between the steps. Cached: steps one after the other, and the floor
+from the rate at which a buffer of the weights' size is summed up again and again. Error: of the
+outputs of {scale.drift} steps against fp32, largest and in the 2-norm. Cores: {shapes}.
+
+{table(head, rows)}
+"""
+
+
+def _stepped(stack: nn.Module, x: Tensor) -> Tensor:
+    """Outputs [B, L, D], fp32, of steps over x."""
+    x = x.to(next(stack.parameters()).dtype)
+    outputs, states = [], stack.initial_state(len(x))
+    for u in x.unbind(1):
+        y, states = stack.step(u, states)
+        outputs.append(y.float())
+    return torch.stack(outputs, 1)

@@ -1,7 +1,7 @@
 """What the VLAM costs, side by side with its rivals: `vla bench vlam`.
 
 All parts take about ten minutes; `--only streaming,floor` runs some. `--quick` runs tiny sizes, to
-see that it works, and writes nothing. The rivals: `pip install ".[bench]"`.
+see that it works, and writes nothing. The rival mambapy: `pip install "mambapy>=1.2"`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from measuring import machine
 from results import RESULTS, write_section
 from vlam_core import QUICK, Scale, equivalence, memory, scan
 from vlam_step import floor, streaming
+from vlam_whole import latency, sizes
 
 PARTS: dict[str, Callable[[Scale], str]] = {
     "equivalence": equivalence,
@@ -27,8 +28,10 @@ PARTS: dict[str, Callable[[Scale], str]] = {
     "memory": memory,
     "streaming": streaming,
     "floor": floor,
+    "sizes": sizes,
+    "latency": latency,
 }
-RIVALS = ("mambapy", "transformers")
+BESIDE_MAMBAPY = {"equivalence", "scan", "memory"}
 
 
 def main() -> int:
@@ -43,8 +46,8 @@ def main() -> int:
     names = options.only.split(",") if options.only else list(PARTS)
     if unknown := set(names) - set(PARTS):
         parser.error(f"no part {', '.join(sorted(unknown))}: choose of {', '.join(PARTS)}")
-    if missing := [name for name in RIVALS if importlib.util.find_spec(name) is None]:
-        parser.error(f'{", ".join(missing)} to compare with: pip install ".[bench]"')
+    if BESIDE_MAMBAPY & set(names) and importlib.util.find_spec("mambapy") is None:
+        parser.error('the rival mambapy is not installed: pip install "mambapy>=1.2"')
     if options.device != "cpu" and not torch.cuda.is_available():
         parser.error("--device cuda: torch finds no such device")
     page = options.write or (None if options.quick else RESULTS)

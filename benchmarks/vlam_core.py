@@ -39,6 +39,7 @@ class Scale:
     drift: int = 1000  # steps over which half precision is compared
     seconds: float = 4.0  # for one comparison, at least three rounds
     buffer: int = 1 << 29  # bytes that no cache holds
+    whole: bool = True  # time the size "small" as well
     device: str = "cpu"
 
     @property
@@ -61,6 +62,7 @@ QUICK = Scale(
     drift=20,
     seconds=0.0,
     buffer=1 << 20,
+    whole=False,
 )
 
 

@@ -35,6 +35,8 @@ setup(
         # environment/setup.sh.
         "sim": ["mujoco>=4.0", "pillow>=10.0"],
         "train": ["matplotlib>=3.8"],
+        # Rivals of `vla bench vlam`.
+        "bench": ["mambapy>=1.2", "transformers>=5.20"],
         "test": [
             "hypothesis>=6.100",
             "pytest>=8.0",

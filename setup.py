@@ -27,6 +27,7 @@ setup(
         "opencv-python-headless>=4.8",
         "pin>=4.0",
         "safetensors>=0.4",
+        "tokenizers>=0.20",
         "torch>=2.6",
         "tqdm>=4.66",
     ],
@@ -37,6 +38,8 @@ setup(
         "train": ["matplotlib>=3.8"],
         # Rivals of `vla bench vlam`.
         "bench": ["mambapy>=1.2", "transformers>=5.20"],
+        # DINOv2 and SigLIP as image encoders; the small one needs neither.
+        "vision": ["huggingface_hub>=1.0", "transformers>=5.20"],
         "test": [
             "hypothesis>=6.100",
             "pytest>=8.0",

@@ -51,7 +51,7 @@ def put_joints(node, *stamps):
 
 
 def tokens(node, stamp, encoder_id=None):
-    values = np.zeros(node._model.config.grid, np.float16)
+    values = np.zeros(node._model.grid, np.float16)
     return tokens_message(
         values,
         Header(stamp=to_time(stamp)),
@@ -63,14 +63,18 @@ def tokens(node, stamp, encoder_id=None):
 
 @pytest.mark.parametrize(
     ("setting", "value", "word"),
-    [("control_mode", "twist", "control mode twist"), ("joint_names", ["a"] * 8, "moves a, a")],
+    [
+        ("control_mode", "twist", "control mode twist"),
+        ("joint_names", list("abcdefgh"), "moves a, b"),
+    ],
 )
 def test_checkpoint_of_another_robot_does_not_configure(
     make, checkpoint, tmp_path, setting, value, word
 ):
     folder = shutil.copytree(checkpoint, tmp_path / "other")
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {setting: value}))
+    config["action"][setting] = value
+    (folder / "config.json").write_text(json.dumps(config))
     node = make(folder)
     assert node.trigger_configure() == FAILURE
     assert word in node.failure and "choose" in node.failure

@@ -13,17 +13,20 @@ PACKAGE = ElementTree.parse(ROOT / "package.xml").getroot()
 CMAKE = (ROOT / "CMakeLists.txt").read_text()
 SOURCES = sorted([*ROOT.glob("vla_ros/**/*.py"), *ROOT.glob("training/**/*.py")])
 
-# Imported name -> (key in package.xml, name on PyPI). safetensors has no rosdep key.
+# Imported name -> (key in package.xml, name on PyPI). Some have no rosdep key.
 THIRD_PARTY = {
     "PIL": ("python3-pil", "pillow"),
+    "huggingface_hub": (None, "huggingface_hub"),
     "cv2": ("python3-opencv", "opencv-python-headless"),
     "matplotlib": ("python3-matplotlib", "matplotlib"),
     "mujoco": ("python3-mujoco-pip", "mujoco"),
     "numpy": ("python3-numpy", "numpy"),
     "pinocchio": ("pinocchio", "pin"),
     "safetensors": (None, "safetensors"),
+    "tokenizers": (None, "tokenizers"),
     "torch": ("python3-torch", "torch"),
     "tqdm": ("python3-tqdm", "tqdm"),
+    "transformers": (None, "transformers"),
 }
 
 # Room -> rooms it may import besides itself.
@@ -103,7 +106,7 @@ def test_name_version_and_licence_agree():
 def test_requirement_files_agree_with_setup():
     setup = setup_arguments()
     extras = setup["extras_require"]
-    wanted = {*setup["install_requires"], *extras["sim"], *extras["train"]}
+    wanted = {*setup["install_requires"], *extras["sim"], *extras["train"], *extras["vision"]}
     assert requirements("requirements.txt") == wanted
     assert requirements("requirements-test.txt") == set(extras["test"])
 

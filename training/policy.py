@@ -26,19 +26,27 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from vla_ros.models.vlam import Statistics, VisionLanguageActionModel, VLAMConfig
+from vla_ros.models import language
+from vla_ros.models.vlam import VisionLanguageActionModel
+from vla_ros.models.vlam_config import SMALL_ENCODER
+from vla_ros.robots.action_config import ActionConfig
+from vla_ros.scene_language.descriptions import SENTENCES
 from vla_ros.scene_language.instructions import FAMILIES
 from vla_ros.sim.tasks import FIRST_TRAINING_SEED
-from vla_ros.training.data.simulation import Shard, collect, task_list
+from vla_ros.training.data.simulation import collect, task_list
+from vla_ros.training.data.windows import LENGTHS, Batch, Windows
 
 # Reaching is learned first and its episodes are short: it takes every second turn of the others.
 _TURNS = ("reach", "push", "pick", "pad", "bowl", "push", "pick", "pad", "bowl")
 _OPTIMIZER_STATE = "optimizer.safetensors"
 _PROGRESS = "progress.json"
 _LOG_EVERY = 25  # steps
+# Losses of the policy and their weights; and the one of the language head, which is trained last,
+# on the finished policy's features.
 _WEIGHTS = {"motion": 1.0, "finger": 0.4, "done": 0.1, "locate": 0.3, "look": 0.2}
-_SHIFT = 3  # pixels of random shift
-_LENGTHS = {1: 0.5, 2: 0.1, 8: 0.2, 24: 0.1, 64: 0.1}  # frames of a window: share of batches
+_COLUMNS = ("step", *_WEIGHTS, "language")
+_ACTION = ActionConfig.get_arm_config()
+_CAMERAS = ("camera", "wrist_camera")
 
 
 @dataclass(frozen=True)
@@ -50,6 +58,7 @@ class Recipe:
     learner_episodes: int = 360  # DAgger episodes of each later round
     rounds: int = 5
     steps: int = 850  # optimizer steps of a round
+    language_steps: int = 600  # optimizer steps of the language head, at the end
     frames: int = 256  # of a batch
     learning_rate: float = 1.2e-3
     weight_decay: float = 1e-3
@@ -59,8 +68,8 @@ class Recipe:
     save_every: int = 250
 
     def __post_init__(self) -> None:
-        if self.frames < max(_LENGTHS):
-            raise ValueError(f"frames is {self.frames}: a batch holds {max(_LENGTHS)} or more")
+        if self.frames < max(LENGTHS):
+            raise ValueError(f"frames is {self.frames}: a batch holds {max(LENGTHS)} or more")
 
 
 def train(recipe: Recipe, out: Path) -> Path:
@@ -68,7 +77,6 @@ def train(recipe: Recipe, out: Path) -> Path:
     torch.set_num_threads(recipe.threads)
     torch.manual_seed(recipe.seed)
     out.mkdir(parents=True, exist_ok=True)
-    config = VLAMConfig()
     with ProcessPoolExecutor(
         recipe.workers,
         mp_context=multiprocessing.get_context("spawn"),
@@ -76,19 +84,25 @@ def train(recipe: Recipe, out: Path) -> Path:
         initargs=(10,),
     ) as pool:
         shards = _wait(_submit(pool, recipe, out, 0, None), "demonstrations")
-        data = Windows(shards, config)
-        model = VisionLanguageActionModel(config, data.statistics())
+        data = Windows(shards)
+        model = VisionLanguageActionModel.from_size(
+            "tiny", _ACTION, cameras=_CAMERAS, statistics=data.statistics()
+        )
+        sentences = language.pad(
+            language.encode(model.tokenizer, text, model.config.vocab_size) for text in SENTENCES
+        )
         optimizer = torch.optim.AdamW(
             model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
         )
         step = _restore(out, model, optimizer)
-        total = recipe.rounds * recipe.steps
+        policy_steps = recipe.rounds * recipe.steps
+        total = policy_steps + recipe.language_steps
         log = _open_log(out / "losses.csv", step)
         bar = tqdm(total=total, initial=step, desc="training", unit="step", mininterval=5.0)
         last_round = -1
         pending: list[Future] = []
         while step < total:
-            current = step // recipe.steps
+            current = min(step // recipe.steps, recipe.rounds - 1)
             if current != last_round:
                 if last_round < 0:  # a resumed run finds these shards on disk
                     for r in range(1, current):
@@ -97,18 +111,24 @@ def train(recipe: Recipe, out: Path) -> Path:
                 if current > 0:
                     _freeze_policy(out, model, current)
                     pending = _submit(pool, recipe, out, current, _policy(out, current))
-                data = Windows(shards, config)
+                data = Windows(shards)
                 bar.write(f"round {current}: {data.summary()}")
                 last_round = current
-            for group in optimizer.param_groups:
-                group["lr"] = recipe.learning_rate * _schedule(step, recipe.warmup, total)
-            losses = _step(model, optimizer, data.batch(recipe.seed, step, recipe.frames))
+            batch = data.batch(recipe.seed, step, recipe.frames)
+            if step < policy_steps:
+                _set_rate(optimizer, recipe, step, policy_steps)
+                losses = _policy_losses(model, batch)
+            else:
+                _set_rate(optimizer, recipe, step - policy_steps, recipe.language_steps)
+                losses = {"language": _language_loss(model, batch, sentences)}
+            _optimize(model, optimizer, losses)
             step += 1
             bar.update()
             if step % _LOG_EVERY == 0 or step == total:
-                csv.writer(log).writerow([step, *(f"{value:.5f}" for value in losses.values())])
+                figures = {name: f"{value.item():.5f}" for name, value in losses.items()}
+                csv.DictWriter(log, _COLUMNS).writerow({"step": step, **figures})
                 log.flush()
-                bar.set_postfix({k: f"{v:.3f}" for k, v in losses.items()})
+                bar.set_postfix(figures)
             if step % recipe.save_every == 0 or step == total:
                 _save(out, model, optimizer, step)
         for future in pending:
@@ -119,166 +139,60 @@ def train(recipe: Recipe, out: Path) -> Path:
     return out / "checkpoint"
 
 
-# -- data ------------------------------------------------------------------------------------------
-
-
-class Windows:
-    """Windows of consecutive frames from all shards, drawn uniformly over frames."""
-
-    def __init__(self, folders: list[Path], config: VLAMConfig) -> None:
-        self._folders = folders
-        self._shards = [Shard.load(folder) for folder in folders]
-        self._config = config
-        rows = []
-        for s, shard in enumerate(self._shards):
-            ends = np.cumsum(shard.lengths)
-            for length, end in zip(shard.lengths, ends, strict=True):
-                rows.append((s, end - length, length))
-        self._episodes = np.array(rows)  # [E, 3] shard, first frame, frames
-        self._ends = np.cumsum(self._episodes[:, 2])
-
-    def summary(self) -> str:
-        """Size, and how often the newest learner succeeded unaided."""
-        text = f"{len(self._episodes)} episodes, {self._ends[-1]} frames"
-        newest = _round_of(self._folders[-1])
-        outcomes = np.concatenate(
-            [
-                shard.succeeded
-                for folder, shard in zip(self._folders, self._shards, strict=True)
-                if _round_of(folder) == newest
-            ]
-        )
-        alone = outcomes[outcomes < 2]
-        if newest > 0 and len(alone):
-            text += f", newest learner alone {100 * alone.mean():.0f} % of {len(alone)}"
-        return text
-
-    def statistics(self) -> Statistics:
-        felt = np.concatenate([shard.proprioception for shard in self._shards])
-        actions = np.concatenate([shard.actions for shard in self._shards])
-        scale = actions.std(axis=0)
-        scale[:, :3] = scale[:, :3].mean(axis=1, keepdims=True)  # one scale for x, y, z
-        scale[:, 3] = 1.0
-        return Statistics(
-            felt.mean(0).astype(float), felt.std(0).astype(float), scale.astype(float)
-        )
-
-    def batch(self, seed: int, step: int, frames: int) -> dict[str, Tensor]:
-        """Windows of one length, of `frames` frames in all; short ones more often than long ones.
-
-        A window starts anywhere with an empty state, which also teaches the core not to lean on its
-        own past. Frames after an episode's end are masked. Single frames carry another instruction
-        than the one followed (see Shard).
-        """
-        rng = np.random.default_rng([seed, step])
-        length = int(rng.choice(list(_LENGTHS), p=list(_LENGTHS.values())))
-        count = frames // length
-        kind = "other_" if length == 1 else ""
-        picks = rng.integers(self._ends[-1], size=count)
-        arrays: dict[str, list[np.ndarray]] = {}
-        for pick in picks:
-            row = int(np.searchsorted(self._ends, pick, side="right"))
-            s, first, total = self._episodes[row]
-            shard = self._shards[s]
-            offset = int(pick - (self._ends[row] - total))
-            # Long windows begin at the episode's start half of the time, as running does.
-            if length == max(_LENGTHS) and rng.random() < 0.5:
-                offset = 0
-            offset = min(offset, max(total - length, 0))
-            index = first + np.minimum(offset + np.arange(length), total - 1)
-            part = slice(first + offset, first + min(offset + length, total))
-            fill = length - (part.stop - part.start)
-            images = shard.images[part]
-            if fill:
-                images = np.concatenate([images, images[-1:].repeat(fill, 0)])
-            images, moved = _shift_images(images, rng)
-            window = {
-                "images": images,
-                "pixels": getattr(shard, f"{kind}pixels")[index] + moved,
-                "proprioception": shard.proprioception[index],
-                "actions": getattr(shard, f"{kind}actions")[index],
-                "done": shard.done[index].astype(np.float32),
-                "done_known": np.full(length, not kind, np.float32),
-                "locate": getattr(shard, f"{kind}locate")[index],
-                "description": getattr(shard, f"{kind}description")[index].astype(np.int64),
-                "words": getattr(shard, f"{kind}words")[first + offset].astype(np.int64),
-                "mask": (np.arange(length) < length - fill).astype(np.float32),
-            }
-            for name, value in window.items():
-                arrays.setdefault(name, []).append(value)
-        batch = {name: torch.from_numpy(np.stack(values)) for name, values in arrays.items()}
-        batch["images"] = _jitter(batch["images"], rng)
-        noise = rng.normal(0.0, 0.002, batch["proprioception"].shape).astype(np.float32)
-        batch["proprioception"] = batch["proprioception"] + torch.from_numpy(noise)
-        return batch
-
-
-def _shift_images(images: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Shift each camera of a window [T, N, S, S, 3] by up to _SHIFT pixels, edges repeated.
-
-    Also returns by how much places in the images moved: float32 [N, 1, 2], in half image sides.
-    """
-    size = images.shape[2]
-    shifted = np.empty_like(images)
-    moved = np.zeros((images.shape[1], 1, 2), np.float32)
-    for camera in range(images.shape[1]):
-        dy, dx = rng.integers(-_SHIFT, _SHIFT + 1, 2)
-        rows = np.clip(np.arange(size) + dy, 0, size - 1)
-        columns = np.clip(np.arange(size) + dx, 0, size - 1)
-        shifted[:, camera] = images[:, camera][:, rows][:, :, columns]
-        moved[camera, 0] = (-2.0 * dy / size, -2.0 * dx / size)
-    return shifted, moved
-
-
-def _jitter(images: Tensor, rng: np.random.Generator) -> Tensor:
-    """Gain and offset of each window, camera and colour channel of uint8 [B, T, N, S, S, 3]."""
-    batch, _, cameras = images.shape[:3]
-    shape = (batch, 1, cameras, 1, 1, 1)
-    gain = rng.uniform(0.75, 1.25, shape) * rng.uniform(0.93, 1.07, (*shape[:5], 3))
-    offset = rng.uniform(-15, 15, shape)
-    gain, offset = (torch.from_numpy(v.astype(np.float32)) for v in (gain, offset))
-    return images.float().mul_(gain).add_(offset).clamp_(0, 255)
-
-
 # -- optimisation ----------------------------------------------------------------------------------
 
 
-def _step(
-    model: VisionLanguageActionModel, optimizer: torch.optim.Optimizer, batch: dict[str, Tensor]
-) -> dict[str, float]:
+def _policy_losses(model: VisionLanguageActionModel, batch: Batch) -> dict[str, Tensor]:
     model.train()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        out = model(batch["images"], batch["proprioception"], batch["words"])
-    mask = batch["mask"]
+        out = model(batch["images"], batch["proprioception"], batch.instructions)
     scale = torch.from_numpy(model.statistics.action_scale.astype(np.float32))
-    high = model.config.action_high[-1]
-    motion = (out["actions"][..., :3].float() - batch["actions"][..., :3] / scale[:, :3]).abs()
+    high = model.config.action.action_bounds[-1][1]
+    raw, actions = out["raw_actions"].float(), batch["actions"]
+    motion = (raw[..., :3] - actions[..., :3] / scale[:, :3]).abs()
     finger = F.binary_cross_entropy_with_logits(
-        out["actions"][..., 3].float(), (batch["actions"][..., 3] / high).clamp(0, 1),
-        reduction="none",
-    )  # fmt: skip
+        raw[..., 3], (actions[..., 3] / high).clamp(0, 1), reduction="none"
+    )
     done = F.binary_cross_entropy_with_logits(out["done"].float(), batch["done"], reduction="none")
     locate = (out["locate"].float() - batch["locate"]).abs().mean(-1)
-    look = _look_loss(out["looks"], batch["pixels"], model.config.grid[1:3])
-
-    def mean(value: Tensor) -> Tensor:
-        return (value * mask).sum() / mask.sum()
-
-    losses = {
-        "motion": mean(motion.mean((-1, -2))),
-        "finger": mean(finger.mean(-1)),
-        "done": mean(done * batch["done_known"]),
-        "locate": mean(locate),
-        "look": mean(look),
+    look = _look_loss(out["looks"], batch["pixels"], model.grid[1:3])
+    return {
+        "motion": _mean(motion.mean((-1, -2)), batch),
+        "finger": _mean(finger.mean(-1), batch),
+        "done": _mean(done * batch["done_known"], batch),
+        "locate": _mean(locate, batch),
+        "look": _mean(look, batch),
     }
-    loss = sum(_WEIGHTS[name] * value for name, value in losses.items())
-    optimizer.zero_grad(set_to_none=True)
+
+
+def _language_loss(model: VisionLanguageActionModel, batch: Batch, sentences: Tensor) -> Tensor:
+    """How far the language head is from saying what the expert does in every frame.
+
+    Takes the token ids [all, W] of SENTENCES. Nothing but the head gets a gradient: the policy
+    stays as it is.
+    """
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        out = model(batch["images"], batch["proprioception"], batch.instructions)
+    text = sentences[batch["description"].flatten()]
+    loss = model.language.loss(out["features"].float().flatten(0, 1), text)
+    return _mean(loss.unflatten(0, batch["mask"].shape), batch)
+
+
+def _mean(value: Tensor, batch: Batch) -> Tensor:
+    """Mean of [B, T] over the frames that are there."""
+    return (value * batch["mask"]).sum() / batch["mask"].sum()
+
+
+def _optimize(
+    model: VisionLanguageActionModel, optimizer: torch.optim.Optimizer, losses: dict[str, Tensor]
+) -> None:
+    loss = sum(_WEIGHTS.get(name, 1.0) * value for name, value in losses.items())
+    optimizer.zero_grad(set_to_none=True)  # what has no gradient is not touched
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     if not torch.isfinite(loss):
         raise FloatingPointError("the loss is not finite: look at the data of the newest round")
     optimizer.step()
-    return {name: value.item() for name, value in losses.items()}
 
 
 def _look_loss(looks: Tensor, pixels: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -299,11 +213,15 @@ def _look_loss(looks: Tensor, pixels: Tensor, grid: tuple[int, int]) -> Tensor:
     return (loss * visible).sum((-1, -2)) / looks.shape[2]
 
 
-def _schedule(step: int, warmup: int, total: int) -> float:
+def _set_rate(optimizer: torch.optim.Optimizer, recipe: Recipe, step: int, total: int) -> None:
     """Linear warm-up, then a cosine down to 2 %."""
-    if step < warmup:
-        return (step + 1) / warmup
-    return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))
+    if step < recipe.warmup:
+        share = (step + 1) / recipe.warmup
+    else:
+        progress = (step - recipe.warmup) / (total - recipe.warmup)
+        share = 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress))
+    for group in optimizer.param_groups:
+        group["lr"] = recipe.learning_rate * share
 
 
 # -- rounds ----------------------------------------------------------------------------------------
@@ -331,15 +249,12 @@ def _submit(
             out / "data" / f"{index:02d}_{start // 50:03d}",
             tasks[start : start + 50],
             first + start,
-            VLAMConfig(),
+            _ACTION,
+            SMALL_ENCODER["image_size"],
             checkpoint,
         )
         for start in range(0, count, 50)
     ]
-
-
-def _round_of(shard: Path) -> int:
-    return int(shard.name.split("_")[0])
 
 
 def _wait(futures: list[Future], what: str) -> list[Path]:
@@ -372,19 +287,22 @@ def _restore(out: Path, model: VisionLanguageActionModel, optimizer: torch.optim
     model.load_state_dict(load_file(out / "latest" / "model.safetensors"))
     tensors = load_file(out / "latest" / _OPTIMIZER_STATE)
     state: dict[int, dict[str, Tensor]] = {}
+    keys = ("step", "exp_avg", "exp_avg_sq")
     for i, (name, _) in enumerate(model.named_parameters()):
-        keys = ("step", "exp_avg", "exp_avg_sq")
-        state[i] = {key: tensors[f"{name}/{key}"] for key in keys}
-        state[i]["step"] = state[i]["step"][0]
+        if f"{name}/step" in tensors:  # the language head has none before its turn
+            state[i] = {key: tensors[f"{name}/{key}"] for key in keys}
+            state[i]["step"] = state[i]["step"][0]
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
     return int(json.loads((out / _PROGRESS).read_text())["step"])
 
 
 def _open_log(table: Path, step: int) -> TextIO:
     """The loss table up to `step`, open for more rows."""
-    rows = list(csv.reader(table.open())) if table.is_file() else []
+    rows = list(csv.DictReader(table.open())) if table.is_file() else []
     log = table.open("w", newline="")
-    csv.writer(log).writerows(row for row in rows if int(row[0]) <= step)
+    writer = csv.DictWriter(log, _COLUMNS)
+    writer.writeheader()
+    writer.writerows(row for row in rows if int(row["step"]) <= step)
     return log
 
 
@@ -395,10 +313,12 @@ def plot_losses(table: Path, picture: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    rows = np.array([[float(v) for v in row] for row in csv.reader(table.open())])
+    rows = list(csv.DictReader(table.open()))
     figure, axes = pyplot.subplots(figsize=(8, 4))
-    for i, name in enumerate(_WEIGHTS, start=1):
-        axes.semilogy(rows[:, 0], rows[:, i], label=name, linewidth=0.8)
+    for name in _COLUMNS[1:]:
+        points = [(int(row["step"]), float(row[name])) for row in rows if row[name]]
+        if points:
+            axes.semilogy(*zip(*points, strict=True), label=name, linewidth=0.8)
     axes.set(xlabel="optimizer step", ylabel="loss")
     axes.legend()
     figure.tight_layout()

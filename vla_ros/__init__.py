@@ -12,7 +12,9 @@ from pkgutil import extend_path
 __path__ = extend_path(__path__, __name__)
 
 _PUBLIC = {
-    "VLAMConfig": "vla_ros.models.vlam",
+    "ActionConfig": "vla_ros.robots.action_config",
+    "RobotType": "vla_ros.robots.action_config",
+    "VLAMConfig": "vla_ros.models.vlam_config",
     "VisionLanguageActionModel": "vla_ros.models.vlam",
 }
 __all__ = sorted(_PUBLIC)

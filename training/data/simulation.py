@@ -9,15 +9,15 @@ from pathlib import Path
 
 import numpy as np
 
-from vla_ros.models.vlam import VisionLanguageActionModel, VLAMConfig
+from vla_ros.models.vlam import VisionLanguageActionModel
+from vla_ros.robots.action_config import ActionConfig
 from vla_ros.scene_language.descriptions import SENTENCES
-from vla_ros.scene_language.instructions import DIRECTIONS, FAMILIES, Goal, phrase, tokenize
+from vla_ros.scene_language.instructions import DIRECTIONS, FAMILIES, Goal, phrase
 from vla_ros.sim.arm import CAMERAS, ArmWorld
 from vla_ros.sim.experts import expert_chunk, expert_description
 from vla_ros.sim.tasks import DIRECTION_VECTORS, Outcome, Task, sample_task
 from vla_ros.training.rollout import Observation, Rollout
 
-MAX_WORDS = 24
 _TAIL = 0.6  # s recorded after a success, so that "done" is seen
 _MAX_LEARNER_SECONDS = 8.0
 _PER_FRAME = (
@@ -27,7 +27,7 @@ _PER_FRAME = (
     *(
         f"{kind}{what}"
         for kind in ("", "other_")
-        for what in ("actions", "locate", "pixels", "description", "words")
+        for what in ("actions", "locate", "pixels", "description", "instruction")
     ),
 )
 _ARRAYS = (*_PER_FRAME, "lengths", "succeeded")
@@ -49,12 +49,12 @@ class Shard:
     locate: np.ndarray  # float32 [F, 6], object and goal from the tool, 0.1 m
     pixels: np.ndarray  # float32 [F, N, 2, 2], row and column of object and goal in each camera
     description: np.ndarray  # uint16 [F], what the expert is doing: place in SENTENCES
-    words: np.ndarray  # uint8 [F, MAX_WORDS], ids of the instruction, 0 pads
+    instruction: np.ndarray  # bytes [F], ASCII
     other_actions: np.ndarray
     other_locate: np.ndarray
     other_pixels: np.ndarray
     other_description: np.ndarray
-    other_words: np.ndarray
+    other_instruction: np.ndarray
     lengths: np.ndarray  # int64 [E], frames
     succeeded: np.ndarray  # uint8 [E]; 2: the expert helped
 
@@ -66,15 +66,16 @@ class Shard:
 class _Recorder:
     """Collects the frames of one episode while something drives the arm."""
 
-    def __init__(self, world: ArmWorld, config: VLAMConfig, rng: np.random.Generator) -> None:
-        self._world, self._config, self._rng = world, config, rng
+    def __init__(self, world: ArmWorld, action: ActionConfig, rng: np.random.Generator) -> None:
+        self._world, self._action, self._rng = world, action, rng
         self.frames: list[tuple] = []
 
     def label(self, observation: Observation) -> np.ndarray:
         """Record the frame with the expert's advice for it; returns the advice [K, 4]."""
         world, task = self._world, self._world.task
         other = _other_goal(task, self._rng)
-        advice = expert_chunk(world, self._config.horizon, self._config.dt)
+        horizon, dt = self._action.horizon, self._action.dt
+        advice = expert_chunk(world, horizon, dt)
         self.frames.append(
             (
                 np.stack(observation.images),
@@ -83,13 +84,11 @@ class _Recorder:
                 advice.astype(np.float32),
                 *self._places(task.goal),
                 self._description(task.goal),
-                self._words(task.instruction),
-                expert_chunk(world, self._config.horizon, self._config.dt, other).astype(
-                    np.float32
-                ),
+                np.bytes_(task.instruction, "ascii"),
+                expert_chunk(world, horizon, dt, other).astype(np.float32),
                 *self._places(other),
                 self._description(other),
-                self._words(phrase(other, self._rng)),
+                np.bytes_(phrase(other, self._rng), "ascii"),
             )
         )
         return advice
@@ -110,10 +109,6 @@ class _Recorder:
     def _description(self, goal: Goal) -> np.uint16:
         return np.uint16(SENTENCES.index(expert_description(self._world, goal)))
 
-    def _words(self, text: str) -> np.ndarray:
-        ids = tokenize(text, self._config.vocabulary)
-        return np.array(ids + [0] * (MAX_WORDS - len(ids)), np.uint8)
-
 
 def _other_goal(task: Task, rng: np.random.Generator) -> Goal:
     item = task.objects[int(rng.integers(len(task.objects)))]
@@ -126,7 +121,8 @@ def collect(
     folder: Path,
     tasks: Sequence[tuple[str, int]],
     seed: int,
-    config: VLAMConfig,
+    action: ActionConfig,
+    image_size: int,
     checkpoint: Path | None = None,
 ) -> Path:
     """Record one shard: an episode for each (family, seed) in `tasks`.
@@ -140,11 +136,11 @@ def collect(
     model = VisionLanguageActionModel.from_pretrained(checkpoint) if checkpoint else None
     rng = np.random.default_rng(seed)
     world = ArmWorld()
-    rollout = Rollout(world, image_size=config.image_size, dt=config.dt)
+    rollout = Rollout(world, image_size=image_size, dt=action.dt)
     frames, lengths, succeeded = [], [], []
     for family, task_seed in tasks:
         task = sample_task(family, task_seed)
-        recorder = _Recorder(world, config, rng)
+        recorder = _Recorder(world, action, rng)
         rollout.latency_ticks = int(rng.integers(5))
         if model is None:
             actor, helped = _disturbed_expert(recorder, rng), False
@@ -152,7 +148,7 @@ def collect(
         else:
             helped = rng.random() < 0.5
             takeover = rng.uniform(0.3, 4.0) if helped else np.inf
-            actor = _learner(recorder, model, task, round(takeover / config.dt) if helped else None)
+            actor = _learner(recorder, model, task, round(takeover / action.dt) if helped else None)
             limit = min(task.time_limit, _MAX_LEARNER_SECONDS)
         outcome = rollout.run(task, actor, max_seconds=limit, tail_seconds=_TAIL)
         frames.extend(recorder.frames)

@@ -1,307 +1,157 @@
 """The vision-language-action model: images, proprioception, an instruction in; action chunks out.
 
-    images ── encoder (a small CNN a camera) ── token grid [16, 16, 32] a camera
+    images ── encoder (small CNN, DINOv2, SigLIP) ── token grid [h, w, C] a camera
     tokens ── queries from the instruction ── spatial softmax (Levine et al. 2016)
-    + proprioception + instruction ── Mamba-2 core, h_t = Mamba(phi(I_t), h_t-1) ── heads
+    + proprioception + instruction ── Mamba core, h_t = Mamba(phi(I_t), h_t-1) ─┬─ action chunk
+                                                                               └─ description
 
 The encoder never sees the instruction, so one node can encode for several consumers. The core
-trains in its parallel form (`forward`) and runs in its recurrent form (`Episode.act`); both give
-the same numbers.
+trains in its parallel form (`forward`) and runs in its recurrent form (`Episode`); both give the
+same numbers.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
-import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from vla_ros.models.mamba import Mamba2, Mamba2State, RMSNorm
-from vla_ros.scene_language.instructions import VOCABULARY, tokenize
+from vla_ros.models import checkpoint, language
+from vla_ros.models.episode import Episode
+from vla_ros.models.keypoints import NAMED_KEYPOINTS, InstructedKeypoints
+from vla_ros.models.mamba import MambaStack, RMSNorm
+from vla_ros.models.vision import build_encoder
+from vla_ros.models.vlam_config import SIZES, Statistics, VLAMConfig
+from vla_ros.robots.action_config import ActionConfig
+from vla_ros.scene_language.descriptions import DESCRIPTION_WORDS
+from vla_ros.scene_language.instructions import VOCABULARY
 
-WEIGHTS = "model.safetensors"
-CONFIG = "config.json"
 STATISTICS = "statistics.json"
-# What the first keypoints of each camera are trained to find.
-NAMED_KEYPOINTS = ("object", "goal")
+TOKENIZER = "tokenizer.json"
 
 
-@dataclass(frozen=True)
-class VLAMConfig:
-    """Shapes of the model and the contract with the robot; travels inside the checkpoint."""
+class VisionLanguageActionModel(nn.Module):
+    """See the module's text.
 
-    cameras: tuple[str, ...] = ("camera", "wrist_camera")
-    image_size: int = 64  # pixels, both sides
-    grid_channels: int = 32
-    keypoints: int = 16  # of each camera
-    d_model: int = 160
-    n_layers: int = 2
-    d_state: int = 32
-    instruction_width: int = 64
-    vocabulary: tuple[str, ...] = VOCABULARY
-    robot: str = "panda"
-    control_mode: str = "end_effector_offset"
-    action_names: tuple[str, ...] = ("x", "y", "z", "finger_opening")
-    action_low: tuple[float, ...] = (-0.16, -0.16, -0.16, 0.0)  # m
-    action_high: tuple[float, ...] = (0.16, 0.16, 0.16, 0.04)  # m
-    proprioception_names: tuple[str, ...] = ("tool_x", "tool_y", "tool_z", "finger_opening")
-    joint_names: tuple[str, ...] = (
-        *(f"panda_joint{i}" for i in range(1, 8)),
-        "panda_finger_joint1",
-    )
-    horizon: int = 8
-    dt: float = 0.05  # s between action points, and between observations
+    Args:
+        action_config: the contract with the robot.
+        vision_model: "small", "dinov2-small" and so on, a folder, or a description: see
+            `vision.build_encoder`. Named ones come with their weights, described ones without.
+        d_model, n_layers, d_state, mixer: of the Mamba core.
+        vocab_size: tokens the model has room for; as many as the tokenizer has if left out.
+        freeze_vision: the encoder is not trained.
+        tokenizer: of instructions and descriptions; the package's words if left out.
+        statistics: of the training data.
+        shape: further fields of VLAMConfig.
+
+    Raises:
+        FileNotFoundError: the weights of the vision model are not on this machine.
+        ValueError: settings that do not fit each other.
+    """
+
+    def __init__(
+        self,
+        action_config: ActionConfig,
+        vision_model: str | dict = "small",
+        d_model: int = 512,
+        n_layers: int = 4,
+        d_state: int = 64,
+        vocab_size: int | None = None,
+        freeze_vision: bool = False,
+        *,
+        tokenizer: Tokenizer | None = None,
+        statistics: Statistics | None = None,
+        **shape,
+    ) -> None:
+        super().__init__()
+        if tokenizer is None:
+            tokenizer = language.word_tokenizer(VOCABULARY, DESCRIPTION_WORDS)
+            shape.setdefault("heard_tokens", 1 + tokenizer.token_to_id(VOCABULARY[-1]))
+        self.tokenizer = tokenizer
+        if vocab_size is None:
+            vocab_size = tokenizer.get_vocab_size()
+        shape.setdefault("heard_tokens", vocab_size)
+        language.check_tokenizer(tokenizer, vocab_size)
+        self.statistics = statistics or Statistics.neutral(action_config)
+        cameras = tuple(shape.pop("cameras", VLAMConfig.cameras))
+        # A small encoder a camera, because each sees the scene in its own way; a pretrained one
+        # serves all.
+        encoder = build_encoder(vision_model)
+        vision = encoder.description()
+        more = len(cameras) - 1 if vision["model_type"] == "small" else 0
+        self.encoders = nn.ModuleList([encoder, *(build_encoder(vision) for _ in range(more))])
+        if freeze_vision:
+            for encoder in self.encoders:
+                encoder.freeze()
+        self.config = c = VLAMConfig(
+            action_config, vision, d_model, n_layers, d_state,
+            vocab_size=vocab_size, freeze_vision=freeze_vision, cameras=cameras, **shape,
+        )  # fmt: skip
+        self.instruction = language.InstructionEncoder(c.heard_tokens, c.instruction_width)
+        self.keypoints = nn.ModuleList(
+            InstructedKeypoints(
+                encoder.channels, c.keypoint_width, c.keypoints, c.instruction_width
+            )
+            for _ in cameras
+        )
+        seen = len(cameras) * c.keypoints * (2 + InstructedKeypoints.VALUES)
+        felt = len(action_config.proprioception_names)
+        self.fuse = nn.Sequential(
+            nn.Linear(seen + felt + c.instruction_width, 2 * c.d_model),
+            nn.SiLU(),
+            nn.Linear(2 * c.d_model, c.d_model),
+        )
+        self.core = MambaStack(c.d_model, c.n_layers, c.d_state, c.mixer)
+        self.head = nn.Sequential(
+            RMSNorm(c.d_model), nn.Linear(c.d_model, 2 * c.d_model), nn.SiLU()
+        )
+        self.action = nn.Linear(2 * c.d_model, action_config.horizon * action_config.action_dim)
+        self.done = nn.Linear(2 * c.d_model, 1)
+        # Training only: where the object and the goal are, from what is seen (6 offsets in 0.1 m).
+        self.locate = nn.Linear(c.d_model, 6)
+        self.language = language.LanguageDecoder(
+            c.d_model, c.vocab_size, c.text_width, c.text_layers
+        )
+        self._register_statistics()
+
+    @classmethod
+    def from_size(
+        cls, size: str, action_config: ActionConfig, **changes
+    ) -> VisionLanguageActionModel:
+        """A model of SIZES; `changes` replace or add arguments of the constructor."""
+        if size not in SIZES:
+            raise ValueError(f"no size '{size}': choose {', '.join(SIZES)}")
+        return cls(action_config, **{**SIZES[size], **changes})
+
+    def _register_statistics(self) -> None:
+        for name, value in vars(self.statistics).items():
+            self.register_buffer(f"_{name}", torch.tensor(value, dtype=torch.float32), False)
+        bounds = torch.tensor(self.config.action.action_bounds, dtype=torch.float64)
+        # Rounded inwards: a bound's nearest fp32 may be outside.
+        single = bounds.float()
+        inwards = torch.nextafter(single, single.flip(-1))
+        outside = torch.stack([single[:, 0] < bounds[:, 0], single[:, 1] > bounds[:, 1]], dim=-1)
+        low, high = torch.where(outside, inwards, single).unbind(-1)
+        self.register_buffer("_low", low, False)
+        self.register_buffer("_high", high, False)
+        self.register_buffer("_binary", torch.tensor(self.config.action.binary), False)
+
+    @property
+    def image_size(self) -> int:
+        """Pixels of either side of an input image."""
+        return self.encoders[0].image_size
 
     @property
     def grid(self) -> tuple[int, int, int, int]:
         """Shape of the visual tokens: cameras, height, width, channels."""
-        return (len(self.cameras), self.image_size // 4, self.image_size // 4, self.grid_channels)
-
-    @classmethod
-    def from_dict(cls, values: dict) -> VLAMConfig:
-        known = {field.name for field in fields(cls)}
-        if set(values) != known:
-            wrong = ", ".join(sorted(set(values) ^ known))
-            raise ValueError(f"unexpected or missing settings: {wrong}")
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
-
-
-@dataclass
-class Statistics:
-    """Normalisation of proprioception and actions, from the training data."""
-
-    proprioception_mean: np.ndarray  # [P]
-    proprioception_std: np.ndarray  # [P]
-    action_scale: np.ndarray  # [K, A]
-
-    @classmethod
-    def neutral(cls, config: VLAMConfig) -> Statistics:
-        size = len(config.proprioception_names)
-        scale = np.ones((config.horizon, len(config.action_names)))
-        return cls(np.zeros(size), np.ones(size), scale * np.array(config.action_high))
-
-
-@dataclass(frozen=True)
-class Action:
-    """One output of the policy.
-
-    `actions` [K, A] in physical units and within the configured bounds; `done` is the probability
-    that the instruction is fulfilled; `confidence` in (0, 1] falls with the ambiguity of the
-    gripper decision.
-    """
-
-    actions: np.ndarray
-    done: float
-    confidence: float
-
-
-class ImageEncoder(nn.Module):
-    """One camera's tokens: uint8 [B, S, S, 3] (scaled to [-1, 1] here) to [B, S/4, S/4, C]."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.stem = nn.Conv2d(3, 24, 5, stride=2, padding=2)
-        self.down = nn.Conv2d(24, channels, 3, stride=2, padding=1)
-        self.mix = nn.Conv2d(channels, channels, 3, padding=1)
-
-    def forward(self, images: Tensor) -> Tensor:
-        x = images.permute(0, 3, 1, 2).float() / 127.5 - 1.0
-        x = F.relu(self.stem(x.contiguous(memory_format=torch.channels_last)))
-        x = F.relu(self.down(x))
-        return (x + F.relu(self.mix(x))).permute(0, 2, 3, 1)
-
-
-class InstructionEncoder(nn.Module):
-    """Word ids [B, W] (0 pads) to one vector [B, width]: embedding, then a bidirectional GRU."""
-
-    def __init__(self, vocabulary: int, width: int) -> None:
-        super().__init__()
-        self.embedding = nn.Embedding(vocabulary, 32, padding_idx=0)
-        self.gru = nn.GRU(32, width // 2, batch_first=True, bidirectional=True)
-
-    def forward(self, ids: Tensor) -> Tensor:
-        lengths = (ids > 0).sum(1).clamp(min=1).cpu()
-        packed = nn.utils.rnn.pack_padded_sequence(
-            self.embedding(ids), lengths, batch_first=True, enforce_sorted=False
-        )
-        _, last = self.gru(packed)
-        return torch.cat([last[0], last[1]], dim=-1)
-
-
-class InstructedKeypoints(nn.Module):
-    """What in one camera's tokens the instruction is about, and where it is.
-
-    Every keypoint asks with a query made from the instruction: its weight on a cell is the softmax
-    of the query's product with the cell's features. It reports the expected position under these
-    weights (spatial softmax) and a few features from there. In training the first keypoints are
-    shown where to look (see NAMED_KEYPOINTS).
-    """
-
-    VALUES = 8  # features that a keypoint brings along
-
-    def __init__(self, channels: int, keypoints: int, condition: int) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(channels, channels, 3, padding=1)
-        self.second = nn.Conv2d(channels, channels, 3, padding=1)
-        self.value = nn.Linear(channels, self.VALUES)
-        self.query = nn.Linear(condition, keypoints * channels)
-
-    def queries(self, condition: Tensor) -> Tensor:
-        """Instructions [B, E] to queries [B, K, C]."""
-        return self.query(condition).unflatten(1, (-1, self.first.in_channels))
-
-    def forward(self, tokens: Tensor, queries: Tensor) -> tuple[Tensor, Tensor]:
-        """Features [B, K * (2 + VALUES)] and log-weights [B, K, h * w] of tokens [B, h, w, C]."""
-        x = F.relu(self.first(tokens.permute(0, 3, 1, 2)))
-        x = F.relu(self.second(x))
-        height, width = x.shape[2:]
-        x = x.flatten(2).float()
-        log_weight = torch.log_softmax(queries.float() @ x, dim=-1)
-        weight = log_weight.exp()
-        rows = torch.linspace(-1, 1, height, device=x.device).repeat_interleave(width)
-        columns = torch.linspace(-1, 1, width, device=x.device).repeat(height)
-        places = weight @ torch.stack([rows, columns], dim=-1)
-        values = weight @ self.value(x.transpose(1, 2)).float()
-        return torch.cat([places, values], dim=-1).flatten(1), log_weight
-
-
-class VisionLanguageActionModel(nn.Module):
-    """See the module's text."""
-
-    def __init__(self, config: VLAMConfig, statistics: Statistics | None = None) -> None:
-        super().__init__()
-        self.config = config
-        self.statistics = statistics or Statistics.neutral(config)
-        c = config
-        proprioception, action = len(c.proprioception_names), len(c.action_names)
-        self.encoders = nn.ModuleList(ImageEncoder(c.grid_channels) for _ in c.cameras)
-        self.instruction = InstructionEncoder(len(c.vocabulary), c.instruction_width)
-        self.keypoints = nn.ModuleList(
-            InstructedKeypoints(c.grid_channels, c.keypoints, c.instruction_width)
-            for _ in c.cameras
-        )
-        seen = len(c.cameras) * c.keypoints * (2 + InstructedKeypoints.VALUES)
-        self.fuse = nn.Sequential(
-            nn.Linear(seen + proprioception + c.instruction_width, 2 * c.d_model),
-            nn.SiLU(),
-            nn.Linear(2 * c.d_model, c.d_model),
-        )
-        self.norms = nn.ModuleList(RMSNorm(c.d_model) for _ in range(c.n_layers))
-        self.core = nn.ModuleList(Mamba2(c.d_model, c.d_state) for _ in range(c.n_layers))
-        self.head = nn.Sequential(
-            RMSNorm(c.d_model), nn.Linear(c.d_model, 2 * c.d_model), nn.SiLU()
-        )
-        self.action = nn.Linear(2 * c.d_model, c.horizon * action)
-        self.done = nn.Linear(2 * c.d_model, 1)
-        # Training only: where the object and the goal are, from what is seen (6 offsets in m /
-        # 0.1).
-        self.locate = nn.Linear(c.d_model, 6)
-
-    # -- training: the parallel form ---------------------------------------------------------------
-
-    def forward(self, images: Tensor, proprioception: Tensor, words: Tensor) -> dict[str, Tensor]:
-        """Whole sequences.
-
-        Args:
-            images: uint8 [B, T, N, S, S, 3].
-            proprioception: [B, T, P], physical units.
-            words: int64 [B, W] word ids, 0 pads.
-
-        Returns:
-            "actions" [B, T, K, A] normalised (the finger opening as a logit), "done" logits [B, T],
-            "locate" [B, T, 6], "looks" [B, T, N, 2, h * w] log-weights of the named keypoints.
-        """
-        batch, length = images.shape[:2]
-        tokens = [encoder(images[:, :, i].flatten(0, 1)) for i, encoder in enumerate(self.encoders)]
-        condition = self.instruction(words)
-        x, looks = self._fuse(
-            tokens,
-            proprioception.flatten(0, 1),
-            condition.repeat_interleave(length, dim=0),
-        )
-        seen = x = x.unflatten(0, (batch, length))
-        for norm, layer in zip(self.norms, self.core, strict=True):
-            x = x + layer(norm(x))[0]
-        actions, done = self._heads(x)
-        named = [look[:, : len(NAMED_KEYPOINTS)].unflatten(0, (batch, length)) for look in looks]
-        return {
-            "actions": actions,
-            "done": done,
-            "locate": self.locate(seen),
-            "looks": torch.stack(named, dim=2),
-        }
-
-    def _fuse(
-        self, tokens: Sequence[Tensor], proprioception: Tensor, condition: Tensor
-    ) -> tuple[Tensor, Sequence[Tensor]]:
-        """One vector [B, D] of all that is known now, and where each camera's keypoints look.
-
-        Takes tokens of each camera [B, h, w, C], proprioception [B, P] and condition [B, E].
-        """
-        seen, looks = zip(
-            *(
-                keypoints(grid, keypoints.queries(condition))
-                for keypoints, grid in zip(self.keypoints, tokens, strict=True)
-            ),
-            strict=True,
-        )
-        mean = proprioception.new_tensor(self.statistics.proprioception_mean)
-        std = proprioception.new_tensor(self.statistics.proprioception_std)
-        fused = self.fuse(torch.cat([*seen, (proprioception - mean) / std, condition], dim=-1))
-        return fused, looks
-
-    def _heads(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        x = self.head(x)
-        actions = self.action(x).unflatten(-1, (self.config.horizon, -1))
-        return actions, self.done(x).squeeze(-1)
-
-    # -- running: the recurrent form ---------------------------------------------------------------
-
-    @torch.inference_mode()
-    def encode(self, images: Sequence[np.ndarray]) -> np.ndarray:
-        """Visual tokens of one frame of every camera.
-
-        Args:
-            images: one uint8 [S, S, 3] a camera, in the order of `config.cameras`.
-
-        Returns:
-            float16 [N, h, w, C] (half precision because it travels between nodes).
-
-        Raises:
-            ValueError: wrong number, size or type of images.
-        """
-        size, expected = self.config.image_size, len(self.config.cameras)
-        if len(images) != expected:
-            raise ValueError(f"expected images of {', '.join(self.config.cameras)}")
-        for camera, image in zip(self.config.cameras, images, strict=True):
-            if image.shape != (size, size, 3) or image.dtype != np.uint8:
-                raise ValueError(
-                    f"{camera}: expected uint8 [{size}, {size}, 3], "
-                    f"got {image.dtype} {list(image.shape)}"
-                )
-        tokens = [
-            encoder(torch.from_numpy(np.ascontiguousarray(image))[None])[0]
-            for encoder, image in zip(self.encoders, images, strict=True)
-        ]
-        return torch.stack(tokens).to(torch.float16).numpy()
-
-    def start(self, instruction: str) -> Episode:
-        """Begin an episode with a fresh state.
-
-        Raises:
-            ValueError: empty instruction or unknown words (they are named).
-        """
-        return Episode(self, instruction)
+        return (len(self.config.cameras), *self.encoders[0].grid, self.encoders[0].channels)
 
     @property
     def encoder_id(self) -> str:
@@ -312,22 +162,226 @@ class VisionLanguageActionModel(nn.Module):
             digest.update(value.detach().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
 
+    def get_action_description(self) -> dict:
+        """What the actions mean: the fields of ActionConfig, as plain values."""
+        return {**asdict(self.config.action), "robot_type": self.config.action.robot_type.value}
+
+    # -- the parallel form: training, and prefilling a history -------------------------------------
+
+    def forward(
+        self,
+        images: Tensor,
+        proprioception: Tensor | None = None,
+        instruction: str | Sequence[str] | Tensor | None = None,
+        text: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """Whole sequences, each from an empty state.
+
+        Args:
+            images: [B, S, N, 3, H, W] of N cameras, or [B, S, 3, H, W] or [B, 3, H, W] of one;
+                uint8 or floats from 0 to 1.
+            proprioception: [B, S, P] (or [B, P] with one frame), physical units.
+            instruction: one for all, one a row, or token ids int64 [B, W], 0 pads. None: a robot
+                that nobody told anything.
+            text: descriptions to score, token ids int64 [B, S, W], 0 pads.
+
+        Returns:
+            "actions" [B, S, A] and "action_chunks" [B, S, K, A], physical and within bounds;
+            "raw_actions" [B, S, K, A] before that: normalised, binary ones as logits;
+            "features" [B, S, D] of the core; "language_logits" [B, S, V] of a description's first
+            token, or [B, S, W + 1, V] of all tokens of `text`; "done" logits [B, S];
+            "locate" [B, S, 6]; "looks" [B, S, N, 2, h * w] log-weights of the named keypoints.
+
+        Raises:
+            ValueError: wrong shape or type, NaN or infinity, unknown words.
+        """
+        images, felt = self._observation(images, proprioception)
+        batch, length, cameras = images.shape[:3]
+        condition = self.instruction(self._token_ids(instruction, batch))
+        queries = [keypoints.queries(condition) for keypoints in self.keypoints]
+        grids = [self._encode(images[:, :, i].flatten(0, 1), i) for i in range(cameras)]
+        seen, looks = self._fuse(
+            grids,
+            felt.flatten(0, 1),
+            condition.repeat_interleave(length, dim=0),
+            [query.repeat_interleave(length, dim=0) for query in queries],
+        )
+        seen = seen.unflatten(0, (batch, length))
+        x, _ = self.core(seen)
+        raw, done = self._heads(x)
+        chunks = self._physical(raw)
+        sentences = text if text is not None else images.new_zeros((batch, length, 0), dtype=int)
+        logits = self.language(x.flatten(0, 1), sentences.flatten(0, 1))
+        logits = logits.unflatten(0, (batch, length))
+        named = [look[:, : len(NAMED_KEYPOINTS)].unflatten(0, (batch, length)) for look in looks]
+        return {
+            "actions": chunks[:, :, 0],
+            "action_chunks": chunks,
+            "raw_actions": raw,
+            "features": x,
+            "language_logits": logits if text is not None else logits[:, :, 0],
+            "done": done,
+            "locate": self.locate(seen),
+            "looks": torch.stack(named, dim=2),
+        }
+
+    def _observation(self, images: Tensor, proprioception: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Images [B, S, N, 3, H, W] and proprioception [B, S, P], checked."""
+        if images.ndim == 4:
+            images = images[:, None]
+            if proprioception is not None and proprioception.ndim == 2:
+                proprioception = proprioception[:, None]
+        if images.ndim == 5:
+            images = images[:, :, None]
+        cameras, names = self.config.cameras, self.config.action.proprioception_names
+        if images.ndim != 6 or images.shape[2] != len(cameras):
+            raise ValueError(
+                f"images have shape {list(images.shape)}: give [B, S, {len(cameras)}, 3, H, W] of "
+                f"{', '.join(cameras)}"
+            )
+        expected = (*images.shape[:2], len(names))
+        if proprioception is None and not names:
+            proprioception = self._proprioception_mean.new_zeros(expected)
+        if proprioception is None or proprioception.shape != expected:
+            got = "nothing" if proprioception is None else list(proprioception.shape)
+            raise ValueError(
+                f"expected proprioception {list(expected)} ({', '.join(names)}), got {got}"
+            )
+        if not torch.isfinite(proprioception).all():
+            raise ValueError("the proprioception holds NaN or infinity")
+        return images, proprioception
+
+    def _token_ids(self, instruction: str | Sequence[str] | Tensor | None, batch: int) -> Tensor:
+        """Token ids [batch, W] of the instructions."""
+        if isinstance(instruction, Tensor):
+            return instruction
+        if instruction is None:
+            return torch.zeros(batch, 1, dtype=torch.int64, device=self._low.device)
+        texts = [instruction] * batch if isinstance(instruction, str) else list(instruction)
+        if len(texts) != batch:
+            raise ValueError(f"{len(texts)} instructions for {batch} rows of images")
+        heard = self.config.heard_tokens
+        ids = {text: language.encode(self.tokenizer, text, heard) for text in set(texts)}
+        return language.pad(ids[text] for text in texts).to(self._low.device)
+
+    def _encode(self, images: Tensor, camera: int) -> Tensor:
+        return self.encoders[min(camera, len(self.encoders) - 1)](images)
+
+    def _fuse(
+        self,
+        grids: Sequence[Tensor],
+        proprioception: Tensor,
+        condition: Tensor,
+        queries: Sequence[Tensor],
+    ) -> tuple[Tensor, Sequence[Tensor]]:
+        """One vector [B, D] of all that is known now, and where each camera's keypoints look.
+
+        Takes each camera's tokens [B, h, w, C] and queries [B, K, C], and the proprioception [B, P]
+        and condition [B, E].
+        """
+        pairs = [
+            keypoints(grid, query)
+            for keypoints, grid, query in zip(self.keypoints, grids, queries, strict=True)
+        ]
+        seen, looks = zip(*pairs, strict=True)
+        felt = (proprioception - self._proprioception_mean) / self._proprioception_std
+        return self.fuse(torch.cat([*seen, felt, condition], dim=-1)), looks
+
+    def _heads(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.head(x)
+        actions = self.action(x).unflatten(-1, (self.config.action.horizon, -1))
+        return actions, self.done(x).squeeze(-1)
+
+    def _physical(self, raw: Tensor) -> Tensor:
+        """Raw actions [..., K, A] in physical units, within their bounds exactly."""
+        raw = raw.float()
+        decided = self._low + torch.sigmoid(raw) * (self._high - self._low)
+        moved = self._action_offset + raw * self._action_scale
+        return torch.where(self._binary, decided, moved).clamp(self._low, self._high)
+
+    # -- the recurrent form: running ---------------------------------------------------------------
+
+    @torch.inference_mode()
+    def encode(self, images: Sequence[np.ndarray]) -> np.ndarray:
+        """Visual tokens of one frame of every camera.
+
+        Args:
+            images: one uint8 [H, W, 3] a camera, in the order of `config.cameras`.
+
+        Returns:
+            float16 [N, h, w, C] (half precision because it travels between nodes).
+
+        Raises:
+            ValueError: wrong number, size or type of images.
+        """
+        size, expected = self.image_size, len(self.config.cameras)
+        if len(images) != expected:
+            raise ValueError(f"expected images of {', '.join(self.config.cameras)}")
+        for camera, image in zip(self.config.cameras, images, strict=True):
+            if image.shape != (size, size, 3) or image.dtype != np.uint8:
+                raise ValueError(
+                    f"{camera}: expected uint8 [{size}, {size}, 3], "
+                    f"got {image.dtype} {list(image.shape)}"
+                )
+        pixels = [torch.from_numpy(np.ascontiguousarray(image)) for image in images]
+        tokens = [
+            self._encode(image.to(self._low.device).permute(2, 0, 1)[None], i)[0]
+            for i, image in enumerate(pixels)
+        ]
+        return torch.stack(tokens).to(torch.float16).cpu().numpy()
+
+    def start(self, instruction: str | Sequence[str] | None, batch: int = 1) -> Episode:
+        """Begin `batch` episodes with a fresh state; one instruction for all, or one each.
+
+        Raises:
+            ValueError: empty instruction or unknown words (they are named).
+        """
+        return Episode(self, instruction, batch)
+
+    def reset(self) -> None:
+        """Forget the episode of `predict_next_action`."""
+        self._episode = None
+
+    _episode: Episode | None = None
+
+    def predict_next_action(
+        self,
+        images: Tensor,
+        proprioception: Tensor | None = None,
+        instruction: str | Sequence[str] | None = None,
+    ) -> tuple[Tensor, str | list[str]]:
+        """Advance the episode by what was seen; the next action, and what is being done.
+
+        The recurrent state is kept from call to call. A new instruction or batch size, or `reset`,
+        starts a new episode. For whole chunks and several episodes at once see `start`.
+
+        Args:
+            images, proprioception: as in `forward`; usually one frame.
+            instruction: for this episode.
+
+        Returns:
+            The action [B, A] and its description (one a row if B > 1).
+        """
+        images, felt = self._observation(images, proprioception)
+        asked = (instruction, len(images))
+        if self._episode is None or (self._episode.instruction, self._episode.batch) != asked:
+            self._episode = self.start(*asked)
+        chunks, _ = self._episode.watch(images, felt)
+        texts = self._episode.describe()
+        return chunks[:, 0], texts[0] if len(texts) == 1 else texts
+
     # -- checkpoints -------------------------------------------------------------------------------
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write weights, configuration and statistics; each file appears whole or not at all."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        """Write weights, configuration, statistics and tokenizer, each file whole or not at all."""
         statistics = {name: value.tolist() for name, value in vars(self.statistics).items()}
-        texts = {CONFIG: asdict(self.config), STATISTICS: statistics}
-        for name, values in texts.items():
-            partial = folder / f".{name}.partial"
-            partial.write_text(json.dumps(values, indent=1) + "\n")
-            os.replace(partial, folder / name)
-        partial = folder / f".{WEIGHTS}.partial"
-        save_file({k: v.contiguous() for k, v in self.state_dict().items()}, partial)
-        partial.chmod(0o644)
-        os.replace(partial, folder / WEIGHTS)
+        config = {**asdict(self.config), "action": self.get_action_description()}
+        texts = {
+            checkpoint.CONFIG: json.dumps(config, indent=1) + "\n",
+            STATISTICS: json.dumps(statistics, indent=1) + "\n",
+            TOKENIZER: self.tokenizer.to_str(pretty=True) + "\n",
+        }
+        checkpoint.write(Path(folder), self, texts)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> VisionLanguageActionModel:
@@ -338,92 +392,26 @@ class VisionLanguageActionModel(nn.Module):
             ValueError: a file is damaged or does not fit the others.
         """
         folder = Path(folder)
-        for name in (CONFIG, STATISTICS, WEIGHTS):
-            if not (folder / name).is_file():
-                raise FileNotFoundError(
-                    f"checkpoint {folder} has no {name}: give the folder written by training, "
-                    "or 'arm' for the one that ships"
-                )
+        checkpoint.require(folder, checkpoint.CONFIG, STATISTICS, TOKENIZER, checkpoint.WEIGHTS)
+        values = checkpoint.read_json(folder, STATISTICS)
         try:
-            config = VLAMConfig.from_dict(json.loads((folder / CONFIG).read_text()))
-            values = json.loads((folder / STATISTICS).read_text())
+            config = vars(VLAMConfig.from_dict(checkpoint.read_json(folder, checkpoint.CONFIG)))
             statistics = Statistics(**{k: np.array(v, dtype=np.float64) for k, v in values.items()})
-            weights = load_file(folder / WEIGHTS)
-        except (ValueError, TypeError, SafetensorError) as error:
-            raise ValueError(
-                f"checkpoint {folder} is damaged ({error}): copy or train it again"
-            ) from error
-        neutral = vars(Statistics.neutral(config))
+        except (ValueError, TypeError) as error:
+            raise checkpoint.damaged(folder, error) from error
+        try:
+            tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
+        except Exception as error:  # what the library raises has no class of its own
+            raise checkpoint.damaged(folder, error) from error
+        neutral = vars(Statistics.neutral(config["action"]))
         for name, value in vars(statistics).items():
             if value.shape != neutral[name].shape or not np.isfinite(value).all():
                 raise ValueError(
-                    f"checkpoint {folder}: {name} in {STATISTICS} does not fit {CONFIG}"
+                    f"checkpoint {folder}: {name} in {STATISTICS} does not fit {checkpoint.CONFIG}"
                 )
-        model = cls(config, statistics)
-        try:
-            model.load_state_dict(weights)
-        except RuntimeError as error:
-            raise ValueError(
-                f"checkpoint {folder}: the weights do not fit {CONFIG}: {error}"
-            ) from error
-        return model.eval()
-
-
-class Episode:
-    """One run of a policy under one instruction; owns the recurrent state."""
-
-    def __init__(self, model: VisionLanguageActionModel, instruction: str) -> None:
-        words = tokenize(instruction, model.config.vocabulary)
-        self.instruction = instruction
-        self._model = model
-        with torch.inference_mode():
-            self._condition = model.instruction(torch.tensor([words]))
-        self._states: list[Mamba2State] = [layer.initial_state(1) for layer in model.core]
-        self._low = np.array(model.config.action_low)
-        self._high = np.array(model.config.action_high)
-
-    @torch.inference_mode()
-    def act(self, tokens: np.ndarray, proprioception: np.ndarray) -> Action:
-        """The action chunk for one observation; advances the state.
-
-        Args:
-            tokens: [N, h, w, C] from `encode`.
-            proprioception: [P], physical units.
-
-        Raises:
-            ValueError: wrong shape, or NaN or infinity in either (the state stays as it was).
-        """
-        config = self._model.config
-        if tokens.shape != config.grid:
-            raise ValueError(
-                f"expected visual tokens {list(config.grid)}, got {list(tokens.shape)}"
-            )
-        if proprioception.shape != (len(config.proprioception_names),):
-            raise ValueError(
-                f"expected proprioception [{len(config.proprioception_names)}], "
-                f"got {list(proprioception.shape)}"
-            )
-        if not (np.isfinite(tokens).all() and np.isfinite(proprioception).all()):
-            raise ValueError("the observation holds NaN or infinity")
-        model = self._model
-        grids = torch.from_numpy(tokens.astype(np.float32))[:, None]
-        felt = torch.from_numpy(proprioception.astype(np.float32))[None]
-        x, _ = model._fuse(list(grids), felt, self._condition)
-        states = []
-        for norm, layer, state in zip(model.norms, model.core, self._states, strict=True):
-            y, state = layer.step(norm(x), state)
-            x = x + y
-            states.append(state)
-        self._states = states
-        actions, done = model._heads(x)
-        return self._action(actions[0].double().numpy(), float(done))
-
-    def _action(self, raw: np.ndarray, done: float) -> Action:
-        opening = 1.0 / (1.0 + np.exp(-raw[:, -1]))
-        actions = raw * self._model.statistics.action_scale
-        actions[:, -1] = opening * self._high[-1]
-        return Action(
-            actions=np.clip(actions, self._low, self._high),
-            done=1.0 / (1.0 + math.exp(-min(max(done, -30.0), 30.0))),
-            confidence=float(2.0 * np.abs(opening - 0.5).mean() + 1e-6),
+        shape = {k: v for k, v in config.items() if k not in ("action", "vision")}
+        model = cls(
+            config["action"], config["vision"], tokenizer=tokenizer, statistics=statistics, **shape
         )
+        checkpoint.read_weights(folder, model)
+        return model.eval()

@@ -23,7 +23,8 @@ from std_msgs.msg import String
 
 from vla_ros.action import FollowInstruction
 from vla_ros.checkpoints import resolve
-from vla_ros.models.vlam import Episode, VisionLanguageActionModel
+from vla_ros.models.episode import Episode
+from vla_ros.models.vlam import VisionLanguageActionModel
 from vla_ros.msg import ActionChunk, GateStatus, Narration, VisualTokens
 from vla_ros.observations import joints_from_message, proprioception
 from vla_ros.robots import panda
@@ -79,7 +80,7 @@ class ActionPolicyNode(LifecycleNode):
         torch.set_num_threads(1)
         path = resolve(self.params.checkpoint)
         self._model = VisionLanguageActionModel.from_pretrained(path)
-        config = self._model.config
+        config = self._model.config.action
         if config.control_mode != CONTROL_MODE:
             raise ValueError(
                 f"the checkpoint {path} acts in control mode {config.control_mode}, this node in "
@@ -260,7 +261,7 @@ class ActionPolicyNode(LifecycleNode):
             self.log_edge("observation", "")
 
     def _step(self, following: Following, message: VisualTokens) -> None:
-        names = self._model.config.joint_names
+        names = self._model.config.action.joint_names
         measured = joints_from_message(self._joints_at(seconds(message.header.stamp)), names)
         felt = proprioception(measured, self._kinematics)
         tokens = tokens_from_message(message)
@@ -271,7 +272,7 @@ class ActionPolicyNode(LifecycleNode):
         chunk = chunk_message(
             points,
             names,
-            self._model.config.dt,
+            self._model.config.action.dt,
             tick=following.steps,
             instruction=following.episode.instruction,
             confidence=action.confidence,

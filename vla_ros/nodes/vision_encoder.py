@@ -96,7 +96,7 @@ class VisionEncoderNode(LifecycleNode):
             self._encode(images)
 
     def _encode(self, messages: list[Image]) -> None:
-        size = self._model.config.image_size
+        size = self._model.image_size
         try:
             images = [preprocess_image(image_from_message(image), size) for image in messages]
         except ValueError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -188,12 +189,8 @@ def _all_phrases() -> list[str]:
     return [text for group in groups for text in group]
 
 
-# Position in this tuple is the word's id, so a checkpoint stores the tuple it was trained with.
-# Id 0 pads.
-VOCABULARY = (
-    "<pad>",
-    *sorted({word for text in _all_phrases() for word in text.split()} - {"there"}),
-)
+# All words of instructions.
+VOCABULARY = tuple(sorted({word for text in _all_phrases() for word in text.split()} - {"there"}))
 
 
 def words_of(text: str) -> list[str]:
@@ -201,20 +198,22 @@ def words_of(text: str) -> list[str]:
     return re.findall(r"[a-z]+", text.lower())
 
 
-def tokenize(text: str, vocabulary: tuple[str, ...] = VOCABULARY) -> list[int]:
-    """Word ids of an instruction.
-
-    Raises:
-        ValueError: the text is empty, or has words outside the vocabulary (all are named).
-    """
+def check_words(text: str) -> None:
+    """Raises ValueError when an instruction is empty or has words outside VOCABULARY."""
     words = words_of(text)
     if not words:
-        raise ValueError("the instruction is empty: say what to do, such as 'pick up the red cube'")
-    ids = {word: i for i, word in enumerate(vocabulary)}
-    unknown = [word for word in words if word not in ids or word == vocabulary[0]]
-    if unknown:
-        raise ValueError(
-            f"unknown word{'s' if len(unknown) > 1 else ''} {', '.join(map(repr, unknown))} in the "
-            f"instruction '{text}': use words of the policy's vocabulary"
-        )
-    return [ids[word] for word in words]
+        raise empty_instruction()
+    if unknown := [word for word in words if word not in VOCABULARY]:
+        raise unknown_words(text, unknown)
+
+
+def empty_instruction() -> ValueError:
+    return ValueError("the instruction is empty: say what to do, such as 'pick up the red cube'")
+
+
+def unknown_words(text: str, unknown: Sequence[str]) -> ValueError:
+    """The error about words in the instruction `text` that the policy was not taught."""
+    return ValueError(
+        f"unknown word{'s' if len(unknown) > 1 else ''} {', '.join(map(repr, unknown))} in the "
+        f"instruction '{text}': use words of the policy's vocabulary"
+    )

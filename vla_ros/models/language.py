@@ -1,0 +1,158 @@
+"""Words in and words out: tokenizer, instruction encoder, autoregressive decoder.
+
+A tokenizer is one of the `tokenizers` library, kept in the checkpoint as tokenizer.json. The one
+that ships knows whole words; one trained with byte pairs serves as well, if it has the special
+tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as F
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
+from torch import Tensor, nn
+
+from vla_ros.models.mamba import MambaStack, RMSNorm
+from vla_ros.scene_language.instructions import empty_instruction, unknown_words
+
+PAD, END, UNKNOWN = "<pad>", "<end>", "<unk>"
+_SPECIAL = {PAD: 0, END: 1, UNKNOWN: 2}
+_IGNORED = -100  # targets that cross-entropy leaves out
+
+
+def word_tokenizer(heard: Iterable[str], said: Iterable[str] = ()) -> Tokenizer:
+    """A tokenizer of whole lower-case words; whatever is no letter separates them.
+
+    Args:
+        heard: words of instructions; their ids come first.
+        said: words of descriptions, as far as they are others.
+    """
+    first = sorted(set(heard))
+    words = (*_SPECIAL, *first, *sorted(set(said) - set(first)))
+    vocabulary = {word: i for i, word in enumerate(words)}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("[^a-z]+"), behavior="removed")
+    return tokenizer
+
+
+def check_tokenizer(tokenizer: Tokenizer, vocab_size: int) -> None:
+    """Raises ValueError when a special token has not the id that the model wants, or when there are
+    more tokens than `vocab_size`."""
+    for token in (PAD, END):
+        if tokenizer.token_to_id(token) != _SPECIAL[token]:
+            raise ValueError(
+                f"the tokenizer needs the special token {token} as id {_SPECIAL[token]}: train it "
+                f"with special_tokens={list(_SPECIAL)}"
+            )
+    if tokenizer.get_vocab_size() > vocab_size:
+        raise ValueError(
+            f"the tokenizer has {tokenizer.get_vocab_size()} tokens, the model {vocab_size}: raise "
+            "vocab_size"
+        )
+
+
+def encode(tokenizer: Tokenizer, text: str, heard: int) -> list[int]:
+    """Token ids of an instruction, below `heard`.
+
+    Raises:
+        ValueError: the text is empty, or has words outside the vocabulary (all are named).
+    """
+    encoding = tokenizer.encode(text, add_special_tokens=False)
+    if not encoding.ids:
+        raise empty_instruction()
+    spans = zip(encoding.ids, encoding.offsets, strict=True)
+    unknown = [text[a:b].lower() for i, (a, b) in spans if i == _SPECIAL[UNKNOWN] or i >= heard]
+    if unknown:
+        raise unknown_words(text, unknown)
+    return encoding.ids
+
+
+def pad(ids: Iterable[list[int]]) -> Tensor:
+    """Sequences of token ids to one int64 [B, longest], 0 pads."""
+    rows = [torch.tensor(row, dtype=torch.int64) for row in ids]
+    return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=_SPECIAL[PAD])
+
+
+def decode(tokenizer: Tokenizer, ids: Tensor) -> str:
+    """Text of the ids [W] up to the end token."""
+    kept = []
+    for i in ids.tolist():
+        if i in (_SPECIAL[END], _SPECIAL[PAD]):
+            break
+        kept.append(i)
+    return tokenizer.decode(kept)
+
+
+class InstructionEncoder(nn.Module):
+    """Token ids [B, W] (0 pads) to one vector [B, width]: embedding, then a bidirectional GRU."""
+
+    def __init__(self, vocab_size: int, width: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(vocab_size, width // 2, padding_idx=_SPECIAL[PAD])
+        self.gru = nn.GRU(width // 2, width // 2, batch_first=True, bidirectional=True)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        lengths = (ids > 0).sum(1).clamp(min=1).cpu()
+        packed = nn.utils.rnn.pack_padded_sequence(
+            self.embedding(ids), lengths, batch_first=True, enforce_sorted=False
+        )
+        _, last = self.gru(packed)
+        return torch.cat([last[0], last[1]], dim=-1)
+
+
+class LanguageDecoder(nn.Module):
+    """Says what a feature vector holds, token by token: p(w_i | features, w_<i).
+
+    The features stand in front of the sentence as its first input; a Mamba-2 stack reads on from
+    there. Input and output embeddings are one matrix (Press and Wolf 2017).
+    """
+
+    def __init__(self, features: int, vocab_size: int, width: int, n_layers: int) -> None:
+        super().__init__()
+        self.prefix = nn.Sequential(
+            RMSNorm(features), nn.Linear(features, width), nn.SiLU(), nn.Linear(width, width)
+        )
+        self.embedding = nn.Embedding(vocab_size, width)
+        nn.init.normal_(self.embedding.weight, std=width**-0.5)
+        self.core = MambaStack(width, n_layers, d_state=64)
+        self.norm = RMSNorm(width)
+
+    def forward(self, features: Tensor, ids: Tensor) -> Tensor:
+        """Training form: logits [N, W + 1, V] for sentences [N, W] said about features [N, D].
+
+        Position i holds the logits of token i given the tokens before it; the last one those of
+        what follows the sentence.
+        """
+        x = torch.cat([self.prefix(features)[:, None], self.embedding(ids)], dim=1)
+        return self._logits(self.core(x)[0])
+
+    def loss(self, features: Tensor, ids: Tensor) -> Tensor:
+        """Cross-entropy [N] (nats a token) of the sentences [N, W] (0 pads) and their end."""
+        ended = F.pad(ids, (0, 1))
+        lengths = (ids > 0).sum(1, keepdim=True)
+        ended.scatter_(1, lengths, _SPECIAL[END])
+        position = torch.arange(ended.shape[1], device=ids.device)
+        target = ended.masked_fill(position > lengths, _IGNORED)
+        logits = self(features, ids).float().transpose(1, 2)
+        loss = F.cross_entropy(logits, target, ignore_index=_IGNORED, reduction="none")
+        return loss.sum(1) / (lengths[:, 0] + 1)
+
+    def generate(self, features: Tensor, max_tokens: int = 24) -> Tensor:
+        """Greedy sentences int64 [N, <= max_tokens] for features [N, D]; 0 after the end token."""
+        states = self.core.initial_state(len(features))
+        x = self.prefix(features)
+        over = torch.zeros(len(features), dtype=torch.bool, device=features.device)
+        said: list[Tensor] = []
+        while len(said) < max_tokens and not over.all():
+            x, states = self.core.step(x, states)
+            word = self._logits(x).argmax(-1).masked_fill(over, _SPECIAL[PAD])
+            said.append(word)
+            over = over | (word == _SPECIAL[END])
+            x = self.embedding(word)
+        return torch.stack(said, dim=1)
+
+    def _logits(self, x: Tensor) -> Tensor:
+        return F.linear(self.norm(x).to(self.embedding.weight.dtype), self.embedding.weight)

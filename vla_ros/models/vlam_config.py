@@ -1,0 +1,82 @@
+"""Sizes, shapes and normalisation of the vision-language-action model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from vla_ros.robots.action_config import ActionConfig
+
+SMALL_ENCODER = {"model_type": "small", "image_size": 64, "channels": 32}
+_WITH_PRETRAINED_VISION = {
+    "vocab_size": 24_000,
+    "heard_tokens": 24_000,
+    "keypoint_width": 192,
+    "instruction_width": 256,
+    "text_width": 512,
+    "text_layers": 2,
+}
+# Tiny is what ships; the others come to about 50, 150 and 350 million parameters.
+SIZES = {
+    "tiny": {"vision_model": SMALL_ENCODER, "d_model": 160, "n_layers": 2, "d_state": 32},
+    "small": _WITH_PRETRAINED_VISION
+    | {"vision_model": "dinov2-small", "d_model": 512, "n_layers": 4},
+    "base": _WITH_PRETRAINED_VISION
+    | {"vision_model": "dinov2-base", "d_model": 768, "n_layers": 6, "text_width": 640},
+    "large": _WITH_PRETRAINED_VISION
+    | {"vision_model": "dinov2-large", "d_model": 1024, "n_layers": 8},
+}
+
+
+@dataclass(frozen=True)
+class VLAMConfig:
+    """Shapes of the model and its contract with the robot; travels inside the checkpoint."""
+
+    action: ActionConfig
+    vision: dict  # the encoder's description, see vision.build_encoder
+    d_model: int = 512
+    n_layers: int = 4
+    d_state: int = 64
+    mixer: str = "mamba2"  # or "mamba1"
+    vocab_size: int = 0
+    heard_tokens: int = 0  # the first so many of them may come in instructions
+    freeze_vision: bool = False
+    cameras: tuple[str, ...] = ("camera",)
+    keypoints: int = 16  # of each camera
+    keypoint_width: int = 32
+    instruction_width: int = 64
+    text_width: int = 64
+    text_layers: int = 1
+
+    @classmethod
+    def from_dict(cls, values: dict) -> VLAMConfig:
+        """From what `dataclasses.asdict` and JSON leave of one. Raises ValueError."""
+        known = {field.name for field in fields(cls)}
+        if set(values) != known:
+            wrong = ", ".join(sorted(set(values) ^ known))
+            raise ValueError(f"unexpected or missing settings: {wrong}")
+        action, cameras = ActionConfig.from_dict(values["action"]), tuple(values["cameras"])
+        return cls(**{**values, "action": action, "cameras": cameras})
+
+
+@dataclass
+class Statistics:
+    """Normalisation of proprioception and actions, from the training data."""
+
+    proprioception_mean: np.ndarray  # [P]
+    proprioception_std: np.ndarray  # [P]
+    action_offset: np.ndarray  # [K, A]
+    action_scale: np.ndarray  # [K, A]
+
+    @classmethod
+    def neutral(cls, action: ActionConfig) -> Statistics:
+        """Nothing is known of the data: the middle and half the width of each action's bounds."""
+        felt, low, high = len(action.proprioception_names), *np.array(action.action_bounds).T
+        shape = (action.horizon, action.action_dim)
+        return cls(
+            np.zeros(felt),
+            np.ones(felt),
+            np.broadcast_to((low + high) / 2, shape).copy(),
+            np.broadcast_to((high - low) / 2, shape).copy(),
+        )

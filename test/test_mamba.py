@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from vla_ros.models.mamba import Mamba2, ssd
+from vla_ros.models.mamba import Mamba2
+from vla_ros.models.scans import ssd
 
 
 @pytest.fixture

@@ -1,0 +1,182 @@
+"""The kernels of mamba.cpp as differentiable functions of tensors.
+
+The normal build makes them for the processor at hand. Where they are missing (`pip install .`) or
+do not fit (see `serves`), mamba.py computes the same numbers in plain torch, only slower. `in_use`
+tells which it is; VLA_ROS_KERNELS=off in the environment, or `enabled = False`, forces plain torch.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from ctypes import byref, c_float, c_int64, c_void_p
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+import vla_ros
+
+_LANES = 16  # channels and states come in multiples of this
+
+
+def _load() -> ctypes.CDLL | None:
+    for folder in vla_ros.__path__:
+        path = Path(folder) / "models" / "libvla_ros_mamba.so"
+        if path.is_file():
+            return ctypes.CDLL(str(path))
+    return None
+
+
+_library = _load()
+enabled = os.environ.get("VLA_ROS_KERNELS") != "off"
+
+
+def in_use() -> bool:
+    """True with the native kernels, False with plain torch."""
+    return enabled and _library is not None
+
+
+def serves(weight: Tensor, *widths: int) -> bool:
+    """Whether the kernels can work with weights like this one and with these widths."""
+    return (
+        enabled
+        and _library is not None
+        and weight.dtype == torch.float32
+        and weight.device.type == "cpu"
+        and not any(width % _LANES for width in widths)
+    )
+
+
+def _fields(kind: type, names: str) -> list[tuple[str, type]]:
+    return [(name, kind) for name in names.split()]
+
+
+class _Scan(ctypes.Structure):
+    _fields_ = [
+        *_fields(c_int64, "batch length channels states headdim"),
+        *_fields(c_void_p, "x dt a b c d z before"),
+        *_fields(c_int64, "x_row dt_row bc_row z_row"),
+        *_fields(c_void_p, "y after checkpoints"),
+    ]
+
+
+class _ScanGradients(ctypes.Structure):
+    _fields_ = _fields(c_void_p, "dy dafter dx ddt da db dc dd dz dbefore")
+
+
+class _Convolution(ctypes.Structure):
+    _fields_ = [
+        *_fields(c_int64, "batch length channels kernel"),
+        *_fields(c_void_p, "x past weight bias"),
+        *_fields(c_int64, "x_row"),
+        *_fields(c_void_p, "y after"),
+    ]
+
+
+class _ConvolutionGradients(ctypes.Structure):
+    _fields_ = _fields(c_void_p, "dy dafter dx dpast dweight dbias")
+
+
+def _pointers(*tensors: Tensor) -> list[int]:
+    return [tensor.data_ptr() for tensor in tensors]
+
+
+def _row(x: Tensor) -> int:
+    """Distance of two time steps in x [B, L, C], a slice of a contiguous wider tensor."""
+    return x.stride(1) if x.shape[1] > 1 else x.stride(0)
+
+
+class Scan(torch.autograd.Function):
+    """h_t = exp(dt_t A) h_t-1 + dt_t x_t B_t, y_t = (h_t C_t + D x_t) silu(z_t).
+
+    Mamba-2: dt [B, L, H], a [H], d [H]. Mamba-1: dt [B, L, D], a [D, N], d [D]. Both: x, z
+    [B, L, D], b, c [B, L, N], before [B, D, N]; slices of wider tensors are welcome.
+    """
+
+    @staticmethod
+    def forward(ctx, x, dt, a, b, c, d, z, before):
+        y, after = x.new_empty(x.shape), torch.empty_like(before)
+        checkpoints = None
+        if any(ctx.needs_input_grad):
+            chunks = -(-x.shape[1] // _library.mamba_checkpoint_every())
+            checkpoints = x.new_empty(chunks, *before.shape)
+        scan = Scan._arguments(x, dt, a, b, c, d, z, before)
+        scan.y, scan.after = _pointers(y, after)
+        scan.checkpoints = checkpoints.data_ptr() if checkpoints is not None else None
+        _library.mamba_scan(byref(scan))
+        ctx.save_for_backward(x, dt, a, b, c, d, z, before, checkpoints)
+        return y, after
+
+    @staticmethod
+    def backward(ctx, dy, dafter):
+        *inputs, checkpoints = ctx.saved_tensors
+        scan = Scan._arguments(*inputs)
+        scan.checkpoints = checkpoints.data_ptr()
+        gradients = [tensor.new_zeros(tensor.shape) for tensor in inputs]
+        dy, dafter = dy.contiguous(), dafter.contiguous()
+        arguments = _ScanGradients(*_pointers(dy, dafter, *gradients))
+        _library.mamba_scan_backward(byref(scan), byref(arguments))
+        return tuple(gradients)
+
+    @staticmethod
+    def _arguments(x, dt, a, b, c, d, z, before) -> _Scan:
+        batch, length, channels = x.shape
+        headdim = channels // len(d) if a.dim() == 1 else 1
+        return _Scan(
+            *(batch, length, channels, b.shape[-1], headdim),
+            *_pointers(x, dt, a, b, c, d, z, before),
+            *map(_row, (x, dt, b, z)),
+        )
+
+
+class Convolution(torch.autograd.Function):
+    """silu(causal depthwise convolution) of x [B, L, C] after past [B, C, K - 1]; the new past."""
+
+    @staticmethod
+    def forward(ctx, x, past, weight, bias):
+        ctx.save_for_backward(x, past, weight, bias)
+        y, after = x.new_empty(x.shape), torch.empty_like(past)
+        arguments = Convolution._arguments(x, past, weight, bias)
+        arguments.y, arguments.after = _pointers(y, after)
+        _library.mamba_convolve(byref(arguments))
+        return y, after
+
+    @staticmethod
+    def backward(ctx, dy, dafter):
+        inputs = ctx.saved_tensors
+        gradients = [tensor.new_zeros(tensor.shape) for tensor in inputs]
+        dy, dafter = dy.contiguous(), dafter.contiguous()
+        arguments = _ConvolutionGradients(*_pointers(dy, dafter, *gradients))
+        _library.mamba_convolve_backward(byref(Convolution._arguments(*inputs)), byref(arguments))
+        return tuple(gradients)
+
+    @staticmethod
+    def _arguments(x, past, weight, bias) -> _Convolution:
+        tensors = _pointers(x, past, weight, bias)
+        return _Convolution(*x.shape, weight.shape[-1], *tensors, _row(x))
+
+
+class Norm(torch.autograd.Function):
+    """x / rms(x) * weight over the last dimension."""
+
+    @staticmethod
+    def forward(ctx, x, weight, eps):
+        x = x.contiguous()
+        ctx.save_for_backward(x, weight)
+        ctx.eps = eps
+        y = torch.empty_like(x)
+        _library.mamba_norm(*map(c_void_p, _pointers(x, weight, y)), *Norm._sizes(x, eps))
+        return y
+
+    @staticmethod
+    def backward(ctx, dy):
+        x, weight = ctx.saved_tensors
+        dy, dx, dweight = dy.contiguous(), torch.empty_like(x), torch.zeros_like(weight)
+        tensors = map(c_void_p, _pointers(dy, x, weight, dx, dweight))
+        _library.mamba_norm_backward(*tensors, *Norm._sizes(x, ctx.eps))
+        return dx, dweight, None
+
+    @staticmethod
+    def _sizes(x: Tensor, eps: float) -> tuple[c_int64, c_int64, c_float]:
+        return c_int64(x.numel() // x.shape[-1]), c_int64(x.shape[-1]), c_float(eps)

@@ -1,24 +1,17 @@
 """Each node as its own process, exchanging real messages: what a robot's computer would run."""
 
-import contextlib
 import os
-import signal
-import subprocess
-import sys
-import threading
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-import rclpy
 from action_msgs.msg import GoalStatus
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
+from probe import PATIENCE, NodeProcess, Probe, wait_for
 from rcl_interfaces.srv import SetParameters
 from rclpy.action import ActionClient
-from rclpy.context import Context
-from rclpy.executors import ExternalShutdownException, ShutdownException, SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Header, String
@@ -29,7 +22,6 @@ from vla_ros.msg import ActionChunk, GateStatus, VisualTokens
 from vla_ros.robots import panda
 from vla_ros.ros import qos
 from vla_ros.ros.messages import chunk_message, image_message, joint_state_message, seconds, to_time
-from vla_ros.ros.running import choose_transport
 
 PARAMS = Path(__file__).parents[1] / "config" / "arm.yaml"
 NAMESPACE = "/tested"
@@ -37,49 +29,11 @@ IMAGE = np.random.default_rng(0).integers(0, 255, (128, 128, 3), dtype=np.uint8)
 INSTRUCTION = "reach for the red cube"
 
 
-class Process:
-    """One node in its own process. Its output is kept for the asserts."""
-
-    def __init__(self, folder: Path, node: str, *arguments: str, ns: str = NAMESPACE) -> None:
-        self.log = folder / f"{node}-{time.monotonic_ns()}.txt"
-        command = [sys.executable, "-m", f"vla_ros.nodes.{node}", "--ros-args"]
-        with self.log.open("w") as log:
-            self._process = subprocess.Popen(
-                [*command, "-r", f"__ns:={ns}", *arguments],
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
-
-    @property
-    def output(self) -> str:
-        return self.log.read_text()
-
-    def kill(self) -> None:
-        self._process.kill()
-        self._process.wait()
-
-    def end(self) -> int:
-        """Ask it to end as a launch system does; return the exit code."""
-        self._process.send_signal(signal.SIGINT)
-        try:
-            return self._process.wait(timeout=30.0)
-        except subprocess.TimeoutExpired:
-            self.kill()
-            raise
-
-    def wait(self) -> int:
-        return self._process.wait(timeout=30.0)
-
-
-class Robot:
+class Robot(Probe):
     """The other side of the topics: publishes camera and joints, listens to everything."""
 
     def __init__(self) -> None:
-        choose_transport()
-        self.context = Context()
-        rclpy.init(context=self.context)
-        self.node = rclpy.create_node("probe", namespace=NAMESPACE, context=self.context)
-        self.heard: dict[type, list] = {}
+        super().__init__("probe", NAMESPACE)
         self.images: set[int] = set()  # stamps, ns
         node = self.node
         self._cameras = [
@@ -90,30 +44,14 @@ class Robot:
         self.chunks = node.create_publisher(ActionChunk, "action_chunk", qos.standard(1))
         self.instruction = node.create_publisher(String, "instruction", qos.latched())
         self.follow = ActionClient(node, FollowInstruction, "follow_instruction")
-        for kind, topic, profile in (
-            (VisualTokens, "visual_tokens", qos.sensor()),
-            (ActionChunk, "action_chunk", qos.standard(1)),
-            (JointTrajectory, "joint_trajectory", qos.standard(100)),
-            (GateStatus, "gate_status", qos.latched()),
-        ):
-            self.heard[kind] = []
-            node.create_subscription(kind, topic, self._listener(kind), profile)
+        self.listen(VisualTokens, "visual_tokens", qos.sensor())
+        self.listen(ActionChunk, "action_chunk", qos.standard(1))
+        self.listen(JointTrajectory, "joint_trajectory", qos.standard(100))
+        self.listen(GateStatus, "gate_status", qos.latched())
         self.send_images = self.send_joints = True
         node.create_timer(0.05, self._publish_images)
         node.create_timer(0.01, self._publish_joints)
-        self._executor = SingleThreadedExecutor(context=self.context)
-        self._executor.add_node(node)
-        self._thread = threading.Thread(target=self._spin)
-        self._thread.start()
-
-    def _listener(self, kind):
-        return lambda message: self.heard[kind].append((time.monotonic(), message))
-
-    def _spin(self):
-        try:
-            self._executor.spin()
-        except (ExternalShutdownException, ShutdownException):
-            pass
+        self.start()
 
     def header(self) -> Header:
         return Header(stamp=self.node.get_clock().now().to_msg(), frame_id="camera_optical_frame")
@@ -121,7 +59,7 @@ class Robot:
     def _publish_images(self):
         if self.send_images:
             header = self.header()
-            self.images.add(header.stamp.sec * 10**9 + header.stamp.nanosec)
+            self.images.add(nanoseconds(header))
             for camera in self._cameras:
                 camera.publish(image_message(IMAGE, header))
 
@@ -130,42 +68,13 @@ class Robot:
             message = joint_state_message(panda.JOINT_NAMES, panda.HOME, self.header())
             self._joints.publish(message)
 
-    def wait_for(self, condition, timeout=20.0):
-        """Wait for the condition to hold; return its value."""
-        end = time.monotonic() + timeout
-        while time.monotonic() < end:
-            value = condition()
-            if value:
-                return value
-            time.sleep(0.005)
-        raise AssertionError(f"waited {timeout} s in vain")
-
-    def next(self, kind, fits=lambda message: True, timeout=20.0):
-        """The next message of a kind that fits, from now on; returns (monotonic time, message)."""
-        start = time.monotonic()
-
-        def found():
-            return next((x for x in self.heard[kind] if x[0] > start and fits(x[1])), None)
-
-        return self.wait_for(found, timeout)
-
-    def gate_state(self):
-        statuses = self.heard[GateStatus]
-        return statuses[-1][1].state if statuses else None
-
-    def call(self, kind, service, request):
-        client = self.node.create_client(kind, service)
-        assert client.wait_for_service(20.0), f"no service {service}"
-        for _ in range(4):  # discovery may not have found the way back yet, and the answer is lost
-            future = client.call_async(request)
-            with contextlib.suppress(AssertionError):
-                self.wait_for(future.done, timeout=5.0)
-                return future.result()
-        raise AssertionError(f"no answer from {service}")
+    def state_of(self, name):
+        answer = self.call(GetState, f"{name}/get_state", GetState.Request())
+        return answer.current_state.label
 
     def goal(self, instruction, time_limit=0.0):
         """Send a goal; return its handle, the future of its result, and its feedback so far."""
-        assert self.follow.wait_for_server(20.0)
+        assert self.follow.wait_for_server(PATIENCE)
         feedback = []
         goal = FollowInstruction.Goal(instruction=instruction, time_limit=time_limit)
 
@@ -175,20 +84,14 @@ class Robot:
             )
 
         # In the thread that spins: from another, rclpy can lose an answer that comes quickly.
-        sent = self._executor.create_task(send)
-        self.wait_for(sent.done)
+        sent = self.executor.create_task(send)
+        wait_for(sent.done)
         assert sent.result().accepted
         return sent.result(), sent.result().get_result_async(), feedback
 
-    def result(self, future, timeout=20.0):
-        self.wait_for(future.done, timeout)
+    def result(self, future):
+        wait_for(future.done)
         return future.result().status, future.result().result
-
-    def close(self):
-        self._executor.shutdown()
-        self._thread.join()
-        self.node.destroy_node()
-        self.context.try_shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -212,12 +115,15 @@ def policy_arguments(checkpoint):
 def stack(robot, folder, policy_arguments):
     """The three nodes, active, each a process."""
     processes = {
-        "vision_encoder": Process(folder, "vision_encoder", *policy_arguments),
-        "action_policy": Process(folder, "action_policy", *policy_arguments),
-        "command_gate": Process(folder, "command_gate", "--params-file", str(PARAMS)),
+        "vision_encoder": NodeProcess(folder, NAMESPACE, "vision_encoder", *policy_arguments),
+        "action_policy": NodeProcess(folder, NAMESPACE, "action_policy", *policy_arguments),
+        "command_gate": NodeProcess(
+            folder, NAMESPACE, "command_gate", "--params-file", str(PARAMS)
+        ),
     }
     try:
-        robot.next(VisualTokens, timeout=60.0)
+        for name in processes:
+            wait_for(lambda name=name: robot.state_of(name) == "active")
         yield processes
     finally:
         codes = {name: process.end() for name, process in processes.items()}
@@ -230,10 +136,10 @@ def stack(robot, folder, policy_arguments):
 def following(robot, stack):
     """The policy follows an instruction and the gate lets it."""
     robot.instruction.publish(String(data=INSTRUCTION))
-    robot.next(GateStatus, lambda status: status.state == GateStatus.ACTIVE)
+    robot.next("gate_status", lambda status: status.state == GateStatus.ACTIVE)
     yield stack
     robot.instruction.publish(String(data=""))
-    robot.next(GateStatus, lambda status: status.state == GateStatus.HOLD)
+    robot.next("gate_status", lambda status: status.state == GateStatus.HOLD)
 
 
 def nanoseconds(header):
@@ -241,13 +147,14 @@ def nanoseconds(header):
 
 
 def test_an_image_becomes_a_command_and_its_stamp_goes_all_the_way(robot, following):
-    _, tokens = robot.next(VisualTokens)
+    tokens = robot.next("visual_tokens")
     assert nanoseconds(tokens.header) in robot.images and list(tokens.shape) == [2, 16, 16, 32]
     assert tokens.header.frame_id == "camera_optical_frame"
-    _, chunk = robot.next(ActionChunk)
+    chunk = robot.next("action_chunk")
     assert nanoseconds(chunk.header) in robot.images and chunk.instruction == INSTRUCTION
     assert tuple(chunk.joint_names) == panda.JOINT_NAMES and chunk.horizon * chunk.dof == 64
-    _, trajectory = robot.next(JointTrajectory)
+    # Of a chunk: on a busy machine the gate may hold now and then.
+    trajectory = robot.next("joint_trajectory", lambda message: nanoseconds(message.header) > 0)
     assert nanoseconds(trajectory.header) in robot.images
     (point,) = trajectory.points
     due = seconds(trajectory.header.stamp) + seconds(point.time_from_start)
@@ -258,32 +165,34 @@ def test_an_image_becomes_a_command_and_its_stamp_goes_all_the_way(robot, follow
 
 
 def test_every_frame_is_followed_by_a_chunk(robot, following):
-    start = time.monotonic()
-    time.sleep(2.0)
-    ticks = [message.tick for at, message in robot.heard[ActionChunk] if at > start]
-    assert len(ticks) >= 30  # 40 frames; the machine may be busy
-    assert ticks == sorted(set(ticks))
+    start = time.time()
+
+    def ticks(since):
+        return [message.tick for message in robot.messages("action_chunk", since)]
+
+    wait_for(lambda: len(ticks(time.time() - 2.0)) >= 30)  # of 40 frames; the machine may be busy
+    assert ticks(start) == sorted(set(ticks(start)))
 
 
 def test_stopped_camera_holds(robot, following):
     robot.send_images = False
     try:
-        robot.next(GateStatus, lambda status: status.state == GateStatus.HOLD, timeout=2.0)
+        robot.next("gate_status", lambda status: status.state == GateStatus.HOLD, timeout=2.0)
     finally:
         robot.send_images = True
-    robot.next(GateStatus, lambda status: status.state == GateStatus.ACTIVE)
+    robot.next("gate_status", lambda status: status.state == GateStatus.ACTIVE)
 
 
 def test_stopped_joint_states_hold(robot, following):
     robot.send_joints = False
     try:
-        _, status = robot.next(
-            GateStatus, lambda status: status.state == GateStatus.HOLD, timeout=2.0
+        status = robot.next(
+            "gate_status", lambda status: status.state == GateStatus.HOLD, timeout=2.0
         )
     finally:
         robot.send_joints = True
     assert "joint states" in status.reason or "chunk" in status.reason
-    robot.next(GateStatus, lambda status: status.state == GateStatus.ACTIVE)
+    robot.next("gate_status", lambda status: status.state == GateStatus.ACTIVE)
 
 
 @pytest.mark.parametrize("victim", ["action_policy", "vision_encoder"])
@@ -291,15 +200,15 @@ def test_killed_node_means_a_hold_within_a_quarter_second_and_its_return_recover
     robot, following, folder, policy_arguments, victim
 ):
     following[victim].kill()
-    killed = time.monotonic()
-    at, hold = robot.next(
-        JointTrajectory, lambda message: nanoseconds(message.header) == 0, timeout=2.0
+    killed = time.time()
+    at, hold = robot.next_at(
+        "joint_trajectory", lambda message: nanoseconds(message.header) == 0, timeout=2.0
     )
     assert at - killed < 0.25
-    before = [x for x in robot.heard[JointTrajectory] if x[0] < at][-1][1]
+    before = [x for x in robot.heard["joint_trajectory"] if x[0] < at][-1][1]
     np.testing.assert_array_equal(hold.points[0].positions, before.points[0].positions)
-    following[victim] = Process(folder, victim, *policy_arguments)
-    robot.next(GateStatus, lambda status: status.state == GateStatus.ACTIVE)
+    following[victim] = NodeProcess(folder, NAMESPACE, victim, *policy_arguments)
+    robot.next("gate_status", lambda status: status.state == GateStatus.ACTIVE)
 
 
 @pytest.mark.parametrize("how", ["kill", "end"])
@@ -307,17 +216,17 @@ def test_gate_that_ends_moves_nothing_more_and_goes_on_when_it_returns(
     robot, following, folder, how
 ):
     getattr(following["command_gate"], how)()
-    time.sleep(0.1)
-    commands = robot.heard[JointTrajectory]
-    number, (_, last) = len(commands), commands[-1]
-    time.sleep(0.3)
-    assert len(commands) == number  # nobody else moves the robot
+    ended = time.time()
+    time.sleep(0.4)
+    assert not robot.messages("joint_trajectory", ended)  # nobody else moves the robot
     if how == "end":  # it had the time to say so
-        assert nanoseconds(last.header) == 0
-        assert robot.heard[GateStatus][-1][1].reason.startswith("deactivated")
-        assert robot.gate_state() == GateStatus.CLOSED
-    following["command_gate"] = Process(folder, "command_gate", "--params-file", str(PARAMS))
-    robot.next(JointTrajectory, lambda message: nanoseconds(message.header) > 0)
+        wait_for(lambda: nanoseconds(robot.messages("joint_trajectory")[-1].header) == 0)
+        wait_for(lambda: robot.messages("gate_status")[-1].reason.startswith("deactivated"))
+        assert robot.messages("gate_status")[-1].state == GateStatus.CLOSED
+    following["command_gate"] = NodeProcess(
+        folder, NAMESPACE, "command_gate", "--params-file", str(PARAMS)
+    )
+    robot.next("joint_trajectory", lambda message: nanoseconds(message.header) > 0)
 
 
 # --- the action ---------------------------------------------------------------------------------
@@ -325,10 +234,10 @@ def test_gate_that_ends_moves_nothing_more_and_goes_on_when_it_returns(
 
 def test_goal_gives_feedback_and_can_be_cancelled(robot, stack):
     goal, result, feedback = robot.goal(INSTRUCTION)
-    robot.wait_for(lambda: len(feedback) >= 10)
+    wait_for(lambda: len(feedback) >= 10)
     steps = [item.step for item in feedback]
     assert steps == sorted(set(steps)) and feedback[-1].elapsed > 0.0
-    robot.wait_for(lambda: feedback[-1].gate_state == GateStatus.ACTIVE)
+    wait_for(lambda: feedback[-1].gate_state == GateStatus.ACTIVE)
     goal.cancel_goal_async()
     status, result = robot.result(result)
     assert status == GoalStatus.STATUS_CANCELED and not result.success
@@ -392,13 +301,13 @@ SPOILED = {
 def test_bad_chunks_give_no_command_and_a_good_one_then_does(robot, folder):
     topics = {"action_chunk": "own_chunk", "gate_status": "own_status", "joint_trajectory": "own"}
     remaps = [word for old, new in topics.items() for word in ("-r", f"{old}:={new}")]
-    process = Process(folder, "command_gate", *remaps)
+    process = NodeProcess(folder, NAMESPACE, "command_gate", *remaps)
     node, statuses, commands = robot.node, [], []
     chunks = node.create_publisher(ActionChunk, "own_chunk", qos.standard(1))
     node.create_subscription(GateStatus, "own_status", statuses.append, qos.latched())
     commanded = node.create_subscription(JointTrajectory, "own", commands.append, qos.standard(100))
-    robot.wait_for(lambda: statuses and "chunk" in statuses[-1].reason)  # joint states arrive
-    robot.wait_for(lambda: commanded.get_publisher_count() and chunks.get_subscription_count())
+    wait_for(lambda: statuses and "chunk" in statuses[-1].reason)  # joint states arrive
+    wait_for(lambda: commanded.get_publisher_count() and chunks.get_subscription_count())
 
     def send(spoil):
         points = np.tile(panda.HOME, (8, 1))
@@ -408,13 +317,18 @@ def test_bad_chunks_give_no_command_and_a_good_one_then_does(robot, folder):
 
     for number, (reason, spoil) in enumerate(SPOILED.items(), start=1):
         send(spoil)
-        robot.wait_for(lambda number=number: statuses[-1].rejected == number)
+        wait_for(lambda number=number: statuses[-1].rejected == number)
         assert reason in statuses[-1].last_rejection
         assert statuses[-1].state == GateStatus.CLOSED and statuses[-1].accepted == 0
     time.sleep(0.1)
     assert not commands
-    send(lambda chunk: None)
-    robot.wait_for(lambda: commands)
+
+    def commanded_by_another_chunk():  # one may come too late on a busy machine
+        send(lambda chunk: None)
+        time.sleep(0.1)
+        return commands
+
+    wait_for(commanded_by_another_chunk)
     np.testing.assert_allclose(commands[0].points[0].positions, panda.HOME)
     assert process.end() == 0
 
@@ -431,20 +345,26 @@ def test_killed_simulation_starts_over_and_so_does_the_time(robot, folder, polic
     }
 
     def start(name):
-        return Process(folder, name, *arguments[name], ns=namespace)
+        return NodeProcess(folder, namespace, name, *arguments[name])
 
     def active():
         return bool(statuses) and statuses[-1].state == GateStatus.ACTIVE
+
+    def now():
+        return seconds(statuses[-1].header.stamp)
 
     robot.node.create_subscription(
         GateStatus, f"{namespace}/gate_status", statuses.append, qos.latched()
     )
     processes = {name: start(name) for name in arguments}
     try:
-        robot.wait_for(lambda: active() and seconds(statuses[-1].header.stamp) > 4.0, timeout=60.0)
+        wait_for(lambda: active() and now() > 4.0)
+        before = now()
         processes["sim_robot"].kill()
         processes["sim_robot"] = start("sim_robot")
-        robot.wait_for(lambda: active() and seconds(statuses[-1].header.stamp) < 4.0, timeout=60.0)
+        wait_for(lambda: now() < before)
+        again = now()
+        wait_for(lambda: active() and now() > again + 1.0)  # not what was left from before
     finally:
         codes = {name: process.end() for name, process in processes.items()}
         for process in processes.values():
@@ -453,20 +373,20 @@ def test_killed_simulation_starts_over_and_so_does_the_time(robot, folder, polic
 
 
 def test_lifecycle_services_start_and_stop_a_node(robot, folder):
-    process = Process(folder, "command_gate", "-p", "autostart:=false", "-r", "__node:=managed")
-
-    def state():
-        return robot.call(GetState, "managed/get_state", GetState.Request()).current_state.label
+    process = NodeProcess(
+        folder, NAMESPACE, "command_gate", "-p", "autostart:=false", "-r", "__node:=managed"
+    )
 
     def change(transition):
         request = ChangeState.Request(transition=Transition(id=transition))
         return robot.call(ChangeState, "managed/change_state", request).success
 
-    assert state() == "unconfigured"
-    assert change(Transition.TRANSITION_CONFIGURE) and state() == "inactive"
-    assert change(Transition.TRANSITION_ACTIVATE) and state() == "active"
-    assert change(Transition.TRANSITION_DEACTIVATE) and state() == "inactive"
-    assert change(Transition.TRANSITION_CLEANUP) and state() == "unconfigured"
+    robot.client(ChangeState, "managed/change_state")  # so that no answer to it is lost
+    assert robot.state_of("managed") == "unconfigured"
+    assert change(Transition.TRANSITION_CONFIGURE) and robot.state_of("managed") == "inactive"
+    assert change(Transition.TRANSITION_ACTIVATE) and robot.state_of("managed") == "active"
+    assert change(Transition.TRANSITION_DEACTIVATE) and robot.state_of("managed") == "inactive"
+    assert change(Transition.TRANSITION_CLEANUP) and robot.state_of("managed") == "unconfigured"
     assert process.end() == 0
 
 
@@ -482,7 +402,7 @@ def test_lifecycle_services_start_and_stop_a_node(robot, folder):
 def test_bad_configuration_ends_with_one_clear_line(folder, checkpoint, node, arguments, words):
     if node == "vision_encoder":
         arguments = [*arguments, "-p", f"checkpoint:={checkpoint}"]
-    process = Process(folder, node, *arguments)
+    process = NodeProcess(folder, NAMESPACE, node, *arguments)
     assert process.wait() == 1
     last = process.output.strip().splitlines()[-1]
     assert last.startswith("error: ") and "Traceback" not in process.output

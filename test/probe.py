@@ -1,0 +1,140 @@
+"""What tests of running nodes share: a node as its own process, and a probe to talk to it."""
+
+import contextlib
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import rclpy
+from rclpy.context import Context
+from rclpy.executors import ExternalShutdownException, ShutdownException, SingleThreadedExecutor
+
+from vla_ros.ros.running import choose_transport
+
+PATIENCE = 60.0  # s: a busy machine takes long to start a process, and to let it be discovered
+
+
+def wait_for(condition, timeout=PATIENCE):
+    """Wait for the condition to hold; return its value."""
+    end = time.monotonic() + timeout
+    while time.monotonic() < end:
+        value = condition()
+        if value:
+            return value
+        time.sleep(0.005)
+    raise AssertionError(f"waited {timeout} s in vain")
+
+
+class NodeProcess:
+    """One node in its own process. Its output is kept for the asserts."""
+
+    def __init__(self, folder: Path, namespace: str, node: str, *arguments: str) -> None:
+        self.log = folder / f"{node}-{time.monotonic_ns()}.txt"
+        command = [sys.executable, "-m", f"vla_ros.nodes.{node}", "--ros-args"]
+        command += ["-r", f"__ns:={namespace}", *arguments]
+        with self.log.open("w") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+
+    @property
+    def output(self) -> str:
+        return self.log.read_text()
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def end(self) -> int:
+        """Ask it to end as a launch system does; return the exit code."""
+        self._process.send_signal(signal.SIGINT)
+        return self.wait()
+
+    def wait(self) -> int:
+        try:
+            return self._process.wait(timeout=PATIENCE)
+        finally:
+            self.kill()
+
+
+class Probe:
+    """A node that spins in a thread of its own and keeps what it hears.
+
+    `heard` has a list of (time, message) for each topic listened to. The time is the one of
+    publication, s of the system clock: a test that is slow to hear sees no late messages.
+    """
+
+    def __init__(self, name: str, namespace: str) -> None:
+        choose_transport()
+        self.context = Context()
+        rclpy.init(context=self.context)
+        self.node = rclpy.create_node(name, namespace=namespace, context=self.context)
+        self.heard: dict[str, list] = {}
+        self._clients: dict[str, object] = {}
+        self.executor = SingleThreadedExecutor(context=self.context)
+        self.executor.add_node(self.node)
+        self._thread = threading.Thread(target=self._spin)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def _spin(self) -> None:
+        with contextlib.suppress(ExternalShutdownException, ShutdownException):
+            self.executor.spin()
+
+    def close(self) -> None:
+        self.executor.shutdown()
+        self._thread.join()
+        self.node.destroy_node()
+        self.context.try_shutdown()
+
+    # --- topics -----------------------------------------------------------------------------
+
+    def listen(self, kind, topic, profile):
+        heard = self.heard[topic] = []
+
+        def hear(message, info):
+            heard.append((info["source_timestamp"] / 1e9, message))
+
+        return self.node.create_subscription(kind, topic, hear, profile)
+
+    def messages(self, topic, since=0.0) -> list:
+        """Those published since then."""
+        return [message for at, message in self.heard[topic] if at > since]
+
+    def next_at(self, topic, fits=lambda message: True, timeout=PATIENCE):
+        """Time and message of the first that fits, published from now on."""
+        start = time.time()
+
+        def found():
+            return next((x for x in self.heard[topic] if x[0] > start and fits(x[1])), None)
+
+        return wait_for(found, timeout)
+
+    def next(self, topic, fits=lambda message: True, timeout=PATIENCE):
+        """The first message that fits, published from now on."""
+        return self.next_at(topic, fits, timeout)[1]
+
+    # --- services ---------------------------------------------------------------------------
+
+    def client(self, kind, service):
+        if service not in self._clients:
+            self._clients[service] = self.node.create_client(kind, service)
+        return self._clients[service]
+
+    def call(self, kind, service, request):
+        """The answer of a service.
+
+        A server that has not discovered a new client yet answers nobody, so it is asked again.
+        Servers discover clients in the order in which they were made: one that has answered will
+        not lose an answer to an earlier client.
+        """
+        client = self.client(kind, service)
+        assert client.wait_for_service(PATIENCE), f"no service {service}"
+        for _ in range(4):
+            future = client.call_async(request)
+            with contextlib.suppress(AssertionError):
+                wait_for(future.done, PATIENCE / 4)
+                return future.result()
+        raise AssertionError(f"no answer from {service}")

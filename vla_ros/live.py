@@ -21,6 +21,7 @@ from typing import Any, Protocol
 
 import rclpy
 from ament_index_python.packages import get_package_share_directory
+from lifecycle_msgs.srv import GetState
 from rclpy.action import ActionClient
 from rclpy.action.client import ClientGoalHandle
 from rclpy.context import Context
@@ -192,13 +193,14 @@ class LiveArm:
         node.create_subscription(ActionChunk, "action_chunk", self._on_chunk, qos.standard(10))
         self._set_task = node.create_client(SetTask, "sim_robot/set_task")
         self._follow = ActionClient(node, FollowInstruction, "follow_instruction")
+        self._policy_state = node.create_client(GetState, "action_policy/get_state")
         return node
 
     def close(self) -> None:
         self._threads.stop()
 
     def wait_until_ready(self) -> None:
-        """Wait until robot, policy and gate can be heard.
+        """Wait until robot, policy and gate can be heard, and the policy takes instructions.
 
         Raises:
             StartError: they cannot within a minute, or the stack has failed.
@@ -211,10 +213,18 @@ class LiveArm:
         ):
             if not self._wait(there, _START_TIME):
                 raise StartError(f"{what} did not come up within {_START_TIME:g} s")
+        if not self._wait(self._policy_is_active, _START_TIME):
+            raise StartError(f"action_policy did not become active within {_START_TIME:g} s")
         if self._node.count_publishers("/clock") > 1:
             raise StartError(
                 "another simulation publishes /clock: end it, or set another ROS_DOMAIN_ID"
             )
+
+    def _policy_is_active(self) -> bool:
+        """Ask the policy. Until it has discovered a client it answers nobody, and then it knows the
+        clients made before, too: an answer here means that a goal will be answered."""
+        answer = self._policy_state.call_async(GetState.Request())
+        return self._wait(answer.done, 1.0) and answer.result().current_state.label == "active"
 
     # --- episodes ---------------------------------------------------------------------------
 

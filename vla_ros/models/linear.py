@@ -1,4 +1,4 @@
-"""Linear layers that are fast on CPUs."""
+"""Linear layers that are fast on CPUs, and linear layers with small weights."""
 
 from __future__ import annotations
 
@@ -20,6 +20,30 @@ class Linear(nn.Linear):
         if _served(x, self.weight):
             return _OneDNNLinear.apply(x, self.weight, self.bias)
         return super().forward(x)
+
+
+class QuantizedLinear(nn.Module):
+    """A linear layer without bias that keeps its weights in bf16 or int8; inference only.
+
+    int8 weights have one scale for each output, such that the largest weight becomes 127.
+
+    Args:
+        linear: what to quantise.
+        precision: "bf16" or "int8".
+    """
+
+    def __init__(self, linear: nn.Linear, precision: str) -> None:
+        super().__init__()
+        weight, scale = linear.weight.detach(), None
+        if precision == "int8":
+            scale = weight.abs().amax(1).clamp(min=1e-12) / 127
+            weight = (weight / scale[:, None]).round().to(torch.int8)
+        self.register_buffer("weight", weight.bfloat16() if precision == "bf16" else weight)
+        self.register_buffer("scale", scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = nn.functional.linear(x, self.weight.to(x.dtype))
+        return y if self.scale is None else y * self.scale
 
 
 class _OneDNNLinear(torch.autograd.Function):

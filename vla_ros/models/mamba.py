@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vla_ros.models import mamba_native
-from vla_ros.models.linear import Linear
+from vla_ros.models.linear import Linear, QuantizedLinear
 from vla_ros.models.scans import convolve, mamba1_scan, mamba2_scan
 
 
@@ -63,6 +63,7 @@ class Mamba2(nn.Module):
             raise ValueError(f"headdim {headdim} does not divide the inner width {d_inner}")
         self.d_inner, self.d_state, self.d_conv = d_inner, d_state, d_conv
         self.headdim, self.heads, self.chunk = headdim, d_inner // headdim, chunk
+        self.dt_rank = 0
         conv_dim = d_inner + 2 * d_state
         self.in_proj = Linear(d_model, d_inner + conv_dim + self.heads, bias=False)
         self.conv1d = nn.Conv1d(conv_dim, conv_dim, d_conv, groups=conv_dim)
@@ -145,7 +146,8 @@ class Mamba1(nn.Module):
         super().__init__()
         d_inner = expand * d_model
         rank = dt_rank or math.ceil(d_model / 16)
-        self.d_inner, self.d_state, self.dt_rank, self.chunk = d_inner, d_state, rank, chunk
+        self.d_inner, self.d_state, self.d_conv = d_inner, d_state, d_conv
+        self.headdim, self.dt_rank, self.chunk = 1, rank, chunk
         self.in_proj = Linear(d_model, 2 * d_inner, bias=False)
         self.conv1d = nn.Conv1d(d_inner, d_inner, d_conv, groups=d_inner)
         self.x_proj = Linear(d_inner, rank + 2 * d_state, bias=False)
@@ -249,12 +251,43 @@ class MambaStack(nn.Module):
 
     def step(self, x: Tensor, states: Sequence[MambaState]) -> tuple[Tensor, list[MambaState]]:
         """Recurrent form of one input [B, d_model]; `states` stay as they were."""
+        if self._native_step(x):
+            x, after = mamba_native.step(self.layers, x, states)
+            return x, [MambaState(*state) for state in after]
         after = []
         for layer, state in zip(self.layers, states, strict=True):
             y, state = layer.mixer.step(layer.norm(x), state)
             x = x + y
             after.append(state)
         return x, after
+
+    def _native_step(self, x: Tensor) -> bool:
+        """Whether to take one input through all layers at once: batch 1, without gradients."""
+        mixer = self.layers[0].mixer
+        return (
+            len(x) == 1
+            and not torch.is_grad_enabled()
+            and mamba_native.serves(x, x.shape[1], mixer.d_inner, mixer.d_state)
+        )
+
+
+def quantize_(stack: MambaStack, precision: str) -> None:
+    """Keep the in- and out-projections, nearly all of the weights, in "bf16" or "int8".
+
+    A step at batch 1 takes the time of reading the weights, so it becomes faster; longer inputs do
+    not. Activations, states and all arithmetic stay fp32. Inference only.
+
+    Raises:
+        ValueError: another precision, or a stack that has been quantised before.
+    """
+    if precision not in ("bf16", "int8"):
+        raise ValueError(f'precision is {precision!r}: give "bf16" or "int8"')
+    for layer in stack.layers:
+        for name in ("in_proj", "out_proj"):
+            linear = getattr(layer.mixer, name)
+            if not isinstance(linear, Linear):
+                raise ValueError("the stack is quantised already: quantise a fresh one")
+            setattr(layer.mixer, name, QuantizedLinear(linear, precision))
 
 
 class RMSNorm(nn.Module):

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Sequence
 from ctypes import byref, c_float, c_int64, c_void_p
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import vla_ros
 
@@ -180,3 +181,55 @@ class Norm(torch.autograd.Function):
     @staticmethod
     def _sizes(x: Tensor, eps: float) -> tuple[c_int64, c_int64, c_float]:
         return c_int64(x.numel() // x.shape[-1]), c_int64(x.shape[-1]), c_float(eps)
+
+
+class _Step(ctypes.Structure):
+    _fields_ = [
+        *_fields(c_int64, "layers d_model channels states headdim kernel rank weight_bytes"),
+        ("eps", c_float),
+    ]
+
+
+def step(
+    blocks: Sequence[nn.Module], x: Tensor, states: Sequence[tuple[Tensor, Tensor]]
+) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+    """One input x [1, d_model] through all blocks of a MambaStack, in one call.
+
+    `states` are pairs (conv, ssm) and stay as they were; new ones are returned. In a small model
+    finding the weights takes as long as multiplying with them, so they are taken from the modules'
+    dictionaries, which is several times faster than by attribute.
+    """
+    x = x.clone(memory_format=torch.contiguous_format)
+    table: list[Tensor | None] = []  # struct Layer of native/step.cpp, layer after layer
+    after = []
+    for block, (conv, ssm) in zip(blocks, states, strict=True):
+        new = torch.empty_like(conv), torch.empty_like(ssm)
+        after.append(new)
+        mixer = block._modules["mixer"]
+        own, parts = mixer._parameters, mixer._modules
+        conv1d = parts["conv1d"]._parameters
+        table += block._modules["norm"]._parameters["weight"], *_projection(parts["in_proj"])
+        table += *_projection(parts["out_proj"]), conv1d["weight"], conv1d["bias"]
+        table += own["A_log"], own["D"]
+        if "dt_bias" in own:  # Mamba-2
+            table += own["dt_bias"], None, None, parts["norm"]._parameters["weight"]
+        else:
+            dt = parts["dt_proj"]._parameters
+            table += dt["bias"], parts["x_proj"]._parameters["weight"], dt["weight"], None
+        table += conv, ssm, *new
+    weight = _projection(parts["in_proj"])[0]
+    sizes = _Step(
+        *(len(blocks), x.shape[1], mixer.d_inner, mixer.d_state, mixer.headdim, mixer.d_conv),
+        *(mixer.dt_rank, weight.element_size(), block.norm.eps),
+    )
+    pointers = [None if tensor is None else tensor.data_ptr() for tensor in table]
+    layers = (c_void_p * len(pointers))(*pointers)
+    _library.mamba_step(byref(sizes), layers, c_void_p(x.data_ptr()))
+    return x, after
+
+
+def _projection(linear: nn.Module) -> tuple[Tensor, Tensor | None]:
+    """Weight and scale of a Linear or a QuantizedLinear."""
+    if (weight := linear._parameters.get("weight")) is not None:
+        return weight, None
+    return linear._buffers["weight"], linear._buffers["scale"]

@@ -82,7 +82,7 @@ def trial(stack: Processes, victim: str, seed: int, publisher) -> tuple[float, f
     begun = threading.Event()
 
     def begin() -> None:
-        robot._reset(task)
+        robot.reset(task)
         robot.hook = None
         begun.set()
 

@@ -83,7 +83,7 @@ def test_the_expert_succeeds_through_the_live_gate(family):
 
         def begin():
             robot.hook = act
-            robot._reset(sample_task(family, 2))
+            robot.reset(sample_task(family, 2))
 
         robot.hook = begin  # in the thread that may touch the world
         end = time.monotonic() + 120.0

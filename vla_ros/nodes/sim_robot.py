@@ -129,7 +129,7 @@ class SimRobot(Node):
             self._clock_publisher = self.create_publisher(ClockMessage, "/clock", qos.sensor())
         self._statuses = self.create_publisher(TaskStatus, "~/task_status", qos.latched())
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.standard())
-        self._reset(sample_task(params.family, params.seed))
+        self.reset(sample_task(params.family, params.seed))
 
         self.create_subscription(
             JointTrajectory, "joint_trajectory", self._on_trajectory, qos.standard(1)
@@ -271,13 +271,14 @@ class SimRobot(Node):
 
     # --- tasks ------------------------------------------------------------------------------
 
-    def _reset(self, task: Task) -> None:
+    def reset(self, task: Task) -> None:
+        """Lay out a task and start judging it. Call in the spinning thread, as from `hook`."""
         self.world.reset(task)
         self._reset_at = self.world.time
         self._publish_status()
 
     def _on_reset(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        self._reset(self.world.task)
+        self.reset(self.world.task)
         response.success = True
         return response
 
@@ -287,7 +288,7 @@ class SimRobot(Node):
         except ValueError as error:
             response.success, response.message = False, str(error)
             return response
-        self._reset(task)
+        self.reset(task)
         response.success, response.instruction = True, task.instruction
         return response
 

@@ -132,7 +132,7 @@ def crossing(
     return places[i] + (places[i + 1] - places[i]) * gaps[i] / (gaps[i] - gaps[i + 1])
 
 
-def machine(device: str = "cpu") -> str:
+def machine(kernel: str, device: str = "cpu") -> str:
     """The line that says where and with what a table was measured."""
     if device == "cpu":
         model = [
@@ -145,7 +145,7 @@ def machine(device: str = "cpu") -> str:
         place = torch.cuda.get_device_name()
     return (
         f"{place}, {torch.get_num_threads()} thread, torch {torch.__version__}, "
-        f"transformers {importlib.metadata.version('transformers')}"
+        f"transformers {importlib.metadata.version('transformers')}, {kernel}"
     )
 
 

@@ -150,41 +150,27 @@ class _Block(nn.Module):
 
 
 class MatrixProducts:
-    """Only the matrix products of a stack of Mambas on [B, L, D]: less time no form can take.
+    """Only the products with weights of a stack of Mambas on [B, L, D].
 
-    Those with weights, and for Mamba-2 also the four of the chunked scan (arXiv 2405.21060, section
-    6), in bulk over all chunks. Operands are random; nothing is kept.
+    No form of the scan can do without them. Each layer's projections, as they are made there, of
+    random inputs; nothing is kept.
     """
 
-    def __init__(self, stack: nn.Module, batch: int, length: int) -> None:
-        self.pairs: list[tuple[Tensor, Tensor]] = []
+    def __init__(self, stack: nn.Module, batch: int, length: int, backward: bool) -> None:
+        self._backward = backward
+        self._work: list[tuple[nn.Module, Tensor, Tensor]] = []
         for layer in stack.layers:
-            mixer = layer.mixer
-            like = mixer.in_proj.weight.detach()
-            for name in ("in_proj", "x_proj", "dt_proj", "out_proj"):
-                if hasattr(mixer, name):
-                    weight = getattr(mixer, name).weight.detach()
-                    self._add(like.new_empty(batch * length, weight.shape[1]), weight.t())
-            if hasattr(mixer, "headdim"):
-                q, n, heads, p = min(mixer.chunk, length), mixer.d_state, mixer.heads, mixer.headdim
-                blocks = batch * -(-length // q)
-                for left, right in (
-                    ((blocks, q, n), (blocks, n, q)),  # C B^T, shared by the heads
-                    ((blocks * heads, q, q), (blocks * heads, q, p)),  # with the inputs
-                    ((blocks, q, n), (blocks, n, heads * p)),  # C with the states
-                    ((blocks, heads * p, q), (blocks, q, n)),  # inputs with B: new states
-                ):
-                    self._add(like.new_empty(left), like.new_empty(right))
+            for projection in layer.modules():
+                if isinstance(projection, nn.Linear):
+                    like, shape = projection.weight, (batch, length)
+                    x = torch.randn(*shape, projection.in_features, device=like.device)
+                    gradient = torch.randn(*shape, projection.out_features, device=like.device)
+                    self._work.append((projection, x.requires_grad_(backward), gradient))
 
-    def _add(self, left: Tensor, right: Tensor) -> None:
-        self.pairs.append((left.normal_(), right if right.ndim == 2 else right.normal_()))
-
-    def forward(self) -> None:
-        for left, right in self.pairs:
-            left @ right
-
-    def forward_backward(self) -> None:
-        for left, right in self.pairs:
-            grad = left @ right  # of the same shape as the gradient
-            grad @ right.mT
-            left.mT @ grad
+    def __call__(self) -> None:
+        with torch.set_grad_enabled(self._backward):
+            for projection, x, gradient in self._work:
+                y = projection(x)
+                if self._backward:
+                    x.grad = projection.weight.grad = None
+                    y.backward(gradient)

@@ -22,6 +22,8 @@ from vlam_core import QUICK, Scale, equivalence, memory, scan
 from vlam_step import floor, streaming
 from vlam_whole import latency, sizes
 
+from vla_ros.models import mamba_native
+
 PARTS: dict[str, Callable[[Scale], str]] = {
     "equivalence": equivalence,
     "scan": scan,
@@ -32,6 +34,11 @@ PARTS: dict[str, Callable[[Scale], str]] = {
     "latency": latency,
 }
 BESIDE_MAMBAPY = {"equivalence", "scan", "memory"}
+
+
+def kernel() -> str:
+    """How the core computes here."""
+    return "native kernels" if mamba_native.in_use() else "no native kernels: plain torch"
 
 
 def main() -> int:
@@ -59,7 +66,7 @@ def main() -> int:
         command = f"vla bench vlam --only {name}"
         command += " --quick" * options.quick
         command += f" --device {options.device}" * (options.device != "cpu")
-        text = f"{title}\n\n`{command}`\non {machine(scale.device)}.\n{rest}"
+        text = f"{title}\n\n`{command}`\non {machine(kernel(), scale.device)}.\n{rest}"
         print(f"\n{text}", flush=True)
         if page:
             write_section(f"vlam {name}" + " cuda" * (options.device != "cpu"), text, page)

@@ -17,9 +17,11 @@ from rivals import (
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from vla_ros.models import mamba_native
 from vla_ros.models.mamba import MambaStack
 
 MIXERS = {"mamba2": "Mamba-2", "mamba1": "Mamba-1"}
+RIVALS = {"mamba2": ["transformers mamba2"], "mamba1": ["transformers mamba1", "mambapy"]}
 # Backward through transformers' Mamba-1 takes 17 s at length 256, and minutes from 1024 on: it
 # copies a gradient of the whole sequence for every input.
 _LONGEST_BACKWARD = 256
@@ -67,12 +69,13 @@ QUICK = Scale(
 
 
 def build(kind: str, scale: Scale) -> nn.Module:
-    """A stack by its name, "ours mamba2" or "transformers mamba1" or "mambapy" or "transformer"."""
+    """A stack by its name: "transformer", "mambapy", or of "ours", "plain" (ours without native
+    kernels) or "transformers" with "mamba2" or "mamba1"."""
     torch.manual_seed(0)
     maker, _, mixer = kind.partition(" ")
     shape = (scale.d_model, scale.layers)
     states = dict(scale.states)
-    if maker == "ours":
+    if maker in ("ours", "plain"):
         stack = MambaStack(*shape, states[mixer], mixer=mixer)
     elif maker == "transformers":
         stack = TransformersStack(mixer, *shape, states[mixer])
@@ -109,12 +112,26 @@ def _forward(stack: nn.Module, x: Tensor) -> None:
     output(stack, x)
 
 
+def plainly(call: Callable[[], None]) -> Callable[[], None]:
+    """The same call without our native kernels."""
+
+    def plain() -> None:
+        before, mamba_native.enabled = mamba_native.enabled, False
+        call()
+        mamba_native.enabled = before
+
+    return plain
+
+
 def prepare(kind: str, scale: Scale, batch: int, length: int, backward: bool) -> Callable:
     """For `peak_memory`: weights and inputs exist before; all else counts, gradients too."""
     stack = build(kind, scale)
-    passes(stack, scale.inputs(batch, 8), backward)()
+    warm, call = (passes(stack, scale.inputs(batch, n), backward) for n in (8, length))
+    if kind.startswith("plain"):
+        warm, call = plainly(warm), plainly(call)
+    warm()
     stack.zero_grad()
-    return passes(stack, scale.inputs(batch, length), backward)
+    return call
 
 
 @torch.no_grad()
@@ -183,39 +200,39 @@ def scan(scale: Scale) -> str:
         if backward and batch * length > _LONGEST_BACKWARD:
             del work["transformers mamba1"]
         for mixer in MIXERS:
-            products = MatrixProducts(stacks[f"ours {mixer}"], batch, length)
-            work[f"products {mixer}"] = products.forward_backward if backward else products.forward
+            ours = stacks[f"ours {mixer}"]
+            work[f"plain {mixer}"] = plainly(work[f"ours {mixer}"])
+            work[f"products {mixer}"] = MatrixProducts(ours, batch, length, backward)
         times = interleaved(work, scale.seconds, scale.device)
         for stack in stacks.values():
             stack.zero_grad()
         for mixer in MIXERS:
             ours, floor = times[f"ours {mixer}"], times[f"products {mixer}"]
-            rivals = ["transformers mamba2"]
-            if mixer == "mamba1":
-                rivals = ["transformers mamba1", "mambapy"]
             row = [f"B{batch} L{length}", "forward + backward" if backward else "forward", ms(ours)]
-            for rival in rivals:
+            for rival in RIVALS[mixer]:
                 row += [ms(times.get(rival)), ratio(times.get(rival), ours)]
-            rows[mixer].append([*row, ms(floor), f"{ours / floor:.2f}"])
+            plain = times[f"plain {mixer}"]
+            rows[mixer].append([*row, ms(floor), f"{ours / floor:.2f}", ms(plain)])
     head = ["", "pass", "ours", "transformers", "ratio"]
-    floor = ["matrix products", "ours / products"]
+    tail = ["matrix products", "ours / products", "ours, plain torch"]
     return f"""
 ## The core: whole sequences
 
 {scale.layers} layers, d_model {scale.d_model}, fp32; d_state {states["mamba2"]} (Mamba-2) and
 {states["mamba1"]} (Mamba-1). Milliseconds, medians of rounds in which all take turns; one round for
 what takes over {SLOW:.0f} s. Ratio: rival / ours, above 1 ours is faster. transformers' Mamba-2
-works in chunks of 64, its fastest here (its default is 256). Matrix products: only those that ours
-makes, in bulk: the time on this hardware if all else were free.
+works in chunks of 64, its fastest here (its default is 256). Matrix products: only those of
+ours with its weights, without which no form can do; each over all inputs at once. Plain torch: ours
+without its native kernels, as where they are not built.
 
 Mamba-2:
 
-{table([*head, *floor], rows["mamba2"])}
+{table([*head, *tail], rows["mamba2"])}
 
 Mamba-1; mambapy {mambapy_version()} is mamba.py with its parallel scan. Dashes: backward through
 transformers' Mamba-1 takes minutes beyond {_LONGEST_BACKWARD} inputs.
 
-{table([*head, "mambapy", "ratio", *floor], rows["mamba1"])}
+{table([*head, "mambapy", "ratio", *tail], rows["mamba1"])}
 """
 
 
@@ -223,8 +240,10 @@ def memory(scale: Scale) -> str:
     """Peak memory of a training step beside the rivals'."""
     kinds = {
         "ours mamba2": "ours, Mamba-2",
+        "plain mamba2": "ours, Mamba-2, plain torch",
         "transformers mamba2": "transformers, Mamba-2",
         "ours mamba1": "ours, Mamba-1",
+        "plain mamba1": "ours, Mamba-1, plain torch",
         "mambapy": "mambapy, Mamba-1",
     }
     peaks = {

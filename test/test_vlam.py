@@ -85,7 +85,7 @@ def test_predicting_frame_by_frame_is_the_parallel_form(model, tensors):
             images[:, t : t + 1], felt[:, t : t + 1], INSTRUCTION
         )
         torch.testing.assert_close(action, out["actions"][:, t], atol=1e-5, rtol=0)
-        ids = model.language.generate(out["features"][:, t])
+        ids = model.language.generate(out["context"][:, t])
         assert said == language.decode(model.tokenizer, ids[0])
     model.reset()
     fresh, _ = model.predict_next_action(images[:, -1:], felt[:, -1:], INSTRUCTION)

@@ -41,10 +41,15 @@ _TURNS = ("reach", "push", "pick", "pad", "bowl", "push", "pick", "pad", "bowl")
 _OPTIMIZER_STATE = "optimizer.safetensors"
 _PROGRESS = "progress.json"
 _LOG_EVERY = 25  # steps
-# Losses of the policy and their weights; and the one of the language head, which is trained last,
-# on the finished policy's features.
-_WEIGHTS = {"motion": 1.0, "finger": 0.4, "done": 0.1, "locate": 0.3, "look": 0.2}
-_COLUMNS = ("step", *_WEIGHTS, "language")
+_WEIGHTS = {
+    "motion": 1.0,
+    "finger": 0.4,
+    "done": 0.1,
+    "locate": 0.3,
+    "look": 0.2,
+    "language": 0.3,
+}
+_COLUMNS = ("step", *_WEIGHTS)
 _ACTION = ActionConfig.get_arm_config()
 _CAMERAS = ("camera", "wrist_camera")
 
@@ -58,7 +63,6 @@ class Recipe:
     learner_episodes: int = 360  # DAgger episodes of each later round
     rounds: int = 5
     steps: int = 850  # optimizer steps of a round
-    language_steps: int = 600  # optimizer steps of the language head, at the end
     frames: int = 256  # of a batch
     learning_rate: float = 1.2e-3
     weight_decay: float = 1e-3
@@ -95,14 +99,13 @@ def train(recipe: Recipe, out: Path) -> Path:
             model.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
         )
         step = _restore(out, model, optimizer)
-        policy_steps = recipe.rounds * recipe.steps
-        total = policy_steps + recipe.language_steps
+        total = recipe.rounds * recipe.steps
         log = _open_log(out / "losses.csv", step)
         bar = tqdm(total=total, initial=step, desc="training", unit="step", mininterval=5.0)
         last_round = -1
         pending: list[Future] = []
         while step < total:
-            current = min(step // recipe.steps, recipe.rounds - 1)
+            current = step // recipe.steps
             if current != last_round:
                 if last_round < 0:  # a resumed run finds these shards on disk
                     for r in range(1, current):
@@ -114,13 +117,10 @@ def train(recipe: Recipe, out: Path) -> Path:
                 data = Windows(shards)
                 bar.write(f"round {current}: {data.summary()}")
                 last_round = current
+            for group in optimizer.param_groups:
+                group["lr"] = recipe.learning_rate * _schedule(step, recipe.warmup, total)
             batch = data.batch(recipe.seed, step, recipe.frames)
-            if step < policy_steps:
-                _set_rate(optimizer, recipe, step, policy_steps)
-                losses = _policy_losses(model, batch)
-            else:
-                _set_rate(optimizer, recipe, step - policy_steps, recipe.language_steps)
-                losses = {"language": _language_loss(model, batch, sentences)}
+            losses = _losses(model, batch, sentences)
             _optimize(model, optimizer, losses)
             step += 1
             bar.update()
@@ -142,10 +142,12 @@ def train(recipe: Recipe, out: Path) -> Path:
 # -- optimisation ----------------------------------------------------------------------------------
 
 
-def _policy_losses(model: VisionLanguageActionModel, batch: Batch) -> dict[str, Tensor]:
+def _losses(model: VisionLanguageActionModel, batch: Batch, sentences: Tensor) -> dict[str, Tensor]:
+    """All losses of a batch by name. Takes the token ids [all, W] of SENTENCES."""
     model.train()
+    text = sentences[batch["description"]]
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        out = model(batch["images"], batch["proprioception"], batch.instructions)
+        out = model(batch["images"], batch["proprioception"], batch.instructions, text)
     scale = torch.from_numpy(model.statistics.action_scale.astype(np.float32))
     high = model.config.action.action_bounds[-1][1]
     raw, actions = out["raw_actions"].float(), batch["actions"]
@@ -162,20 +164,8 @@ def _policy_losses(model: VisionLanguageActionModel, batch: Batch) -> dict[str, 
         "done": _mean(done * batch["done_known"], batch),
         "locate": _mean(locate, batch),
         "look": _mean(look, batch),
+        "language": _mean(language.sentence_loss(out["language_logits"], text), batch),
     }
-
-
-def _language_loss(model: VisionLanguageActionModel, batch: Batch, sentences: Tensor) -> Tensor:
-    """How far the language head is from saying what the expert does in every frame.
-
-    Takes the token ids [all, W] of SENTENCES. Nothing but the head gets a gradient: the policy
-    stays as it is.
-    """
-    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
-        out = model(batch["images"], batch["proprioception"], batch.instructions)
-    text = sentences[batch["description"].flatten()]
-    loss = model.language.loss(out["features"].float().flatten(0, 1), text)
-    return _mean(loss.unflatten(0, batch["mask"].shape), batch)
 
 
 def _mean(value: Tensor, batch: Batch) -> Tensor:
@@ -186,8 +176,8 @@ def _mean(value: Tensor, batch: Batch) -> Tensor:
 def _optimize(
     model: VisionLanguageActionModel, optimizer: torch.optim.Optimizer, losses: dict[str, Tensor]
 ) -> None:
-    loss = sum(_WEIGHTS.get(name, 1.0) * value for name, value in losses.items())
-    optimizer.zero_grad(set_to_none=True)  # what has no gradient is not touched
+    loss = sum(_WEIGHTS[name] * value for name, value in losses.items())
+    optimizer.zero_grad(set_to_none=True)
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     if not torch.isfinite(loss):
@@ -213,15 +203,11 @@ def _look_loss(looks: Tensor, pixels: Tensor, grid: tuple[int, int]) -> Tensor:
     return (loss * visible).sum((-1, -2)) / looks.shape[2]
 
 
-def _set_rate(optimizer: torch.optim.Optimizer, recipe: Recipe, step: int, total: int) -> None:
+def _schedule(step: int, warmup: int, total: int) -> float:
     """Linear warm-up, then a cosine down to 2 %."""
-    if step < recipe.warmup:
-        share = (step + 1) / recipe.warmup
-    else:
-        progress = (step - recipe.warmup) / (total - recipe.warmup)
-        share = 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress))
-    for group in optimizer.param_groups:
-        group["lr"] = recipe.learning_rate * share
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))
 
 
 # -- rounds ----------------------------------------------------------------------------------------
@@ -287,11 +273,10 @@ def _restore(out: Path, model: VisionLanguageActionModel, optimizer: torch.optim
     model.load_state_dict(load_file(out / "latest" / "model.safetensors"))
     tensors = load_file(out / "latest" / _OPTIMIZER_STATE)
     state: dict[int, dict[str, Tensor]] = {}
-    keys = ("step", "exp_avg", "exp_avg_sq")
     for i, (name, _) in enumerate(model.named_parameters()):
-        if f"{name}/step" in tensors:  # the language head has none before its turn
-            state[i] = {key: tensors[f"{name}/{key}"] for key in keys}
-            state[i]["step"] = state[i]["step"][0]
+        keys = ("step", "exp_avg", "exp_avg_sq")
+        state[i] = {key: tensors[f"{name}/{key}"] for key in keys}
+        state[i]["step"] = state[i]["step"][0]
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
     return int(json.loads((out / _PROGRESS).read_text())["step"])
 

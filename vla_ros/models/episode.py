@@ -49,7 +49,7 @@ class Episode:
             self._condition = model.instruction(model._token_ids(instruction, batch))
             self._queries = [keypoints.queries(self._condition) for keypoints in model.keypoints]
         self._states = model.core.initial_state(batch)
-        self._features = self._condition.new_zeros(batch, model.config.d_model)
+        self._context = self._condition.new_zeros(batch, model.language.features)
 
     @torch.inference_mode()
     def act(self, tokens: np.ndarray, proprioception: np.ndarray) -> Action:
@@ -101,12 +101,12 @@ class Episode:
     @torch.inference_mode()
     def describe(self) -> list[str]:
         """What each run is doing, in the model's words."""
-        ids = self._model.language.generate(self._features)
+        ids = self._model.language.generate(self._context)
         return [language.decode(self._model.tokenizer, row) for row in ids]
 
     def save(self) -> dict[str, Tensor]:
         """The state as named tensors, ready for safetensors."""
-        tensors = {"features": self._features.clone()}
+        tensors = {"context": self._context.clone()}
         for i, state in enumerate(self._states):
             tensors[f"{i}.conv"], tensors[f"{i}.ssm"] = state.conv.clone(), state.ssm.clone()
         return tensors
@@ -120,7 +120,7 @@ class Episode:
         mine = self.save()
         if {k: v.shape for k, v in mine.items()} != {k: v.shape for k, v in tensors.items()}:
             raise ValueError("the saved state is of another model or batch: restore it there")
-        self._features = tensors["features"].clone()
+        self._context = tensors["context"].clone()
         self._states = [
             MambaState(tensors[f"{i}.conv"].clone(), tensors[f"{i}.ssm"].clone())
             for i in range(len(self._states))
@@ -134,13 +134,15 @@ class Episode:
         Takes each camera's tokens [B * length, h, w, C] and the proprioception [B * length, P].
         """
         model = self._model
-        condition, *queries = (
-            asked.repeat_interleave(length, dim=0) for asked in (self._condition, *self._queries)
-        )
-        seen, _ = model._fuse(grids, proprioception, condition, queries)
+        asked = (self._condition, *self._queries)
         if length == 1:
-            self._features, self._states = model.core.step(seen, self._states)
+            known, _ = model._known(grids, proprioception, asked[0], asked[1:])
+            x, self._states = model.core.step(model.fuse(known), self._states)
         else:
-            history, self._states = model.core(seen.unflatten(0, (-1, length)), self._states)
-            self._features = history[:, -1]
-        return model._heads(self._features)
+            asked = [one.repeat_interleave(length, dim=0) for one in asked]
+            known, _ = model._known(grids, proprioception, asked[0], asked[1:])
+            known = known.unflatten(0, (-1, length))
+            history, self._states = model.core(model.fuse(known), self._states)
+            x, known = history[:, -1], known[:, -1]
+        self._context = torch.cat([x, known], dim=-1)
+        return model._heads(x)

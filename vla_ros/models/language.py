@@ -86,6 +86,20 @@ def decode(tokenizer: Tokenizer, ids: Tensor) -> str:
     return tokenizer.decode(kept)
 
 
+def sentence_loss(logits: Tensor, ids: Tensor) -> Tensor:
+    """Cross-entropy [...] (nats a token) of sentences [..., W] (0 pads) and their end token.
+
+    Takes the logits [..., W + 1, V] of the training form of LanguageDecoder.
+    """
+    lengths = (ids > 0).sum(-1, keepdim=True)
+    ended = F.pad(ids, (0, 1)).scatter(-1, lengths, _SPECIAL[END])
+    position = torch.arange(ended.shape[-1], device=ids.device)
+    target = ended.masked_fill(position > lengths, _IGNORED)
+    flat = logits.float().flatten(0, -2), target.flatten()
+    loss = F.cross_entropy(*flat, ignore_index=_IGNORED, reduction="none").view(target.shape)
+    return loss.sum(-1) / (lengths[..., 0] + 1)
+
+
 class InstructionEncoder(nn.Module):
     """Token ids [B, W] (0 pads) to one vector [B, width]: embedding, then a bidirectional GRU."""
 
@@ -112,6 +126,7 @@ class LanguageDecoder(nn.Module):
 
     def __init__(self, features: int, vocab_size: int, width: int, n_layers: int) -> None:
         super().__init__()
+        self.features = features
         self.prefix = nn.Sequential(
             RMSNorm(features), nn.Linear(features, width), nn.SiLU(), nn.Linear(width, width)
         )
@@ -128,17 +143,6 @@ class LanguageDecoder(nn.Module):
         """
         x = torch.cat([self.prefix(features)[:, None], self.embedding(ids)], dim=1)
         return self._logits(self.core(x)[0])
-
-    def loss(self, features: Tensor, ids: Tensor) -> Tensor:
-        """Cross-entropy [N] (nats a token) of the sentences [N, W] (0 pads) and their end."""
-        ended = F.pad(ids, (0, 1))
-        lengths = (ids > 0).sum(1, keepdim=True)
-        ended.scatter_(1, lengths, _SPECIAL[END])
-        position = torch.arange(ended.shape[1], device=ids.device)
-        target = ended.masked_fill(position > lengths, _IGNORED)
-        logits = self(features, ids).float().transpose(1, 2)
-        loss = F.cross_entropy(logits, target, ignore_index=_IGNORED, reduction="none")
-        return loss.sum(1) / (lengths[:, 0] + 1)
 
     def generate(self, features: Tensor, max_tokens: int = 24) -> Tensor:
         """Greedy sentences int64 [N, <= max_tokens] for features [N, D]; 0 after the end token."""

@@ -102,9 +102,9 @@ class VisionLanguageActionModel(nn.Module):
             for _ in cameras
         )
         seen = len(cameras) * c.keypoints * (2 + InstructedKeypoints.VALUES)
-        felt = len(action_config.proprioception_names)
+        known = seen + len(action_config.proprioception_names) + c.instruction_width
         self.fuse = nn.Sequential(
-            nn.Linear(seen + felt + c.instruction_width, 2 * c.d_model),
+            nn.Linear(known, 2 * c.d_model),
             nn.SiLU(),
             nn.Linear(2 * c.d_model, c.d_model),
         )
@@ -116,8 +116,10 @@ class VisionLanguageActionModel(nn.Module):
         self.done = nn.Linear(2 * c.d_model, 1)
         # Training only: where the object and the goal are, from what is seen (6 offsets in 0.1 m).
         self.locate = nn.Linear(c.d_model, 6)
+        # To name things takes more than to act on them: colours, say, are no matter to a grasp. So
+        # this head also reads what goes into the core.
         self.language = language.LanguageDecoder(
-            c.d_model, c.vocab_size, c.text_width, c.text_layers
+            c.d_model + known, c.vocab_size, c.text_width, c.text_layers
         )
         self._register_statistics()
 
@@ -188,9 +190,10 @@ class VisionLanguageActionModel(nn.Module):
         Returns:
             "actions" [B, S, A] and "action_chunks" [B, S, K, A], physical and within bounds;
             "raw_actions" [B, S, K, A] before that: normalised, binary ones as logits;
-            "features" [B, S, D] of the core; "language_logits" [B, S, V] of a description's first
-            token, or [B, S, W + 1, V] of all tokens of `text`; "done" logits [B, S];
-            "locate" [B, S, 6]; "looks" [B, S, N, 2, h * w] log-weights of the named keypoints.
+            "features" [B, S, D] of the core, and "context" [B, S, E] which has beside them what
+            went into the core; "language_logits" [B, S, V] of a description's first token, or
+            [B, S, W + 1, V] of all tokens of `text`; "done" logits [B, S]; "locate" [B, S, 6];
+            "looks" [B, S, N, 2, h * w] log-weights of the named keypoints.
 
         Raises:
             ValueError: wrong shape or type, NaN or infinity, unknown words.
@@ -200,18 +203,20 @@ class VisionLanguageActionModel(nn.Module):
         condition = self.instruction(self._token_ids(instruction, batch))
         queries = [keypoints.queries(condition) for keypoints in self.keypoints]
         grids = [self._encode(images[:, :, i].flatten(0, 1), i) for i in range(cameras)]
-        seen, looks = self._fuse(
+        known, looks = self._known(
             grids,
             felt.flatten(0, 1),
             condition.repeat_interleave(length, dim=0),
             [query.repeat_interleave(length, dim=0) for query in queries],
         )
-        seen = seen.unflatten(0, (batch, length))
-        x, _ = self.core(seen)
+        known = known.unflatten(0, (batch, length))
+        fused = self.fuse(known)
+        x, _ = self.core(fused)
         raw, done = self._heads(x)
         chunks = self._physical(raw)
         sentences = text if text is not None else images.new_zeros((batch, length, 0), dtype=int)
-        logits = self.language(x.flatten(0, 1), sentences.flatten(0, 1))
+        context = torch.cat([x, known], dim=-1)
+        logits = self.language(context.flatten(0, 1), sentences.flatten(0, 1))
         logits = logits.unflatten(0, (batch, length))
         named = [look[:, : len(NAMED_KEYPOINTS)].unflatten(0, (batch, length)) for look in looks]
         return {
@@ -219,9 +224,10 @@ class VisionLanguageActionModel(nn.Module):
             "action_chunks": chunks,
             "raw_actions": raw,
             "features": x,
+            "context": context,
             "language_logits": logits if text is not None else logits[:, :, 0],
             "done": done,
-            "locate": self.locate(seen),
+            "locate": self.locate(fused),
             "looks": torch.stack(named, dim=2),
         }
 
@@ -267,14 +273,14 @@ class VisionLanguageActionModel(nn.Module):
     def _encode(self, images: Tensor, camera: int) -> Tensor:
         return self.encoders[min(camera, len(self.encoders) - 1)](images)
 
-    def _fuse(
+    def _known(
         self,
         grids: Sequence[Tensor],
         proprioception: Tensor,
         condition: Tensor,
         queries: Sequence[Tensor],
     ) -> tuple[Tensor, Sequence[Tensor]]:
-        """One vector [B, D] of all that is known now, and where each camera's keypoints look.
+        """All that is known now, one vector a row, and where each camera's keypoints look.
 
         Takes each camera's tokens [B, h, w, C] and queries [B, K, C], and the proprioception [B, P]
         and condition [B, E].
@@ -285,7 +291,7 @@ class VisionLanguageActionModel(nn.Module):
         ]
         seen, looks = zip(*pairs, strict=True)
         felt = (proprioception - self._proprioception_mean) / self._proprioception_std
-        return self.fuse(torch.cat([*seen, felt, condition], dim=-1)), looks
+        return torch.cat([*seen, felt, condition], dim=-1), looks
 
     def _heads(self, x: Tensor) -> tuple[Tensor, Tensor]:
         x = self.head(x)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from measuring import SLOW, interleaved, mb, ms, peak_memory, ratio, table
@@ -18,7 +20,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from vla_ros.models import mamba_native
-from vla_ros.models.mamba import MambaStack
+from vla_ros.models.mamba import MambaStack, MambaState
+
+T = TypeVar("T")
 
 MIXERS = {"mamba2": "Mamba-2", "mamba1": "Mamba-1"}
 RIVALS = {"mamba2": ["transformers mamba2"], "mamba1": ["transformers mamba1", "mambapy"]}
@@ -112,13 +116,20 @@ def _forward(stack: nn.Module, x: Tensor) -> None:
     output(stack, x)
 
 
-def plainly(call: Callable[[], None]) -> Callable[[], None]:
+def native(scale: Scale) -> bool:
+    """Whether ours computes with native kernels here, so that plain torch differs."""
+    return scale.device == "cpu" and mamba_native.in_use()
+
+
+def plainly(call: Callable[[], T]) -> Callable[[], T]:
     """The same call without our native kernels."""
 
-    def plain() -> None:
-        before, mamba_native.enabled = mamba_native.enabled, False
-        call()
-        mamba_native.enabled = before
+    def plain() -> T:
+        mamba_native.enabled = False
+        try:
+            return call()
+        finally:
+            mamba_native.enabled = True
 
     return plain
 
@@ -126,7 +137,9 @@ def plainly(call: Callable[[], None]) -> Callable[[], None]:
 def prepare(kind: str, scale: Scale, batch: int, length: int, backward: bool) -> Callable:
     """For `peak_memory`: weights and inputs exist before; all else counts, gradients too."""
     stack = build(kind, scale)
-    warm, call = (passes(stack, scale.inputs(batch, n), backward) for n in (8, length))
+    warm, call = (
+        passes(stack, scale.inputs(batch, n), backward) for n in (min(64, length), length)
+    )
     if kind.startswith("plain"):
         warm, call = plainly(warm), plainly(call)
     warm()
@@ -138,50 +151,50 @@ def prepare(kind: str, scale: Scale, batch: int, length: int, backward: bool) ->
 def equivalence(scale: Scale) -> str:
     """All forms of our Mambas against each other, and against the rivals with our weights."""
     rows = []
+    half, uneven = scale.longest // 2, (1, 2, 3, 61, scale.longest - 67)
     for mixer, title in MIXERS.items():
         stack = build(f"ours {mixer}", scale)
         x = scale.inputs(1, scale.longest)
         y, _ = stack(x)
-        half = scale.longest // 2
-
-        stepped, states = [], stack.initial_state(1)
-        for t in tqdm(range(scale.longest), desc=f"{title}, steps", leave=False):
-            out, states = stack.step(x[:, t], states)
-            stepped.append(out)
-        resumed, states = stack(x[:, :half])
-        resumed = [*resumed.unbind(1)]
-        for t in tqdm(range(half, scale.longest), desc=f"{title}, prefill + steps", leave=False):
-            out, states = stack.step(x[:, t], states)
-            resumed.append(out)
+        forms = {"steps": stepped(stack, x, stack.initial_state(1))}
+        before, states = stack(x[:, :half])
+        forms["prefill + steps"] = torch.cat([before, stepped(stack, x[:, half:], states)], dim=1)
         pieces, states = [], None
-        for piece in x.split([1, 2, 3, 61, scale.longest - 67], dim=1):
+        for piece in x.split(uneven, dim=1):
             out, states = stack(piece, states)
             pieces.append(out)
-
-        others = {"transformers": build(f"transformers {mixer}", scale)}
-        if mixer == "mamba1":
-            others["mambapy"] = build("mambapy", scale)
-        differences = [
-            torch.stack(stepped, 1) - y,
-            torch.stack(resumed, 1) - y,
-            torch.cat(pieces, 1) - y,
-        ]
-        for other in others.values():
+        forms["uneven pieces"] = torch.cat(pieces, dim=1)
+        if native(scale):
+            forms["plain torch"] = plainly(lambda: stack(x)[0])()  # noqa: B023
+        if scale.device != "cpu":
+            forms["on the CPU"] = copy.deepcopy(stack).cpu()(x.cpu())[0].to(scale.device)
+        for rival in RIVALS[mixer]:
+            other = build(rival, scale)
             other.load_state_dict(stack.state_dict())
-            differences.append(output(other, x) - y)
-        cells = [f"{difference.abs().max():.1e}" for difference in differences]
-        rows.append([title, f"{y.abs().max():.1f}", *cells, *["-"] * (5 - len(cells))])
-    head = ["", "largest output", "steps", "prefill + steps", "uneven pieces", "transformers"]
+            forms[rival.split()[0]] = output(other, x)
+        differences = {name: f"{(form - y).abs().max():.1e}" for name, form in forms.items()}
+        rows.append({"": title, "largest output": f"{y.abs().max():.1f}", **differences})
+    head = rows[-1].keys()  # Mamba-1's: it has the most rivals
     return f"""
 ## The core: one model, several forms
 
 Largest absolute difference of the outputs from the parallel form's: {scale.longest} random
 inputs, {scale.layers} layers, d_model {scale.d_model}, fp32. Steps: one input at a time. Prefill +
 steps: half in parallel, then one at a time. Uneven pieces: 1, 2, 3, 61 and the other inputs, each
-in parallel. transformers and mambapy: their layers with our weights.
+in parallel. Plain torch: without our native kernels. transformers and mambapy: their layers with
+our weights.
 
-{table([*head, "mambapy"], rows)}
+{table(head, [[row.get(name, "-") for name in head] for row in rows])}
 """
+
+
+def stepped(stack: MambaStack, x: Tensor, states: list[MambaState]) -> Tensor:
+    """Outputs [B, L, D] of one step after the other."""
+    outputs = []
+    for u in tqdm(x.unbind(1), desc="steps", leave=False):
+        y, states = stack.step(u, states)
+        outputs.append(y)
+    return torch.stack(outputs, dim=1)
 
 
 def scan(scale: Scale) -> str:
@@ -201,7 +214,8 @@ def scan(scale: Scale) -> str:
             del work["transformers mamba1"]
         for mixer in MIXERS:
             ours = stacks[f"ours {mixer}"]
-            work[f"plain {mixer}"] = plainly(work[f"ours {mixer}"])
+            if native(scale):
+                work[f"plain {mixer}"] = plainly(work[f"ours {mixer}"])
             work[f"products {mixer}"] = MatrixProducts(ours, batch, length, backward)
         times = interleaved(work, scale.seconds, scale.device)
         for stack in stacks.values():
@@ -211,7 +225,7 @@ def scan(scale: Scale) -> str:
             row = [f"B{batch} L{length}", "forward + backward" if backward else "forward", ms(ours)]
             for rival in RIVALS[mixer]:
                 row += [ms(times.get(rival)), ratio(times.get(rival), ours)]
-            plain = times[f"plain {mixer}"]
+            plain = times.get(f"plain {mixer}")
             rows[mixer].append([*row, ms(floor), f"{ours / floor:.2f}", ms(plain)])
     head = ["", "pass", "ours", "transformers", "ratio"]
     tail = ["matrix products", "ours / products", "ours, plain torch"]
@@ -249,15 +263,11 @@ def memory(scale: Scale) -> str:
     peaks = {
         kind: peak_memory(prepare, kind, scale, 1, scale.training_length, True)
         for kind in tqdm(kinds, desc="memory")
+        if native(scale) or not kind.startswith("plain")
     }
     rows = [
-        [
-            title,
-            mb(peaks[kind]),
-            ratio(peaks[kind], peaks["ours mamba2"]),
-            ratio(peaks[kind], peaks["ours mamba1"]),
-        ]
-        for kind, title in kinds.items()
+        [kinds[kind], mb(peak), *(ratio(peak, peaks[f"ours {mixer}"]) for mixer in MIXERS)]
+        for kind, peak in peaks.items()
     ]
     return f"""
 ## The core: memory of training

@@ -47,7 +47,7 @@ _WEIGHTS = {
     "done": 0.1,
     "locate": 0.3,
     "look": 0.2,
-    "language": 0.3,
+    "language": 1.0,
 }
 _COLUMNS = ("step", *_WEIGHTS)
 _ACTION = ActionConfig.get_arm_config()

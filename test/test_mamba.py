@@ -3,65 +3,192 @@
 import pytest
 import torch
 
-from vla_ros.models.mamba import Mamba2
-from vla_ros.models.scans import ssd
+from vla_ros.models import mamba_native
+from vla_ros.models.mamba import Mamba1, Mamba2, MambaStack, MambaState, quantize_
+from vla_ros.models.scans import SelectiveScan, ssd
+
+WIDTH = 32
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
 
-@pytest.fixture
-def layer() -> Mamba2:
+@pytest.fixture(params=["kernels", "plain"])
+def way(request, monkeypatch) -> str:
+    """Both ways to compute: the native kernels (where they were built) and plain torch."""
+    if request.param == "plain":
+        monkeypatch.setattr(mamba_native, "enabled", False)
+    elif not mamba_native.in_use():
+        pytest.skip("the native kernels were not built or are switched off")
+    return request.param
+
+
+@pytest.fixture(params=["mamba2", "mamba1"])
+def stack(request, way) -> MambaStack:
     torch.manual_seed(0)
-    return Mamba2(d_model=32, d_state=16, headdim=16, chunk=8).eval()
+    stack = MambaStack(WIDTH, n_layers=2, d_state=16, mixer=request.param).eval()
+    for layer in stack.layers:
+        layer.mixer.chunk = 8
+    return stack
 
 
-def run_steps(layer: Mamba2, u: torch.Tensor, state):
+def run_steps(stack, x: torch.Tensor, states):
     outputs = []
-    for t in range(u.shape[1]):
-        y, state = layer.step(u[:, t], state)
+    for t in range(x.shape[1]):
+        y, states = stack.step(x[:, t], states)
         outputs.append(y)
-    return torch.stack(outputs, dim=1), state
+    return torch.stack(outputs, dim=1), states
 
 
-@pytest.mark.parametrize("length", [1, 3, 7, 8, 9, 100])
-def test_steps_equal_the_parallel_form(layer, length):
-    u = torch.randn(2, length, 32)
-    with torch.no_grad():
-        parallel, end = layer(u)
-        stepped, last = run_steps(layer, u, layer.initial_state(2))
-    torch.testing.assert_close(stepped, parallel, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(last.ssm, end.ssm, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(last.conv, end.conv, atol=1e-6, rtol=1e-6)
+def assert_same(actual, expected):
+    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=0)
 
 
-def test_a_prefilled_state_continues_the_sequence(layer):
-    u = torch.randn(1, 50, 32)
-    with torch.no_grad():
-        whole, _ = layer(u)
-        _, state = layer(u[:, :31])
-        rest, _ = layer(u[:, 31:], state)
-        stepped, _ = run_steps(layer, u[:, 31:], state)
-    torch.testing.assert_close(rest, whole[:, 31:], atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(stepped, whole[:, 31:], atol=1e-5, rtol=1e-5)
+def assert_same_states(actual: list[MambaState], expected: list[MambaState]):
+    for one, other in zip(actual, expected, strict=True):
+        assert one.ssm.dtype == torch.float32
+        assert_same(one.ssm, other.ssm)
+        assert_same(one.conv, other.conv)
 
 
-def test_the_chunk_length_changes_nothing(layer):
-    u = torch.randn(1, 70, 32)
-    results = []
-    with torch.no_grad():
-        for chunk in (1, 5, 64, 128):
-            layer.chunk = chunk
-            results.append(layer(u)[0])
-    for other in results[1:]:
-        torch.testing.assert_close(other, results[0], atol=1e-5, rtol=1e-5)
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("length", [1, 2, 7, 8, 31, 32, 33, 100])
+@torch.no_grad()
+def test_steps_equal_the_parallel_form(stack, batch, length):
+    x = torch.randn(batch, length, WIDTH)
+    parallel, end = stack(x)
+    stepped, last = run_steps(stack, x, stack.initial_state(batch))
+    assert_same(stepped, parallel)
+    assert_same_states(last, end)
 
 
-def test_the_future_never_reaches_the_past(layer):
-    u = torch.randn(1, 20, 32)
-    changed = u.clone()
+@torch.no_grad()
+def test_five_thousand_steps_do_not_drift(stack, way):
+    if way == "plain":
+        stack.layers = stack.layers[:1]  # slow, and enough
+    x = torch.randn(1, 5000, WIDTH)
+    parallel, end = stack(x)
+    stepped, last = run_steps(stack, x, stack.initial_state(1))
+    assert_same(stepped, parallel)
+    assert_same_states(last, end)
+
+
+@pytest.mark.parametrize("prefix", [1, 2, 31, 32])
+@torch.no_grad()
+def test_a_prefilled_state_continues_the_sequence(stack, prefix):
+    x = torch.randn(2, 50, WIDTH)
+    whole, _ = stack(x)
+    _, states = stack(x[:, :prefix])
+    rest, _ = stack(x[:, prefix:], states)
+    stepped, _ = run_steps(stack, x[:, prefix:], states)
+    assert_same(rest, whole[:, prefix:])
+    assert_same(stepped, whole[:, prefix:])
+
+
+@torch.no_grad()
+def test_a_saved_state_brings_back_the_same_bits(stack):
+    x = torch.randn(1, 20, WIDTH)
+    _, states = stack(x[:, :9])
+    saved = [MambaState(*(part.clone() for part in state)) for state in states]
+    first, _ = run_steps(stack, x[:, 9:], states)
+    again, _ = run_steps(stack, x[:, 9:], saved)
+    assert torch.equal(first, again)
+    for state, copy in zip(states, saved, strict=True):
+        assert torch.equal(state.ssm, copy.ssm) and torch.equal(state.conv, copy.conv)
+
+
+@torch.no_grad()
+def test_the_future_never_reaches_the_past(stack):
+    x = torch.randn(1, 40, WIDTH)
+    changed = x.clone()
     changed[:, 12:] += 1.0
-    with torch.no_grad():
-        before, after = layer(u)[0], layer(changed)[0]
+    before, after = stack(x)[0], stack(changed)[0]
     assert torch.equal(before[:, :12], after[:, :12])
     assert not torch.allclose(before[:, 12:], after[:, 12:])
+
+
+@torch.no_grad()
+def test_rows_of_a_batch_do_not_meet(stack):
+    x = torch.randn(3, 20, WIDTH)
+    together, states = stack(x)
+    for i in range(3):
+        alone, state = stack(x[i : i + 1])
+        assert_same(together[i : i + 1], alone)
+        assert_same_states([MambaState(s.conv[i : i + 1], s.ssm[i : i + 1]) for s in states], state)
+
+
+@pytest.mark.parametrize("mixer", [Mamba1, Mamba2])
+@torch.no_grad()
+def test_the_chunk_length_changes_nothing(mixer, monkeypatch):
+    monkeypatch.setattr(mamba_native, "enabled", False)
+    torch.manual_seed(0)
+    layer = mixer(WIDTH, d_state=16)
+    u = torch.randn(1, 70, WIDTH)
+    results = []
+    for chunk in (1, 5, 64, 128):
+        layer.chunk = chunk
+        results.append(layer(u)[0])
+    for other in results[1:]:
+        assert_same(other, results[0])
+
+
+def gradients(stack, x) -> list[torch.Tensor]:
+    y, states = stack(x)
+    loss = y.square().mean() + sum(state.ssm.square().mean() for state in states)
+    return torch.autograd.grad(loss, [x, *stack.parameters()])
+
+
+def test_gradients_repeat_bit_for_bit(stack):
+    x = torch.randn(2, 40, WIDTH, requires_grad=True)
+    for one, other in zip(gradients(stack, x), gradients(stack, x), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("batch, length", [(16, 1), (4, 3), (2, 40)])
+def test_it_trains_under_autocast(stack, batch, length):
+    x = torch.randn(batch, length, WIDTH)
+    target = torch.randn(batch, length, WIDTH)
+    optimizer = torch.optim.Adam(stack.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(15):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            y, states = stack(x)
+        assert all(state.ssm.dtype == torch.float32 for state in states)
+        loss = (y.float() - target).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.97 * losses[0]
+    exact, _ = stack(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rough, _ = stack(x)
+    torch.testing.assert_close(rough.float(), exact, atol=0.05, rtol=0.05)
+
+
+@pytest.mark.parametrize("precision, error", [("bf16", 0.005), ("int8", 0.015)])
+@torch.no_grad()
+def test_quantised_projections_stay_close(stack, precision, error):
+    x = torch.randn(1, 30, WIDTH)
+    exact = stack(x)[0] - x
+    quantize_(stack, precision)
+    parallel = stack(x)[0]
+    stepped, _ = run_steps(stack, x, stack.initial_state(1))
+    assert_same(stepped, parallel)
+    assert 0 < (parallel - x - exact).norm() < error * exact.norm()
+
+
+def test_quantising_refuses_what_it_cannot_do(stack):
+    with pytest.raises(ValueError, match="fp4"):
+        quantize_(stack, "fp4")
+    quantize_(stack, "int8")
+    with pytest.raises(ValueError, match="already"):
+        quantize_(stack, "bf16")
+
+
+def test_impossible_shapes_are_refused():
+    with pytest.raises(ValueError, match="mamba3"):
+        MambaStack(WIDTH, 1, 16, "mamba3")
+    with pytest.raises(ValueError, match="headdim 24"):
+        Mamba2(WIDTH, headdim=24)
 
 
 def test_ssd_equals_the_recurrence_it_stands_for():
@@ -81,14 +208,32 @@ def test_ssd_equals_the_recurrence_it_stands_for():
     torch.testing.assert_close(end, h)
 
 
-def test_gradients_are_right():
+def test_plain_gradients_are_right():
     torch.manual_seed(2)
-    inputs = [
-        torch.randn(1, 6, 2, 3, dtype=torch.float64, requires_grad=True),
-        torch.rand(1, 6, 2, dtype=torch.float64).add(0.1).requires_grad_(),
-        (-torch.rand(2, dtype=torch.float64)).requires_grad_(),
-        torch.randn(1, 6, 4, dtype=torch.float64, requires_grad=True),
-        torch.randn(1, 6, 4, dtype=torch.float64, requires_grad=True),
-        torch.randn(1, 2, 3, 4, dtype=torch.float64, requires_grad=True),
-    ]
-    assert torch.autograd.gradcheck(lambda *args: ssd(*args, 4), inputs)
+
+    def draw(*shape):
+        return torch.rand(*shape, dtype=torch.float64).add(0.1).requires_grad_()
+
+    x, dt, b, c = draw(1, 6, 2, 3), draw(1, 6, 2), draw(1, 6, 4), draw(1, 6, 4)
+    inputs = (x, dt, draw(2), b, c, draw(1, 2, 3, 4))
+    assert torch.autograd.gradcheck(lambda x, dt, a, *rest: ssd(x, dt, -a, *rest, 4), inputs)
+    inputs = (draw(2, 6, 3), draw(2, 6, 3), draw(3, 4), draw(2, 6, 4), draw(2, 6, 4), draw(2, 3, 4))
+    assert torch.autograd.gradcheck(
+        lambda x, dt, a, *rest: SelectiveScan.apply(x, dt, -a, *rest, 4), inputs
+    )
+
+
+@needs_cuda
+@pytest.mark.parametrize("mixer", [Mamba1, Mamba2])
+def test_cuda_gives_the_same_numbers(mixer):
+    torch.manual_seed(0)
+    layer = mixer(64, d_state=16)
+    u = torch.randn(2, 100, 64)
+    expected, state = layer(u)
+    layer.cuda()
+    actual, _ = layer(u.cuda())
+    # mamba-ssm multiplies in TF32.
+    torch.testing.assert_close(actual.cpu(), expected, atol=5e-3, rtol=5e-3)
+    on_device = MambaState(*(part.cuda() for part in state))
+    continued, _ = layer(u.cuda(), on_device)
+    torch.testing.assert_close(continued.cpu(), layer.cpu()(u, state)[0], atol=5e-3, rtol=5e-3)

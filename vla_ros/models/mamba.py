@@ -234,6 +234,7 @@ class MambaStack(nn.Module):
         self.layers = nn.ModuleList(
             Block(RMSNorm(d_model), mixers[mixer](d_model, d_state)) for _ in range(n_layers)
         )
+        self._widths = (d_model, self.layers[0].mixer.d_inner, d_state)
 
     def initial_state(self, batch: int) -> list[MambaState]:
         return [layer.mixer.initial_state(batch) for layer in self.layers]
@@ -251,7 +252,8 @@ class MambaStack(nn.Module):
 
     def step(self, x: Tensor, states: Sequence[MambaState]) -> tuple[Tensor, list[MambaState]]:
         """Recurrent form of one input [B, d_model]; `states` stay as they were."""
-        if self._native_step(x):
+        one = len(x) == 1 and not torch.is_grad_enabled()
+        if one and mamba_native.serves(x, *self._widths):
             x, after = mamba_native.step(self.layers, x, states)
             return x, [MambaState(*state) for state in after]
         after = []
@@ -260,15 +262,6 @@ class MambaStack(nn.Module):
             x = x + y
             after.append(state)
         return x, after
-
-    def _native_step(self, x: Tensor) -> bool:
-        """Whether to take one input through all layers at once: batch 1, without gradients."""
-        mixer = self.layers[0].mixer
-        return (
-            len(x) == 1
-            and not torch.is_grad_enabled()
-            and mamba_native.serves(x, x.shape[1], mixer.d_inner, mixer.d_state)
-        )
 
 
 def quantize_(stack: MambaStack, precision: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from array import array
 from collections.abc import Sequence
 from ctypes import byref, c_float, c_int64, c_void_p
 from pathlib import Path
@@ -222,9 +223,9 @@ def step(
         *(len(blocks), x.shape[1], mixer.d_inner, mixer.d_state, mixer.headdim, mixer.d_conv),
         *(mixer.dt_rank, weight.element_size(), block.norm.eps),
     )
-    pointers = [None if tensor is None else tensor.data_ptr() for tensor in table]
-    layers = (c_void_p * len(pointers))(*pointers)
-    _library.mamba_step(byref(sizes), layers, c_void_p(x.data_ptr()))
+    layers = array("Q", [0 if tensor is None else tensor.data_ptr() for tensor in table])
+    address, _ = layers.buffer_info()
+    _library.mamba_step(byref(sizes), c_void_p(address), c_void_p(x.data_ptr()))
     return x, after
 
 

@@ -16,11 +16,10 @@ inline V at(const float* p) { return *reinterpret_cast<const V*>(p); }
 inline V all(float x) { return x - V{}; }
 
 inline float sum(V v) {
-  float s[W];
-  at(s) = v;
-  for (int64_t half = W / 2; half > 0; half /= 2)
-    for (int64_t i = 0; i < half; ++i) s[i] += s[i + half];
-  return s[0];
+  v += __builtin_shuffle(v, I{8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7});
+  v += __builtin_shuffle(v, I{4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11});
+  v += __builtin_shuffle(v, I{2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13});
+  return v[0] + v[1];
 }
 
 // 2^k e^r with |r| <= ln(2) / 2 and the series of e^r; k comes rounded out of an addition that

@@ -1,6 +1,12 @@
 // One input through a whole stack of Mamba layers, as the robot runs it.
 
+#include <type_traits>
+
 #include "lanes.h"
+
+#ifdef __AVX512F__
+#include <immintrin.h>
+#endif
 
 // A stack's step, batch 1. in_proj and out_proj are fp32, bf16, or int8 with a scale for each row.
 struct Step {
@@ -25,16 +31,29 @@ extern "C" void mamba_norm(const float*, const float*, float*, int64_t, int64_t,
 namespace {
 
 inline V widen(const float* p) { return at(p); }
+#ifdef __AVX512F__  // the compiler does not find these by itself
 inline V widen(const uint16_t* p) {
-  typedef uint16_t H __attribute__((vector_size(32), aligned(2), may_alias));
-  return (V)(__builtin_convertvector(*reinterpret_cast<const H*>(p), I) << 16);
+  const __m256i halves = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  return (V)_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16);
 }
 inline V widen(const int8_t* p) {
-  typedef int8_t B __attribute__((vector_size(16), aligned(1), may_alias));
-  return __builtin_convertvector(*reinterpret_cast<const B*>(p), V);
+  const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return (V)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes));
 }
+#else
+inline V widen(const uint16_t* p) {
+  I v;
+  for (int64_t i = 0; i < W; ++i) v[i] = p[i] << 16;
+  return (V)v;
+}
+inline V widen(const int8_t* p) {
+  V v;
+  for (int64_t i = 0; i < W; ++i) v[i] = p[i];
+  return v;
+}
+#endif
 
-// y = scale * (w x), w [rows, n] read four rows at a time.
+// y = scale * (w x), w [rows, n] read four rows at a time. Only fp32 rows may end between lanes.
 template <class Weight>
 void multiply(const void* w, const float* scale, const float* x, float* y, int64_t rows, int64_t n) {
   for (int64_t r = 0; r < rows; r += 4) {
@@ -47,7 +66,8 @@ void multiply(const void* w, const float* scale, const float* x, float* y, int64
       for (int j = 0; j < 4; ++j) total[j] += widen(row[j] + i) * at(x + i);
     for (int64_t j = 0; j < 4 && r + j < rows; ++j) {
       float rest = 0;
-      for (int64_t k = i; k < n; ++k) rest += static_cast<float>(row[j][k]) * x[k];
+      if (std::is_same_v<Weight, float>)
+        for (int64_t k = i; k < n; ++k) rest += row[j][k] * x[k];
       y[r + j] = (sum(total[j]) + rest) * (scale ? scale[r + j] : 1.0f);
     }
   }

@@ -112,21 +112,28 @@ class CausalTransformer(nn.Module):
             x = layer.finish(x, F.scaled_dot_product_attention(q, k, v, is_causal=True))
         return x
 
-    def cache(self, batch: int) -> Tensor:
-        """Room for the keys and values of the whole context: [layers, 2, B, heads, T, headdim]."""
-        context = self.positions.shape[0]
-        return self.positions.new_zeros(len(self.layers), 2, batch, self.heads, context, HEADDIM)
+    def cache(self, batch: int, context: int) -> Tensor:
+        """Room for keys and values: [layers, 2, batch, heads, context, headdim]."""
+        shape = (len(self.layers), 2, batch, self.heads, context, HEADDIM)
+        return self.positions.new_zeros(shape)
 
-    def step(self, x: Tensor, cache: Tensor, position: int) -> Tensor:
-        """The input at `position`, [B, D] to [B, D]; writes its keys and values into `cache`."""
-        x = (x + self.positions[position])[:, None]
+    def advance(self, x: Tensor, cache: Tensor, position: int) -> Tensor:
+        """Inputs from `position` on, [B, L, D] to the same; writes their keys and values."""
+        end = position + x.shape[1]
+        x = x + self.positions[position:end]
+        mask = None  # one input may see all
+        if len(x[0]) > 1:
+            mask = torch.ones(len(x[0]), end, dtype=torch.bool, device=x.device).tril(position)
         for layer, (keys, values) in zip(self.layers, cache, strict=True):
             q, k, v = layer.project(x)
-            keys[:, :, position], values[:, :, position] = k[:, :, 0], v[:, :, 0]
-            seen = slice(position + 1)
-            y = F.scaled_dot_product_attention(q, keys[:, :, seen], values[:, :, seen])
-            x = layer.finish(x, y)
-        return x[:, 0]
+            keys[:, :, position:end], values[:, :, position:end] = k, v
+            seen = (keys[:, :, :end], values[:, :, :end])
+            x = layer.finish(x, F.scaled_dot_product_attention(q, *seen, attn_mask=mask))
+        return x
+
+    def step(self, x: Tensor, cache: Tensor, position: int) -> Tensor:
+        """The input at `position`, [B, D] to [B, D]."""
+        return self.advance(x[:, None], cache, position)[:, 0]
 
 
 class _Block(nn.Module):

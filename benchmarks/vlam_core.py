@@ -29,6 +29,7 @@ RIVALS = {"mamba2": ["transformers mamba2"], "mamba1": ["transformers mamba1", "
 # Backward through transformers' Mamba-1 takes 17 s at length 256, and minutes from 1024 on: it
 # copies a gradient of the whole sequence for every input.
 _LONGEST_BACKWARD = 256
+PIECE = 250  # inputs
 
 
 @dataclass(frozen=True)
@@ -96,10 +97,18 @@ def output(stack: nn.Module, x: Tensor) -> Tensor:
     return y[0] if isinstance(y, tuple) else y
 
 
-def passes(stack: nn.Module, x: Tensor, backward: bool) -> Callable[[], None]:
-    """A call of the stack on x [B, L, D], with or without gradients of weights and x."""
-    if not backward:
-        return lambda: _forward(stack, x)
+def forward(stack: nn.Module, x: Tensor) -> Callable[[], None]:
+    """A pass over x [B, L, D] as a call."""
+
+    @torch.no_grad()
+    def call() -> None:
+        output(stack, x)
+
+    return call
+
+
+def forward_backward(stack: nn.Module, x: Tensor) -> Callable[[], None]:
+    """The same with the gradients of the weights and of x."""
     x = x.clone().requires_grad_()
     gradient = torch.ones_like(x)
 
@@ -111,9 +120,28 @@ def passes(stack: nn.Module, x: Tensor, backward: bool) -> Callable[[], None]:
     return call
 
 
-@torch.no_grad()
-def _forward(stack: nn.Module, x: Tensor) -> None:
-    output(stack, x)
+def in_pieces(stack: nn.Module, x: Tensor) -> Callable[[], None]:
+    """A pass over x piece by piece, what is remembered carried on; outputs are not kept."""
+
+    @torch.no_grad()
+    def call() -> None:
+        transformer = isinstance(stack, CausalTransformer)
+        past = stack.cache(len(x), x.shape[1]) if transformer else None
+        for start in range(0, x.shape[1], PIECE):
+            piece = x[:, start : start + PIECE]
+            if transformer:
+                stack.advance(piece, past, start)
+            else:
+                _, past = stack(piece, past)
+
+    return call
+
+
+FORMS = {
+    "forward": forward,
+    "forward + backward": forward_backward,
+    f"forward in pieces of {PIECE}": in_pieces,
+}
 
 
 def native(scale: Scale) -> bool:
@@ -134,12 +162,10 @@ def plainly(call: Callable[[], T]) -> Callable[[], T]:
     return plain
 
 
-def prepare(kind: str, scale: Scale, batch: int, length: int, backward: bool) -> Callable:
+def prepare(kind: str, scale: Scale, length: int, form: str) -> Callable[[], None]:
     """For `peak_memory`: weights and inputs exist before; all else counts, gradients too."""
     stack = build(kind, scale)
-    warm, call = (
-        passes(stack, scale.inputs(batch, n), backward) for n in (min(64, length), length)
-    )
+    warm, call = (FORMS[form](stack, scale.inputs(1, n)) for n in (min(64, length), length))
     if kind.startswith("plain"):
         warm, call = plainly(warm), plainly(call)
     warm()
@@ -206,10 +232,10 @@ def scan(scale: Scale) -> str:
     stacks["mambapy"] = build("mambapy", scale)
     states = dict(scale.states)
     rows: dict[str, list[list[object]]] = {mixer: [] for mixer in MIXERS}
-    cells = [(shape, backward) for shape in scale.shapes for backward in (False, True)]
-    for (batch, length), backward in tqdm(cells, desc="scan"):
-        x = scale.inputs(batch, length)
-        work = {kind: passes(stack, x, backward) for kind, stack in stacks.items()}
+    cells = [(*shape, backward) for shape in scale.shapes for backward in (False, True)]
+    for batch, length, backward in tqdm(cells, desc="scan"):
+        x, form = scale.inputs(batch, length), "forward + backward" if backward else "forward"
+        work = {kind: FORMS[form](stack, x) for kind, stack in stacks.items()}
         if backward and batch * length > _LONGEST_BACKWARD:
             del work["transformers mamba1"]
         for mixer in MIXERS:
@@ -222,7 +248,7 @@ def scan(scale: Scale) -> str:
             stack.zero_grad()
         for mixer in MIXERS:
             ours, floor = times[f"ours {mixer}"], times[f"products {mixer}"]
-            row = [f"B{batch} L{length}", "forward + backward" if backward else "forward", ms(ours)]
+            row = [f"B{batch} L{length}", form, ms(ours)]
             for rival in RIVALS[mixer]:
                 row += [ms(times.get(rival)), ratio(times.get(rival), ours)]
             plain = times.get(f"plain {mixer}")
@@ -261,7 +287,7 @@ def memory(scale: Scale) -> str:
         "mambapy": "mambapy, Mamba-1",
     }
     peaks = {
-        kind: peak_memory(prepare, kind, scale, 1, scale.training_length, True)
+        kind: peak_memory(prepare, kind, scale, scale.training_length, "forward + backward")
         for kind in tqdm(kinds, desc="memory")
         if native(scale) or not kind.startswith("plain")
     }

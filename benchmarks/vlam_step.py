@@ -11,7 +11,7 @@ import torch
 from measuring import bandwidth, crossing, interleaved, mb, ms, now, peak_memory, table
 from torch import nn
 from tqdm import tqdm
-from vlam_core import MIXERS, Scale, build, native, plainly, prepare, stepped
+from vlam_core import FORMS, MIXERS, Scale, build, native, plainly, prepare, stepped
 
 from vla_ros.models.mamba import quantize_
 
@@ -36,8 +36,7 @@ def stepper(stack: nn.Module, scale: Scale, context: int) -> Callable[[], None]:
             stack.step(x, cache)
 
     else:
-        cache = stack.cache(1)
-        cache[..., : context - 1, :].normal_()
+        cache = stack.cache(1, scale.longest).normal_()
 
         def call() -> None:
             stack.step(x, cache, context - 1)
@@ -50,8 +49,7 @@ def state_bytes(stack: nn.Module, context: int) -> int:
     if hasattr(stack, "initial_state"):
         states = stack.initial_state(1)
         return sum(tensor.nbytes for state in states for tensor in (state.conv, state.ssm))
-    cache = stack.cache(1)
-    return cache.nbytes * context // cache.shape[-2]
+    return stack.cache(1, context).nbytes
 
 
 def weight_bytes(stack: nn.Module) -> int:
@@ -95,14 +93,13 @@ def streaming(scale: Scale) -> str:
         )
 
     peaks = []
-    cells = [(length, backward) for length in scale.claimed for backward in (False, True)]
-    for length, backward in tqdm(cells, desc="memory of sequences"):
+    cells = [(length, form) for length in scale.claimed for form in FORMS]
+    for length, form in tqdm(cells, desc="memory of sequences"):
         mamba, transformer = (
-            weight_bytes(stack) + peak_memory(prepare, kind, scale, 1, length, backward)
+            weight_bytes(stack) + peak_memory(prepare, kind, scale, length, form)
             for kind, stack in (("ours mamba2", ours), ("transformer", theirs))
         )
-        name = "forward + backward" if backward else "forward"
-        peaks.append([f"L{length}", name, mb(mamba), mb(transformer), less(mamba, transformer)])
+        peaks.append([f"L{length}", form, mb(mamba), mb(transformer), less(mamba, transformer)])
 
     counts = ", ".join(
         f"{sum(p.numel() for p in stack.parameters()) / 1e6:.2f} M {kinds[kind]}"
@@ -125,9 +122,10 @@ is remembered of the context. Plain torch: ours without its native kernels.
 
 {_verdict(scale, stacks, times)}
 
-Whole sequences in parallel, as in training and in replaying a recording; MB, weights and the most
-that the pass holds beyond them and the inputs: activations, and the gradients in forward +
-backward. Each in a fresh process.
+Long sequences, as in training and in replaying a recording: MB, weights and the most that the pass
+holds beyond them and the inputs, that is activations, what is remembered, and in forward + backward
+the gradients. In parallel, or in pieces with what is remembered carried from one to the next. Each
+in a fresh process.
 
 {table(["", "pass", "Mamba-2", "causal transformer", "Mamba-2's memory"], peaks)}
 """

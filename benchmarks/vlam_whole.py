@@ -58,7 +58,7 @@ def sizes(scale: Scale) -> str:
         if nominal:
             off = total / nominal - 1
             within = "" if abs(off) <= TOLERANCE else ": not within 10 %"
-            verdict = f"{nominal / 1e6:.0f} ({off:+.0%}{within})"
+            verdict = f"{nominal / 1e6:.0f} ({off:+.1%}{within})"
         named = shape["vision_model"]
         rows.append(
             [size, named if isinstance(named, str) else named["model_type"]]

@@ -80,8 +80,10 @@ def test_the_causal_transformer_is_one_and_as_large_as_asked():
     assert sum(p.numel() for p in transformer.parameters()) == pytest.approx(wanted, rel=0.02)
 
     x = torch.randn(2, 20, 128)
-    y, cache = transformer(x), transformer.cache(2)
-    for t in range(20):
+    y, cache = transformer(x), transformer.cache(2, 20)
+    torch.testing.assert_close(transformer.advance(x[:, :3], cache, 0), y[:, :3])
+    torch.testing.assert_close(transformer.advance(x[:, 3:12], cache, 3), y[:, 3:12])
+    for t in range(12, 20):
         torch.testing.assert_close(transformer.step(x[:, t], cache, t), y[:, t])
     assert vlam_step.state_bytes(transformer, 10) == 2 * 2 * 10 * 128 * 4
     with pytest.raises(ValueError, match="attention alone"):

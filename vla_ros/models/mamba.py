@@ -87,14 +87,14 @@ class Mamba2(nn.Module):
         Returns:
             [B, L, d_model] and the state after the last input.
         """
-        state = state or self.initial_state(len(u))
+        past, ssm = state or (None, None)
         z, xbc, dt = self._project(u)
         # Half precision would let the state drift.
         with torch.autocast(u.device.type, enabled=False):
-            xbc, conv = convolve(self.conv1d, xbc, state.conv)
+            xbc, conv = convolve(self.conv1d, xbc, past)
             x, b, c = xbc.split([self.d_inner, self.d_state, self.d_state], dim=-1)
             a = -self.A_log.float().exp()
-            y, ssm = mamba2_scan(x, dt, a, b, c, self.D, z, state.ssm, self.chunk)
+            y, ssm = mamba2_scan(x, dt, a, b, c, self.D, z, ssm, self.chunk)
         return self.out_proj(self.norm(y).to(u.dtype)), MambaState(conv, ssm)
 
     def step(self, u: Tensor, state: MambaState) -> tuple[Tensor, MambaState]:
@@ -173,13 +173,13 @@ class Mamba1(nn.Module):
         Returns:
             [B, L, d_model] and the state after the last input.
         """
-        past = self.initial_state(len(u)).conv if state is None else state.conv
+        past, ssm = state or (None, None)
         x, z = self.in_proj(u).float().chunk(2, dim=-1)
         with torch.autocast(u.device.type, enabled=False):
             x, conv = convolve(self.conv1d, x, past)
         dt, b, c = self._select(x)
         with torch.autocast(u.device.type, enabled=False):
-            a, ssm = -self.A_log.float().exp(), None if state is None else state.ssm
+            a = -self.A_log.float().exp()
             y, ssm = mamba1_scan(x, dt, a, b, c, self.D, z, ssm, self.chunk)
         return self.out_proj(y.to(u.dtype)), MambaState(conv, ssm)
 

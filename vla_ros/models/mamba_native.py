@@ -80,8 +80,8 @@ class _ConvolutionGradients(ctypes.Structure):
     _fields_ = _fields(c_void_p, "dy dafter dx dpast dweight dbias")
 
 
-def _pointers(*tensors: Tensor) -> list[int]:
-    return [tensor.data_ptr() for tensor in tensors]
+def _pointer(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
 
 
 def _row(x: Tensor) -> int:
@@ -93,31 +93,36 @@ class Scan(torch.autograd.Function):
     """h_t = exp(dt_t A) h_t-1 + dt_t x_t B_t, y_t = (h_t C_t + D x_t) silu(z_t).
 
     Mamba-2: dt [B, L, H], a [H], d [H]. Mamba-1: dt [B, L, D], a [D, N], d [D]. Both: x, z
-    [B, L, D], b, c [B, L, N], before [B, D, N]; slices of wider tensors are welcome.
+    [B, L, D], b, c [B, L, N], before [B, D, N] or None; slices of wider tensors are welcome.
     """
 
     @staticmethod
     def forward(ctx, x, dt, a, b, c, d, z, before):
-        y, after = x.new_empty(x.shape), torch.empty_like(before)
-        checkpoints = None
-        if any(ctx.needs_input_grad):
-            chunks = -(-x.shape[1] // _library.mamba_checkpoint_every())
-            checkpoints = x.new_empty(chunks, *before.shape)
+        batch, length, channels = x.shape
+        y, after = x.new_empty(x.shape), x.new_empty(batch, channels, b.shape[-1])
         scan = Scan._arguments(x, dt, a, b, c, d, z, before)
-        scan.y, scan.after = _pointers(y, after)
-        scan.checkpoints = checkpoints.data_ptr() if checkpoints is not None else None
+        scan.y, scan.after = y.data_ptr(), after.data_ptr()
+        kept = None
+        if any(ctx.needs_input_grad):
+            chunks = -(-length // _library.mamba_checkpoint_every())
+            kept = x.new_empty(chunks - 1, *after.shape)
+            scan.checkpoints = kept.data_ptr()
         _library.mamba_scan(byref(scan))
-        ctx.save_for_backward(x, dt, a, b, c, d, z, before, checkpoints)
+        ctx.save_for_backward(x, dt, a, b, c, d, z, before, kept)
+        ctx.set_materialize_grads(False)
         return y, after
 
     @staticmethod
     def backward(ctx, dy, dafter):
-        *inputs, checkpoints = ctx.saved_tensors
+        *inputs, kept = ctx.saved_tensors
+        x, before = inputs[0], inputs[-1]
         scan = Scan._arguments(*inputs)
-        scan.checkpoints = checkpoints.data_ptr()
-        gradients = [tensor.new_zeros(tensor.shape) for tensor in inputs]
-        dy, dafter = dy.contiguous(), dafter.contiguous()
-        arguments = _ScanGradients(*_pointers(dy, dafter, *gradients))
+        scan.checkpoints = kept.data_ptr()
+        gradients = [tensor.new_zeros(tensor.shape) for tensor in inputs[:-1]]
+        gradients.append(torch.empty_like(before) if ctx.needs_input_grad[-1] else None)
+        dy = x.new_zeros(x.shape) if dy is None else dy.contiguous()
+        dafter = None if dafter is None else dafter.contiguous()
+        arguments = _ScanGradients(*map(_pointer, (dy, dafter, *gradients)))
         _library.mamba_scan_backward(byref(scan), byref(arguments))
         return tuple(gradients)
 
@@ -127,7 +132,7 @@ class Scan(torch.autograd.Function):
         headdim = channels // len(d) if a.dim() == 1 else 1
         return _Scan(
             *(batch, length, channels, b.shape[-1], headdim),
-            *_pointers(x, dt, a, b, c, d, z, before),
+            *map(_pointer, (x, dt, a, b, c, d, z, before)),
             *map(_row, (x, dt, b, z)),
         )
 
@@ -140,7 +145,7 @@ class Convolution(torch.autograd.Function):
         ctx.save_for_backward(x, past, weight, bias)
         y, after = x.new_empty(x.shape), torch.empty_like(past)
         arguments = Convolution._arguments(x, past, weight, bias)
-        arguments.y, arguments.after = _pointers(y, after)
+        arguments.y, arguments.after = _pointer(y), _pointer(after)
         _library.mamba_convolve(byref(arguments))
         return y, after
 
@@ -149,13 +154,13 @@ class Convolution(torch.autograd.Function):
         inputs = ctx.saved_tensors
         gradients = [tensor.new_zeros(tensor.shape) for tensor in inputs]
         dy, dafter = dy.contiguous(), dafter.contiguous()
-        arguments = _ConvolutionGradients(*_pointers(dy, dafter, *gradients))
+        arguments = _ConvolutionGradients(*map(_pointer, (dy, dafter, *gradients)))
         _library.mamba_convolve_backward(byref(Convolution._arguments(*inputs)), byref(arguments))
         return tuple(gradients)
 
     @staticmethod
     def _arguments(x, past, weight, bias) -> _Convolution:
-        tensors = _pointers(x, past, weight, bias)
+        tensors = map(_pointer, (x, past, weight, bias))
         return _Convolution(*x.shape, weight.shape[-1], *tensors, _row(x))
 
 
@@ -168,16 +173,20 @@ class Norm(torch.autograd.Function):
         ctx.save_for_backward(x, weight)
         ctx.eps = eps
         y = torch.empty_like(x)
-        _library.mamba_norm(*map(c_void_p, _pointers(x, weight, y)), *Norm._sizes(x, eps))
+        _library.mamba_norm(*Norm._addresses(x, weight, y), *Norm._sizes(x, eps))
         return y
 
     @staticmethod
     def backward(ctx, dy):
         x, weight = ctx.saved_tensors
         dy, dx, dweight = dy.contiguous(), torch.empty_like(x), torch.zeros_like(weight)
-        tensors = map(c_void_p, _pointers(dy, x, weight, dx, dweight))
-        _library.mamba_norm_backward(*tensors, *Norm._sizes(x, ctx.eps))
+        addresses = Norm._addresses(dy, x, weight, dx, dweight)
+        _library.mamba_norm_backward(*addresses, *Norm._sizes(x, ctx.eps))
         return dx, dweight, None
+
+    @staticmethod
+    def _addresses(*tensors: Tensor) -> list[c_void_p]:
+        return [c_void_p(tensor.data_ptr()) for tensor in tensors]
 
     @staticmethod
     def _sizes(x: Tensor, eps: float) -> tuple[c_int64, c_int64, c_float]:
@@ -223,7 +232,7 @@ def step(
         *(len(blocks), x.shape[1], mixer.d_inner, mixer.d_state, mixer.headdim, mixer.d_conv),
         *(mixer.dt_rank, weight.element_size(), block.norm.eps),
     )
-    layers = array("Q", [0 if tensor is None else tensor.data_ptr() for tensor in table])
+    layers = array("Q", map(_pointer, table))
     address, _ = layers.buffer_info()
     _library.mamba_step(byref(sizes), c_void_p(address), c_void_p(x.data_ptr()))
     return x, after

@@ -17,8 +17,13 @@ from torch import Tensor, nn
 from vla_ros.models import mamba_native
 
 
-def convolve(conv: nn.Conv1d, x: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
-    """silu(causal depthwise convolution) of x [B, L, C], and the new past [B, C, K - 1]."""
+def convolve(conv: nn.Conv1d, x: Tensor, past: Tensor | None) -> tuple[Tensor, Tensor]:
+    """silu(causal depthwise convolution) of x [B, L, C], and the new past [B, C, K - 1].
+
+    `past` None is zeros.
+    """
+    if past is None:
+        past = x.new_zeros(len(x), conv.in_channels, conv.kernel_size[0] - 1)
     if mamba_native.serves(conv.weight, conv.in_channels):
         return mamba_native.Convolution.apply(x, past, conv.weight, conv.bias)
     history = torch.cat([past, x.transpose(1, 2)], dim=2)
@@ -34,7 +39,7 @@ def mamba2_scan(
     c: Tensor,
     d: Tensor,
     z: Tensor,
-    state: Tensor,
+    state: Tensor | None,
     chunk: int,
 ) -> tuple[Tensor, Tensor]:
     """h_t = exp(dt_t a) h_t-1 + dt_t x_t B_t, y_t = (h_t C_t + d x_t) silu(z_t) with heads.
@@ -44,15 +49,18 @@ def mamba2_scan(
         dt: [B, L, H] positive time steps.
         a, d: [H] negative decay rates and skips.
         b, c: [B, L, N], shared by all heads.
-        state: [B, H, P, N] before the first input.
+        state: [B, H, P, N] before the first input; None is zeros.
         chunk: block length of the plain form; changes speed, not results.
 
     Returns:
         y [B, L, H * P] and the state after the last input.
     """
-    heads, headdim = state.shape[1:3]
+    heads, headdim = len(a), x.shape[-1] // len(a)
     if mamba_native.serves(x, headdim, b.shape[-1]):
-        return mamba_native.Scan.apply(x, dt, a, b, c, d, z, state)
+        y, after = mamba_native.Scan.apply(x, dt, a, b, c, d, z, state)
+        return y, after.unflatten(1, (heads, headdim))
+    if state is None:
+        state = x.new_zeros(len(x), heads, headdim, b.shape[-1])
     x, z = (tensor.unflatten(-1, (heads, headdim)) for tensor in (x, z))
     if x.is_cuda and (triton := _mamba_ssm("triton.ssd_combined")):
         y, state = triton.mamba_chunk_scan_combined(
@@ -88,10 +96,10 @@ def mamba1_scan(
         x, dt, b, c, z = (tensor.transpose(1, 2) for tensor in (x, dt, b, c, z))
         y, state = cuda.selective_scan_fn(x, dt, a, b, c, d, z, return_last_state=True)
         return y.transpose(1, 2), state.detach()
-    if state is None:
-        state = x.new_zeros(len(x), *a.shape)
     if mamba_native.serves(x, *a.shape):
         return mamba_native.Scan.apply(x, dt, a, b, c, d, z, state)
+    if state is None:
+        state = x.new_zeros(len(x), *a.shape)
     y, state = SelectiveScan.apply(x, dt, a, b, c, state, chunk)
     return (y + d * x) * F.silu(z), state
 

@@ -9,13 +9,13 @@
 // and D; in Mamba-1 headdim is 1, `a` [channels, states] and dt belongs to a channel.
 struct Scan {
   int64_t batch, length, channels, states, headdim;
-  const float *x, *dt, *a, *b, *c, *d, *z, *before;
+  const float *x, *dt, *a, *b, *c, *d, *z, *before;  // before: null is zeros
   int64_t x_row, dt_row, bc_row, z_row;  // strides of a time step
-  float *y, *after, *checkpoints;  // contiguous; checkpoints [chunks, B, channels, states] or null
+  float *y, *after, *checkpoints;        // contiguous; see kept()
 };
 
 struct ScanGradients {  // all contiguous; ddt, da and dd are added to
-  const float *dy, *dafter;
+  const float *dy, *dafter;  // dafter and dbefore may be null
   float *dx, *ddt, *da, *db, *dc, *dd, *dz, *dbefore;
 };
 
@@ -36,17 +36,22 @@ void from_lanes(const float* from, float* to, int64_t channels, int64_t n) {
       for (int64_t i = 0; i < n; ++i) to[(g + l) * n + i] = from[g * n + i * W + l];
 }
 
+// The state before a chunk other than the first, [channels / W, states, W]. Kept for backward.
+float* kept(const Scan& s, int64_t i, int64_t chunk) {
+  return s.checkpoints + ((chunk - 1) * s.batch + i) * s.channels * s.states;
+}
+
 template <bool heads>
 void forward(const Scan& s) {
   const int64_t N = s.states, D = s.channels, chunks = (s.length + T - 1) / T;
   Floats h(D * N), a(heads ? 0 : D * N);
   if (!heads) to_lanes(s.a, a.data(), D, N);
   for (int64_t i = 0; i < s.batch; ++i) {
-    to_lanes(s.before + i * D * N, h.data(), D, N);
+    std::fill(h.begin(), h.end(), 0.0f);
+    if (s.before) to_lanes(s.before + i * D * N, h.data(), D, N);
     for (int64_t chunk = 0; chunk < chunks; ++chunk) {
       const int64_t end = std::min(s.length, (chunk + 1) * T);
-      if (s.checkpoints)
-        std::copy(h.begin(), h.end(), s.checkpoints + (chunk * s.batch + i) * D * N);
+      if (s.checkpoints && chunk > 0) std::copy(h.begin(), h.end(), kept(s, i, chunk));
       for (int64_t g = 0; g < D; g += W) {
         const int64_t head = heads ? g / s.headdim : g;
         const V skip = heads ? all(s.d[head]) : at(s.d + g);
@@ -80,18 +85,23 @@ void backward(const Scan& s, const ScanGradients& r) {
   Floats h((T + 1) * N * W), decays(T * N * W), gates(T * W), db(T * N * W), dc(T * N * W);
   if (!heads) to_lanes(s.a, a.data(), D, N);
   for (int64_t i = 0; i < s.batch; ++i) {
-    to_lanes(r.dafter + i * D * N, carry.data(), D, N);
+    std::fill(carry.begin(), carry.end(), 0.0f);
+    if (r.dafter) to_lanes(r.dafter + i * D * N, carry.data(), D, N);
     for (int64_t chunk = chunks - 1; chunk >= 0; --chunk) {
       const int64_t start = i * s.length + chunk * T;
       const int64_t steps = std::min(T, s.length - chunk * T);
-      std::fill(db.begin(), db.end(), 0.0f);
-      std::fill(dc.begin(), dc.end(), 0.0f);
+      std::fill_n(db.begin(), steps * N * W, 0.0f);
+      std::fill_n(dc.begin(), steps * N * W, 0.0f);
       for (int64_t g = 0; g < D; g += W) {
         const int64_t head = heads ? g / s.headdim : g;
         const V skip = heads ? all(s.d[head]) : at(s.d + g);
         const float* a_lanes = heads ? nullptr : a.data() + g * N;
-        const float* checkpoint = s.checkpoints + (chunk * s.batch + i) * D * N + g * N;
-        std::copy(checkpoint, checkpoint + N * W, h.begin());
+        if (chunk > 0)
+          std::copy_n(kept(s, i, chunk) + g * N, N * W, h.begin());
+        else if (s.before)
+          to_lanes(s.before + (i * D + g) * N, h.data(), W, N);
+        else
+          std::fill_n(h.begin(), N * W, 0.0f);
         for (int64_t k = 0; k < steps; ++k) {
           const int64_t t = start + k;
           const float *b = s.b + t * s.bc_row, *c = s.c + t * s.bc_row;
@@ -157,7 +167,7 @@ void backward(const Scan& s, const ScanGradients& r) {
         r.dc[t * N + n] = sum(at(&dc[m * W]));
       }
     }
-    from_lanes(carry.data(), r.dbefore + i * D * N, D, N);
+    if (r.dbefore) from_lanes(carry.data(), r.dbefore + i * D * N, D, N);
   }
   if (!heads) from_lanes(da.data(), r.da, D, N);
   for (int64_t channel = 0; channel < D; ++channel) r.dd[channel / s.headdim] += dd[channel];

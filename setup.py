@@ -36,6 +36,8 @@ setup(
         # environment/setup.sh.
         "sim": ["mujoco>=4.0", "pillow>=10.0"],
         "train": ["matplotlib>=3.8"],
+        # Open X-Embodiment and other RLDS datasets, without TensorFlow.
+        "rlds": ["google-crc32c>=1.5", "protobuf>=4.25"],
         # Rivals of `vla bench vlam`.
         "bench": ["mambapy>=1.2", "transformers>=5.20"],
         # DINOv2 and SigLIP as image encoders; the small one needs neither.

@@ -16,6 +16,8 @@ SOURCES = sorted([*ROOT.glob("vla_ros/**/*.py"), *ROOT.glob("training/**/*.py")]
 # Imported name -> (key in package.xml, name on PyPI). Some have no rosdep key.
 THIRD_PARTY = {
     "PIL": ("python3-pil", "pillow"),
+    "google": ("python3-protobuf", "protobuf"),
+    "google_crc32c": (None, "google-crc32c"),
     "huggingface_hub": (None, "huggingface_hub"),
     "cv2": ("python3-opencv", "opencv-python-headless"),
     "matplotlib": ("python3-matplotlib", "matplotlib"),
@@ -106,7 +108,10 @@ def test_name_version_and_licence_agree():
 def test_requirement_files_agree_with_setup():
     setup = setup_arguments()
     extras = setup["extras_require"]
-    wanted = {*setup["install_requires"], *extras["sim"], *extras["train"], *extras["vision"]}
+    wanted = {
+        *setup["install_requires"],
+        *(name for extra in ("rlds", "sim", "train", "vision") for name in extras[extra]),
+    }
     assert requirements("requirements.txt") == wanted
     assert requirements("requirements-test.txt") == set(extras["test"])
 

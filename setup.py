@@ -35,7 +35,13 @@ setup(
         # gym-hil (the Franka meshes) must be installed beside it with --no-deps: see
         # environment/setup.sh.
         "sim": ["mujoco>=4.0", "pillow>=10.0"],
-        "train": ["matplotlib>=3.8"],
+        "train": [
+            "lz4>=4.0",
+            "matplotlib>=3.8",
+            "pyyaml>=6.0",
+            "rosbags>=0.11",
+            "zstandard>=0.22",
+        ],
         # Open X-Embodiment and other RLDS datasets, without TensorFlow.
         "rlds": ["google-crc32c>=1.5", "protobuf>=4.25"],
         # Rivals of `vla bench vlam`.

@@ -20,15 +20,19 @@ THIRD_PARTY = {
     "google_crc32c": (None, "google-crc32c"),
     "huggingface_hub": (None, "huggingface_hub"),
     "cv2": ("python3-opencv", "opencv-python-headless"),
+    "lz4": (None, "lz4"),
     "matplotlib": ("python3-matplotlib", "matplotlib"),
     "mujoco": ("python3-mujoco-pip", "mujoco"),
     "numpy": ("python3-numpy", "numpy"),
     "pinocchio": ("pinocchio", "pin"),
+    "rosbags": (None, "rosbags"),
     "safetensors": (None, "safetensors"),
     "tokenizers": (None, "tokenizers"),
     "torch": ("python3-torch", "torch"),
     "tqdm": ("python3-tqdm", "tqdm"),
     "transformers": (None, "transformers"),
+    "yaml": ("python3-yaml", "pyyaml"),
+    "zstandard": (None, "zstandard"),
 }
 
 # Room -> rooms it may import besides itself.

@@ -1,0 +1,302 @@
+"""A ROS 2 recording as a whole: its topics, when their messages were stamped, the messages."""
+
+from __future__ import annotations
+
+import struct
+import tempfile
+from array import array
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+import zstandard
+from rosbags.interfaces import Nodetype
+from rosbags.serde import SerdeError
+from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
+from rosbags.typesys.base import TypesysError
+from rosbags.typesys.store import Typestore
+
+from vla_ros.training.data.bag_storage import (
+    ZSTD_MAGIC,
+    Channel,
+    Reader,
+    StorageFile,
+    inflate,
+    storage_file,
+)
+
+SECOND = 1_000_000_000  # ns
+_ENDINGS = (".mcap", ".db3")
+_PADDING = 16  # bytes that some recorders leave after a message; more is another type's message
+_STAMPED = ("std_msgs/msg/Header", "builtin_interfaces/msg/Time")
+_COLUMNS = 6  # received ns, stamp ns, file, place
+
+
+@dataclass
+class Topic:
+    """One topic's N messages in the order of their receipt."""
+
+    name: str
+    type: str  # sensor_msgs/msg/Image
+    channel: Channel
+    rows: np.ndarray  # int64 [N, 6]
+    stamped: bool  # messages tell when they were made; else `stamps` are `received`
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def received(self) -> np.ndarray:
+        """int64 [N], ns."""
+        return self.rows[:, 0]
+
+    @property
+    def stamps(self) -> np.ndarray:
+        """int64 [N], ns; by the header where there is one."""
+        return self.rows[:, 1]
+
+    @cached_property
+    def _stores(self) -> list[Typestore]:
+        return [store for store in _type_stores(self.channel) if self.type in store.fielddefs]
+
+    def check(self) -> None:
+        """Raises ValueError if no message of this topic can be read, with the reason."""
+        if self.channel.encoding != "cdr":
+            raise ValueError(f"{self.name} is serialized as {self.channel.encoding!r}, not as cdr")
+        if not self._stores:
+            raise ValueError(
+                f"{self.name}: the bag does not define its type {self.type}, which is no standard "
+                "one: record it as MCAP, which carries definitions"
+            )
+
+    def decode(self, data: bytes | memoryview) -> tuple[Any, int]:
+        """A message, its arrays views of `data`; and how many bytes are left over.
+
+        Raises:
+            ValueError: the bytes are no message of the topic's type.
+        """
+        self.check()
+        if data[:4] == ZSTD_MAGIC:
+            data = inflate(data)
+        view = memoryview(data)
+        for store in self._stores:
+            definition = store.get_msgdef(self.type)
+            try:
+                little = bool(view[1])
+                read = definition.deserialize_cdr_le if little else definition.deserialize_cdr_be
+                message, end = read(view[4:], 0, definition.cls, store)
+            except (struct.error, ValueError, IndexError, AssertionError, SerdeError) as error:
+                problem = str(error)
+                continue
+            left = len(view) - 4 - end
+            if 0 <= left <= _PADDING:
+                return message, left
+            problem = f"{left} bytes are left over"
+        raise ValueError(f"{self.name} holds what is no {self.type}: {problem}")
+
+
+class Bag:
+    """A recording: a folder with or without metadata.yaml, or one of its files.
+
+    Opening it reads where all messages lie and when they were stamped: 48 bytes for each stay in
+    memory, nothing of their contents.
+
+    Raises:
+        ValueError: nothing there, empty, damaged, or less than its metadata promises.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.notes: list[str] = []  # what is not as it should be, yet can be read
+        self.topics: dict[str, Topic] = {}
+        metadata, files = _find(self.path)
+        self.custom: dict[str, str] = metadata.get("custom_data") or {}
+        self._unpacked = tempfile.TemporaryDirectory() if _is_packed(files) else None
+        self._files: list[StorageFile] = [storage_file(self._plain(file)) for file in files]
+        self._index()
+        self._compare(metadata)
+        if not any(map(len, self.topics.values())):
+            raise ValueError(f"{self.path} holds no messages")
+
+    def _plain(self, path: Path) -> Path:
+        if path.suffix != ".zstd":
+            return path
+        target = Path(self._unpacked.name, path.stem)
+        try:
+            with open(path, "rb") as packed, open(target, "wb") as plain:
+                zstandard.ZstdDecompressor().copy_stream(packed, plain)
+        except zstandard.ZstdError as error:
+            raise ValueError(f"{path} cannot be unpacked: {error}") from None
+        return target
+
+    def _index(self) -> None:
+        tables: dict[str, array] = {}
+        channels: dict[str, Channel] = {}
+        with_stamp: dict[str, bool] = {}
+        for number, file in enumerate(self._files):
+            with closing(file.open()) as reader:
+                for index, received, place, head in file.entries():
+                    channel = file.channels[index]
+                    name = channel.topic
+                    if name not in tables:
+                        tables[name], channels[name] = array("q"), channel
+                        with_stamp[name] = _has_stamp(channel)
+                    if head[:4] == ZSTD_MAGIC:
+                        packed = zstandard.ZstdDecompressor().stream_reader(reader.read(place))
+                        head = packed.read(16)
+                    stamp = _stamp(head) if with_stamp[name] else received
+                    tables[name].extend((received, stamp, number, *place))
+            for channel in file.channels.values():
+                tables.setdefault(channel.topic, array("q"))
+                first = channels.setdefault(channel.topic, channel)
+                if _full_name(first.type) != _full_name(channel.type):
+                    raise ValueError(
+                        f"{self.path}: {channel.topic} has two types, {first.type} and "
+                        f"{channel.type}"
+                    )
+            if file.cut:
+                self.notes.append(f"unfinished recording: {file.cut}")
+        for name, table in sorted(tables.items()):
+            rows = np.frombuffer(table, dtype=np.int64).reshape(-1, _COLUMNS)
+            rows = rows[np.argsort(rows[:, 0], kind="stable")]
+            stamped = bool(with_stamp.get(name))
+            if stamped and not rows[:, 1].any():
+                self.notes.append(f"{name}: header stamps are unset, times of receipt stand in")
+                rows[:, 1], stamped = rows[:, 0], False
+            channel = channels[name]
+            self.topics[name] = Topic(name, _full_name(channel.type), channel, rows, stamped)
+
+    def _compare(self, metadata: dict) -> None:
+        """Less than the metadata promises has been lost; a file that is cut off is damaged."""
+        if metadata and self.notes:
+            cut = [file.cut for file in self._files if file.cut]
+            if cut:
+                raise ValueError(
+                    f"{self.path} is truncated: {cut[0]}, though metadata.yaml calls it finished; "
+                    "move metadata.yaml away to read what is left"
+                )
+        for entry in metadata.get("topics_with_message_count", ()):
+            name, promised = entry["topic_metadata"]["name"], entry["message_count"]
+            found = len(self.topics[name]) if name in self.topics else 0
+            if found < promised:
+                raise ValueError(
+                    f"{self.path} lacks messages: metadata.yaml counts {promised} on {name}, its "
+                    f"files hold {found}"
+                )
+            if found > promised:
+                self.notes.append(f"{name}: {found} messages, metadata.yaml counts {promised}")
+
+    def topic(self, name: str) -> Topic:
+        """The topic of that name, with or without a leading slash. Raises ValueError."""
+        for known in (name, f"/{name.lstrip('/')}", name.lstrip("/")):
+            if known in self.topics:
+                return self.topics[known]
+        raise ValueError(f"{self.path} has no topic {name}; it has: {', '.join(self.topics)}")
+
+    def messages(self, topic: Topic, which: Iterable[int] | None = None) -> Iterator[Any]:
+        """Messages of a topic, read one by one; all, or those at places `which`.
+
+        Every call opens the files for itself, so that several may run side by side.
+
+        Raises:
+            ValueError: damaged, or not of the topic's type.
+        """
+        for data in self.raw(topic, which):
+            yield topic.decode(data)[0]
+
+    def raw(self, topic: Topic, which: Iterable[int] | None = None) -> Iterator[bytes | memoryview]:
+        """The bytes of messages as they were recorded."""
+        readers: dict[int, Reader] = {}
+        with ExitStack() as stack:
+            for row in range(len(topic)) if which is None else which:
+                _, _, number, *place = topic.rows[row].tolist()
+                if number not in readers:
+                    readers[number] = stack.enter_context(closing(self._files[number].open()))
+                yield readers[number].read(tuple(place))
+
+
+def _find(path: Path) -> tuple[dict, list[Path]]:
+    """Contents of metadata.yaml, if there is one, and the files of the recording in order."""
+    if not path.exists():
+        raise ValueError(f"{path} does not exist")
+    if path.is_file():
+        if not _is_storage(path):
+            raise ValueError(f"{path} is no recording: expected a folder, .mcap or .db3")
+        return {}, [path]
+    try:
+        text = (path / "metadata.yaml").read_text()
+        metadata = yaml.safe_load(text)["rosbag2_bagfile_information"]
+        files = [path / Path(name).name for name in metadata["relative_file_paths"]]
+    except FileNotFoundError:
+        metadata, files = {}, sorted(filter(_is_storage, path.iterdir()), key=_split_number)
+    except (yaml.YAMLError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path}/metadata.yaml is damaged ({type(error).__name__}): move it away to read the "
+            "files without it"
+        ) from None
+    if not files:
+        raise ValueError(f"{path} is no recording: neither .mcap nor .db3 is in it")
+    for number, file in enumerate(files):
+        if not file.exists():
+            packed = file.with_name(f"{file.name}.zstd")
+            if not packed.exists():
+                raise ValueError(f"{path} lacks {file.name}, a part that metadata.yaml names")
+            files[number] = packed
+    return metadata, files
+
+
+def _is_storage(path: Path) -> bool:
+    return path.name.removesuffix(".zstd").endswith(_ENDINGS)
+
+
+def _is_packed(files: Iterable[Path]) -> bool:
+    return any(file.suffix == ".zstd" for file in files)
+
+
+def _split_number(path: Path) -> tuple[int, str]:
+    digits = path.name.split(".")[0].rpartition("_")[2]
+    return (int(digits) if digits.isdigit() else -1), path.name
+
+
+def _full_name(kind: str) -> str:
+    package, _, name = kind.rpartition("/")
+    return kind if "/" in package else f"{package}/msg/{name}"
+
+
+def _type_stores(channel: Channel) -> list[Typestore]:
+    """Types by the file's own definition, then ROS 2's own: some files carry wrong ones."""
+    stores = []
+    try:
+        types = {}
+        if channel.definition_format == "ros2msg":
+            types = get_types_from_msg(channel.definition, _full_name(channel.type))
+        elif channel.definition_format == "ros2idl":
+            types = get_types_from_idl(channel.definition)
+        stores.append(get_typestore(Stores.EMPTY))
+        stores[0].register(types)
+    except (TypesysError, AssertionError, KeyError, ValueError):
+        stores.clear()  # those of service events cannot be read
+    return [*stores, get_typestore(Stores.ROS2_JAZZY)]
+
+
+def _has_stamp(channel: Channel) -> bool:
+    """Whether a message begins with a header or a time."""
+    kind = _full_name(channel.type)
+    for store in _type_stores(channel):
+        if channel.encoding == "cdr" and kind in store.fielddefs:
+            _, (node, what) = (*store.fielddefs[kind][1], (None, (None, None)))[0]
+            return node == Nodetype.NAME and what in _STAMPED
+    return False
+
+
+def _stamp(head: bytes) -> int:
+    """ns, of the header at the beginning of a message."""
+    if len(head) < 12:
+        return 0
+    seconds, nanoseconds = struct.unpack_from("<iI" if head[1] else ">iI", head, 4)
+    return seconds * SECOND + nanoseconds

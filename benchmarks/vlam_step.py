@@ -66,9 +66,9 @@ def less(ours: float, theirs: float) -> str:
 def streaming(scale: Scale) -> str:
     """Time and memory of a step, and of whole sequences, beside a causal transformer."""
     kinds = {
-        "ours mamba2": "ours, Mamba-2",
-        "ours mamba1": "ours, Mamba-1",
-        "transformers mamba2": "transformers, Mamba-2",
+        "ours mamba2": "our Mamba-2",
+        "ours mamba1": "our Mamba-1",
+        "transformers mamba2": "transformers' Mamba-2",
         "transformer": "causal transformer",
     }
     stacks = {kind: build(kind, scale) for kind in kinds}
@@ -88,26 +88,14 @@ def streaming(scale: Scale) -> str:
         rows.append(
             [context, *(ms(time[kind]) for kind in kinds), ms(time.get("plain mamba2"))]
             + [less(time["ours mamba2"], time["transformer"])]
-            + [mb(size) for size in (*sizes, cache)]
-            + [whole]
+            + [*map(mb, (*sizes, cache)), whole]
         )
-
-    peaks = []
-    cells = [(length, form) for length in scale.claimed for form in FORMS]
-    for length, form in tqdm(cells, desc="memory of sequences"):
-        mamba, transformer = (
-            weight_bytes(stack) + peak_memory(prepare, kind, scale, length, form)
-            for kind, stack in (("ours mamba2", ours), ("transformer", theirs))
-        )
-        peaks.append([f"L{length}", form, mb(mamba), mb(transformer), less(mamba, transformer)])
-
     counts = ", ".join(
-        f"{sum(p.numel() for p in stack.parameters()) / 1e6:.2f} M {kinds[kind]}"
-        for kind, stack in stacks.items()
-        if kind != "transformers mamba2"
+        f"{kinds[kind]} {sum(p.numel() for p in stacks[kind].parameters()) / 1e6:.2f} M"
+        for kind in ("transformer", "ours mamba2", "ours mamba1")
     )
     head = ["context", *(f"{title} ms" for title in kinds.values())]
-    head += ["ours, Mamba-2, plain torch ms", "Mamba-2's time"]
+    head += ["our Mamba-2 in plain torch ms", "Mamba-2's time"]
     head += ["Mamba-2 state MB", "Mamba-1 state MB", "keys and values MB", "Mamba-2's memory"]
     return f"""
 ## The core: step by step
@@ -116,19 +104,34 @@ One input at batch 1, {scale.layers} layers, d_model {scale.d_model}, fp32; mill
 of rounds in which all take turns, 20 steps a turn. Context: inputs so far, this one included. The
 causal transformer: pre-norm, torch's scaled_dot_product_attention over a preallocated cache of keys
 and values; its MLP is as wide as makes the parameters equal ({counts}). Memory: weights, and what
-is remembered of the context. Plain torch: ours without its native kernels.
+is remembered of the context. Plain torch: ours without its native kernels, on the same products as
+the transformer: the architectures alone.
 
 {table(head, rows)}
 
 {_verdict(scale, stacks, times)}
 
+{_sequences(scale, stacks)}
+"""
+
+
+def _sequences(scale: Scale, stacks: dict[str, nn.Module]) -> str:
+    """Peak memory of whole sequences, with its explanation."""
+    rows = []
+    cells = [(length, form) for length in scale.claimed for form in FORMS]
+    for length, form in tqdm(cells, desc="memory of sequences"):
+        ours, theirs = (
+            weight_bytes(stacks[kind]) + peak_memory(prepare, kind, scale, length, form)
+            for kind in ("ours mamba2", "transformer")
+        )
+        rows.append([f"L{length}", form, mb(ours), mb(theirs), less(ours, theirs)])
+    return f"""\
 Long sequences, as in training and in replaying a recording: MB, weights and the most that the pass
 holds beyond them and the inputs, that is activations, what is remembered, and in forward + backward
 the gradients. In parallel, or in pieces with what is remembered carried from one to the next. Each
 in a fresh process.
 
-{table(["", "pass", "Mamba-2", "causal transformer", "Mamba-2's memory"], peaks)}
-"""
+{table(["", "pass", "Mamba-2", "causal transformer", "Mamba-2's memory"], rows)}"""
 
 
 def _verdict(scale: Scale, stacks: dict[str, nn.Module], times: dict[int, dict[str, float]]) -> str:
@@ -151,13 +154,13 @@ def _verdict(scale: Scale, stacks: dict[str, nn.Module], times: dict[int, dict[s
         f"- At least {CLAIMED_MEMORY:.0%} less memory (weights and state): "
         f"{place([weights] * len(memory), [(1 - CLAIMED_MEMORY) * size for size in memory])}.",
     ]
-    for kind, name in (("ours mamba2", "Mamba-2"), ("plain mamba2", "Mamba-2 in plain torch")):
+    for kind, name in (("ours mamba2", ""), ("plain mamba2", " in plain torch")):
         if kind in times[contexts[0]]:
             ours = [times[context][kind] for context in contexts]
             claimed = [(1 - CLAIMED_TIME) * time for time in theirs]
             lines += [
-                f"- {name}'s step takes less time than the transformer's: {place(ours, theirs)}; "
-                f"at least {CLAIMED_TIME:.0%} less: {place(ours, claimed)}."
+                f"- Mamba-2's step{name} takes less time than the transformer's: "
+                f"{place(ours, theirs)}; at least {CLAIMED_TIME:.0%} less: {place(ours, claimed)}."
             ]
     for mixer, title in MIXERS.items():
         stack = stacks[f"ours {mixer}"]
@@ -194,7 +197,6 @@ def floor(scale: Scale) -> str:
     rows = []
     for title, (d_model, layers, d_state) in tqdm(CORES.items(), desc="floor"):
         size = replace(scale, d_model=d_model, layers=layers, states=(("mamba2", d_state),))
-        exact = build("ours mamba2", size)
         variants = {"fp32": build("ours mamba2", size)}
         for precision in ("bf16", "int8"):
             variants[precision] = copy.deepcopy(variants["fp32"])

@@ -22,6 +22,7 @@ _ENCODINGS = {
     "bgra8": (4, (2, 1, 0)),
     "mono8": (1, (0, 0, 0)),
 }
+_DEPTHS = {"32FC1": "f4", "16UC1": "u2"}
 
 
 def image_from_message(message: Any) -> np.ndarray:
@@ -49,6 +50,82 @@ def image_from_message(message: Any) -> np.ndarray:
     rows = data[: height * step].reshape(height, step)[:, : width * channels]
     pixels = rows.reshape(height, width, channels)
     return pixels if message.encoding == "rgb8" else np.ascontiguousarray(pixels[:, :, order])
+
+
+def image_from_compressed(message: Any) -> np.ndarray:
+    """RGB pixels of a sensor_msgs/CompressedImage (JPEG or PNG), uint8 [height, width, 3].
+
+    Raises:
+        ValueError: the data are no picture.
+    """
+    picture = cv2.imdecode(np.frombuffer(message.data, np.uint8), cv2.IMREAD_COLOR)
+    if picture is None:
+        raise ValueError(
+            f"compressed image of format '{message.format}' cannot be decoded: record JPEG or PNG"
+        )
+    return cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
+
+
+def depth_from_message(message: Any) -> np.ndarray:
+    """Depth of a sensor_msgs/Image: 32FC1 in m or 16UC1 in mm (REP 118).
+
+    Returns:
+        float32 [height, width], m; NaN where nothing was measured.
+
+    Raises:
+        ValueError: another encoding, or a size that does not fit the data.
+    """
+    if message.encoding not in _DEPTHS:
+        raise ValueError(
+            f"depth encoding '{message.encoding}' is not supported: publish one of "
+            f"{', '.join(_DEPTHS)}"
+        )
+    kind = np.dtype((">" if message.is_bigendian else "<") + _DEPTHS[message.encoding])
+    height, width, step = message.height, message.width, message.step
+    data = np.frombuffer(message.data, dtype=np.uint8)
+    if height == 0 or width == 0 or step < width * kind.itemsize or data.size < height * step:
+        raise ValueError(
+            f"depth of {width}x{height} {message.encoding} with step {step} does not fit its "
+            f"{data.size} bytes"
+        )
+    rows = data[: height * step].reshape(height, step)[:, : width * kind.itemsize]
+    return _metres(np.ascontiguousarray(rows).view(kind))
+
+
+def depth_from_compressed(message: Any) -> np.ndarray:
+    """Depth of a sensor_msgs/CompressedImage: 16-bit PNG in mm, or what compressedDepth makes.
+
+    compressed_depth_image_transport puts twelve bytes before the PNG: an enumeration and two
+    numbers a, b; for 32FC1 the pixels hold a / depth + b, else mm.
+
+    Returns:
+        float32 [height, width], m; NaN where nothing was measured.
+
+    Raises:
+        ValueError: the data are no 16-bit picture.
+    """
+    data, inverse = np.frombuffer(message.data, np.uint8), None
+    if "compressedDepth" in message.format and data.size > 12:
+        if message.format.startswith("32FC1"):
+            inverse = data[4:12].view("<f4")
+        data = data[12:]
+    raw = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+    if raw is None or raw.dtype != np.uint16 or raw.ndim != 2:
+        raise ValueError(
+            f"compressed depth of format '{message.format}' cannot be decoded: record 16-bit PNG"
+        )
+    if inverse is None:
+        return _metres(raw)
+    scale, offset = inverse
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(raw > 0, scale / (raw - offset), np.nan).astype(np.float32)
+
+
+def _metres(raw: np.ndarray) -> np.ndarray:
+    if raw.dtype.kind == "u":
+        return np.where(raw > 0, raw * np.float32(1e-3), np.nan).astype(np.float32)
+    depth = raw.astype(np.float32)
+    return np.where(np.isfinite(depth) & (depth > 0), depth, np.float32(np.nan))
 
 
 def preprocess_image(rgb: np.ndarray, size: int) -> np.ndarray:

@@ -37,7 +37,7 @@ def now(device: str) -> float:
 def interleaved(
     work: dict[str, Callable[[], object]], seconds: float, device: str = "cpu", calls: int = 1
 ) -> dict[str, float]:
-    """Time each of `work` in turns: at least three rounds, then until `seconds` have passed.
+    """Time each of `work` in turns: at least three rounds, then until they took `seconds`.
 
     The first round warms up, and counts only for what takes over `SLOW` seconds, which runs once.
 
@@ -48,9 +48,9 @@ def interleaved(
         Median seconds of one call, for each name.
     """
     times: dict[str, list[float]] = {name: [] for name in work}
-    began = time.perf_counter()
+    began = now(device)
     for turn in range(_MOST_ROUNDS):
-        if turn >= 3 and time.perf_counter() - began > seconds:
+        if turn >= 3 and now(device) - began > seconds:
             break
         names = [name for name in work if not times[name] or times[name][0] < SLOW]
         for name in names if turn % 2 else reversed(names):

@@ -18,10 +18,12 @@ from std_msgs.msg import Header, String
 from trajectory_msgs.msg import JointTrajectory
 
 from vla_ros.action import FollowInstruction
-from vla_ros.msg import ActionChunk, GateStatus, VisualTokens
+from vla_ros.msg import ActionChunk, GateStatus, Narration, VisualTokens
 from vla_ros.robots import panda
 from vla_ros.ros import qos
 from vla_ros.ros.messages import chunk_message, image_message, joint_state_message, seconds, to_time
+from vla_ros.scene_language.descriptions import DESCRIPTION_WORDS
+from vla_ros.scene_language.instructions import VOCABULARY
 
 PARAMS = Path(__file__).parents[1] / "config" / "arm.yaml"
 NAMESPACE = "/tested"
@@ -239,6 +241,13 @@ def test_goal_gives_feedback_and_can_be_cancelled(robot, stack):
     steps = [item.step for item in feedback]
     assert steps == sorted(set(steps)) and feedback[-1].elapsed > 0.0
     wait_for(lambda: feedback[-1].gate_state == GateStatus.ACTIVE)
+    # While nothing narrates, the policy itself says what it is doing.
+    wait_for(lambda: feedback[-1].narration)
+    assert set(feedback[-1].narration.split()) <= {*VOCABULARY, *DESCRIPTION_WORDS}
+    narrator = robot.node.create_publisher(Narration, "narration", qos.standard())
+    wait_for(narrator.get_subscription_count)
+    narrator.publish(Narration(text="as you see"))
+    wait_for(lambda: feedback[-1].narration == "as you see")
     goal.cancel_goal_async()
     status, result = robot.result(result)
     assert status == GoalStatus.STATUS_CANCELED and not result.success

@@ -38,6 +38,7 @@ from vla_ros.ros.running import run
 
 CONTROL_MODE = "end_effector_offset"  # the one that this node can turn into joint targets
 
+_DESCRIBE_EVERY = 10  # steps
 _STAMP_ROUNDING = 1e-6  # s: stamps are whole nanoseconds, float seconds are not
 
 PARAMETERS = {
@@ -69,6 +70,7 @@ class Following:
     ended: Future  # of (success, reason)
     steps: int = 0
     done_steps: int = 0  # in a row
+    description: str = ""  # what the policy says that it is doing
 
 
 class ActionPolicyNode(LifecycleNode):
@@ -288,10 +290,12 @@ class ActionPolicyNode(LifecycleNode):
 
     def _judge(self, following: Following, done: float) -> None:
         if following.goal is not None:
+            if following.steps % _DESCRIBE_EVERY == 1:
+                following.description = following.episode.describe()[0]
             feedback = FollowInstruction.Feedback(
                 step=following.steps,
                 elapsed=max(self.now - following.started, 0.0),
-                narration=self._narration,
+                narration=self._narration or following.description,
                 gate_state=self._gate_state,
                 done=done,
             )

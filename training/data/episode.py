@@ -34,6 +34,7 @@ class Episode:
         pictures: a reader of each camera's RGB pictures.
         depths: a reader of depth pictures, for those cameras that have depth.
         outcome: whether the instruction was fulfilled; None: not known.
+        notes: what the source left out or mended, for people.
 
     Raises:
         ValueError: sizes disagree, a number is not finite, or stamps do not increase.
@@ -52,6 +53,7 @@ class Episode:
     pictures: Mapping[str, FrameReader] = field(repr=False)
     depths: Mapping[str, FrameReader] = field(default_factory=dict, repr=False)
     outcome: bool | None = None
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         length = len(self.stamps)

@@ -16,10 +16,12 @@ import vla_ros.nodes  # noqa: F401  (before torch: sets how many threads librari
 # add_arguments(parser) and main(arguments), and is imported only when it is asked for: some need
 # ROS 2, some need PyTorch, some neither.
 _COMMANDS = {
+    ("bag", "report"): ("vla_ros.training.data.bag_report", "rates, gaps and jumps of a recording"),
     ("demo",): ("vla_ros.demo", "the simulated arm follows instructions; leaves a video"),
     ("eval",): ("vla_ros.training.evaluation", "success rates of a policy, offline or live"),
     ("train", "policy"): ("vla_ros.training.policy", "train the arm's policy from its experts"),
 }
+_GROUPS = {"bag": ("look into recordings", "ACTION"), "train": ("train a model", "MODEL")}
 _BRINGUP = "run all nodes of the arm in one process (arguments: vla bringup --help)"
 _BENCH = "measure, from a checkout of the repository (vla bench lists what)"
 
@@ -34,8 +36,9 @@ def _parser(chosen: tuple[str, ...]) -> argparse.ArgumentParser:
     }
     for words, (module, text) in _COMMANDS.items():
         if words[:-1] not in levels:
-            group = levels[()].add_parser(words[0], help="train a model")
-            levels[words[:-1]] = group.add_subparsers(metavar="MODEL", required=True)
+            help_, metavar = _GROUPS[words[0]]
+            group = levels[()].add_parser(words[0], help=help_)
+            levels[words[:-1]] = group.add_subparsers(metavar=metavar, required=True)
         command = levels[words[:-1]].add_parser(
             words[-1], help=text, description=f"{text[0].upper()}{text[1:]}."
         )

@@ -1,0 +1,342 @@
+"""ROS 2 recordings as episodes: which topics hold what, brought to the frames of one camera."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vla_ros.observations import (
+    depth_from_compressed,
+    depth_from_message,
+    image_from_compressed,
+    image_from_message,
+    joints_from_message,
+    proprioception,
+)
+from vla_ros.robots.action_config import ActionConfig
+from vla_ros.robots.kinematics import ArmKinematics
+from vla_ros.training.data.alignment import Align, Lookup, Span, Stream, steady_spans
+from vla_ros.training.data.bag import SECOND, Bag, Topic
+from vla_ros.training.data.episode import Episode
+
+_PICTURES = {
+    "sensor_msgs/msg/Image": image_from_message,
+    "sensor_msgs/msg/CompressedImage": image_from_compressed,
+}
+_DEPTHS = {
+    "sensor_msgs/msg/Image": depth_from_message,
+    "sensor_msgs/msg/CompressedImage": depth_from_compressed,
+}
+_SUCCEEDED, _FAILED = 1, 2  # TaskStatus.outcome
+_TOOL = ("tool_x", "tool_y", "tool_z", "finger_opening")
+
+
+@dataclass(frozen=True)
+class Contract:
+    """What a policy wants of a recording, and which topics have it.
+
+    The frames of the first camera are the episode's, thinned to one each `action.dt`; everything
+    else is the newest at that frame. Defaults are the topics of the package's own nodes.
+
+    Args:
+        action: names, control mode and timing of what is learnt.
+        cameras: name of a camera -> its pictures; a CompressedImage will do.
+        state: joints (sensor_msgs/JointState), or any message that commands can be.
+        command: what the robot was told: JointState, JointTrajectory or ActionChunk by the names
+            of joints, Float64MultiArray by place, Twist or TwistStamped by names that end in
+            linear_x and the like. In control mode end_effector_offset joints are turned into the
+            tool's way from where it is.
+        instruction: topic of std_msgs/String; each message begins an episode, an empty one ends
+            it. A bag without it is one episode, its instruction in the metadata's custom data.
+        task_status: topic that tells whether the task succeeded.
+        depth: name of a camera -> its depth pictures.
+    """
+
+    action: ActionConfig
+    cameras: Mapping[str, Stream] = field(
+        default_factory=lambda: {
+            "front": Stream("camera/image_raw"),
+            "wrist": Stream("wrist_camera/image_raw", tolerance=0.01),
+        }
+    )
+    state: Stream = Stream("joint_states")
+    command: Stream = Stream("joint_trajectory", Align.HOLD)
+    instruction: str = "instruction"
+    task_status: str = "sim_robot/task_status"
+    depth: Mapping[str, Stream] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.cameras:
+            raise ValueError("a contract needs a camera: its frames are the episode's")
+
+
+def open_bag(path: str | Path, contract: Contract) -> Iterator[Episode]:
+    """Episodes of a recording; their pictures are read from it when asked for.
+
+    An episode ends where a clock jumps. What was left out stands in the episode's notes.
+
+    Raises:
+        ValueError: the recording cannot be read, lacks a topic, has one of another type, a stream
+            is older than its contract allows, or no frame is left.
+    """
+    bag = Bag(path)
+    made, left_out = 0, []
+    for span in steady_spans(_wanted(bag, contract)):
+        for episode in _SpanReader(bag, contract, span, left_out).episodes(made):
+            made += 1
+            left_out = []
+            yield episode
+    if not made:
+        reasons = "; ".join(left_out) or "the first camera is silent"
+        raise ValueError(f"{bag.path} holds no episode: {reasons}")
+
+
+def _wanted(bag: Bag, contract: Contract) -> list[Topic]:
+    """The topics that have to be there, their types checked before anything is read."""
+    wanted = []
+    for streams, types in (
+        (contract.cameras.values(), _PICTURES),
+        (contract.depth.values(), _DEPTHS),
+        ((contract.state, contract.command), _VALUES),
+    ):
+        for stream in streams:
+            topic = bag.topic(stream.topic)
+            if topic.type not in types:
+                raise ValueError(
+                    f"{bag.path}: {topic.name} is {topic.type}; expected {' or '.join(types)}"
+                )
+            topic.check()
+            wanted.append(topic)
+    return wanted
+
+
+class _SpanReader:
+    """Episodes of one stretch of a recording with steady clocks."""
+
+    def __init__(self, bag: Bag, contract: Contract, span: Span, notes: list[str]) -> None:
+        self._bag, self._contract, self._span = bag, contract, span
+        self._notes = [*notes, *(bag.notes if span[0] == 0 else ())]
+        if span[0]:
+            self._notes.append("a clock jumped before this episode")
+
+    def episodes(self, first_number: int) -> Iterator[Episode]:
+        cameras = list(self._contract.cameras.values())
+        reference = Lookup(self._bag.topic(cameras[0].topic), self._span)
+        rows = {cameras[0].topic: self._thinned(reference)}
+        streams = [*cameras[1:], *self._contract.depth.values()]
+        for stream in (*streams, self._contract.state, self._contract.command):
+            rows = self._with(stream, reference.topic, rows, cameras[0].topic)
+        for number, (text, part) in enumerate(self._instructed(reference.topic, rows)):
+            yield self._episode(first_number + number, text, part)
+            self._notes = []
+
+    def _thinned(self, reference: Lookup) -> np.ndarray:
+        """Rows of frames, one each dt as nearly as the camera's period allows."""
+        dt = round(self._contract.action.dt * SECOND)
+        fresh = np.diff(reference.stamps, prepend=-1) > 0
+        self._note(len(fresh) - int(fresh.sum()), "of a stamp that was there already")
+        rows, stamps = reference.rows[fresh], reference.stamps[fresh]
+        if len(rows) > 2 and np.median(np.diff(stamps)) > 1.25 * dt:
+            rate = SECOND / np.median(np.diff(stamps))
+            raise ValueError(
+                f"{self._bag.path}: {reference.topic.name} has {rate:.3g} pictures a second, the "
+                f"contract wants one each {self._contract.action.dt:g} s: raise dt"
+            )
+        kept, due = [], -1
+        for row, stamp in zip(rows.tolist(), stamps.tolist(), strict=True):
+            if stamp >= due - dt // 4:
+                kept.append(row)
+                due = stamp + dt if stamp - due > dt else due + dt
+        return np.array(kept, dtype=np.int64)
+
+    def _with(
+        self, stream: Stream, frames: Topic, rows: dict[str, np.ndarray], reference: str
+    ) -> dict[str, np.ndarray]:
+        """`rows` with those of another stream, and without the frames for which it has none."""
+        at = rows[reference]
+        lookup = Lookup(self._bag.topic(stream.topic), self._span)
+        tolerance = None if stream.align is Align.HOLD else stream.tolerance
+        found = lookup.rows_at(frames.stamps[at], frames.received[at], tolerance)
+        missing = found < 0
+        if stream.align is Align.AS_OF and missing.any():
+            stamp = frames.stamps[at[np.argmax(missing)]] / SECOND
+            raise ValueError(
+                f"{self._bag.path}: {lookup.topic.name} has nothing of the {stream.tolerance:g} s "
+                f"before the frame at {stamp:.3f} s: align it by 'drop' to leave such frames out"
+            )
+        age = "" if tolerance is None else f" of the last {tolerance:g} s"
+        self._note(int(missing.sum()), f"without {lookup.topic.name}{age}")
+        return {name: r[~missing] for name, r in rows.items()} | {stream.topic: found[~missing]}
+
+    def _note(self, count: int, what: str) -> None:
+        if count:
+            self._notes.append(f"{count} frame{'s' if count > 1 else ''} left out: {what}")
+
+    def _instructed(
+        self, frames: Topic, rows: dict[str, np.ndarray]
+    ) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+        """The stretches of frames under one instruction."""
+        at = next(iter(rows.values()))
+        try:
+            topic = self._bag.topic(self._contract.instruction)
+        except ValueError:
+            if len(at):
+                yield self._bag.custom.get("instruction", ""), rows
+            return
+        said = Lookup(topic, self._span).rows_at(frames.stamps[at], frames.received[at], None)
+        texts = [message.data.strip() for message in self._bag.messages(topic)]
+        idle = np.array([row < 0 or not texts[row] for row in said], dtype=bool)
+        self._note(int(idle.sum()), "without an instruction")
+        for row in np.unique(said[~idle]):
+            yield texts[row], {name: r[said == row] for name, r in rows.items()}
+
+    def _episode(self, number: int, text: str, rows: dict[str, np.ndarray]) -> Episode:
+        contract, action = self._contract, self._contract.action
+        frames = self._bag.topic(next(iter(contract.cameras.values())).topic)
+        at = next(iter(rows.values()))
+        try:
+            felt, told = self._numbers(rows)
+        except ValueError as error:
+            raise ValueError(f"{self._bag.path}, episode {number}: {error}") from None
+        return Episode(
+            name=f"{self._bag.path}, episode {number}",
+            robot=self._bag.custom.get("robot", action.robot_type.value),
+            control_mode=action.control_mode,
+            instruction=text,
+            dt=action.dt,
+            action_names=action.action_names,
+            proprioception_names=action.proprioception_names,
+            stamps=frames.stamps[at] / SECOND,
+            proprioception=felt,
+            actions=told,
+            pictures=self._readers(contract.cameras, rows, _PICTURES),
+            depths=self._readers(contract.depth, rows, _DEPTHS),
+            outcome=self._outcome(frames.received[at[0]], frames.received[at[-1]]),
+            notes=tuple(self._notes),
+        )
+
+    def _readers(
+        self,
+        streams: Mapping[str, Stream],
+        rows: dict[str, np.ndarray],
+        decoders: Mapping[str, Callable[[Any], np.ndarray]],
+    ) -> dict[str, partial]:
+        readers = {}
+        for name, stream in streams.items():
+            topic = self._bag.topic(stream.topic)
+            decode = decoders[topic.type]
+            readers[name] = partial(_pictures, self._bag, topic, decode, rows[stream.topic])
+        return readers
+
+    def _numbers(self, rows: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Proprioception [T, P] and actions [T, A]."""
+        action, state, command = self._contract.action, self._contract.state, self._contract.command
+        offset = action.control_mode == "end_effector_offset"
+        tool = tuple(action.proprioception_names) == _TOOL
+        felt_names = action.joint_names if tool else action.proprioception_names
+        felt = self._values(state.topic, rows[state.topic], felt_names)
+        told_names = action.joint_names if offset else action.action_names
+        told = self._values(command.topic, rows[command.topic], told_names)
+        if not (offset or tool):
+            return felt, told
+        kinematics = ArmKinematics()
+        measured = felt if tool else self._values(state.topic, rows[state.topic], told_names)
+        places = np.array([proprioception(joints, kinematics) for joints in measured])
+        if offset:
+            told = np.array([proprioception(joints, kinematics) for joints in told])
+            told[:, :3] -= places[:, :3]
+        return (places if tool else felt), told
+
+    def _values(self, name: str, rows: np.ndarray, names: Sequence[str]) -> np.ndarray:
+        """Numbers of the messages at `rows`, float64 [T, len(names)]; each is read once."""
+        topic = self._bag.topic(name)
+        once, inverse = np.unique(rows, return_inverse=True)
+        values = np.empty((len(once), len(names)))
+        if not names:
+            return np.empty((len(rows), 0))
+        for i, message in enumerate(self._bag.messages(topic, once)):
+            values[i] = _VALUES[topic.type](message, names)
+        return values[inverse]
+
+    def _outcome(self, first: int, last: int) -> bool | None:
+        told = self._bag.custom.get("outcome")
+        if told in ("succeeded", "failed"):
+            return told == "succeeded"
+        try:
+            topic = self._bag.topic(self._contract.task_status)
+        except ValueError:
+            return None
+        during = np.flatnonzero((topic.received >= first) & (topic.received <= last + SECOND))
+        outcomes = [message.outcome for message in self._bag.messages(topic, during)]
+        decided = [value for value in outcomes if value in (_SUCCEEDED, _FAILED)]
+        return decided[-1] == _SUCCEEDED if decided else None
+
+
+def _pictures(
+    bag: Bag,
+    topic: Topic,
+    decode: Callable[[Any], np.ndarray],
+    rows: np.ndarray,
+    first: int,
+    last: int,
+) -> Iterator[np.ndarray]:
+    wanted = rows[first:last]
+    fresh = np.diff(wanted, prepend=-1) != 0  # a picture that is held is decoded once
+    messages = bag.messages(topic, wanted[fresh].tolist())
+    for new in fresh:
+        if new:
+            picture = decode(next(messages))
+        yield picture
+
+
+# --- numbers of messages --------------------------------------------------------------------------
+
+
+def _of_trajectory(message: Any, names: Sequence[str]) -> np.ndarray:
+    if not message.points:
+        raise ValueError("a joint trajectory without points")
+    return _by_name(message.joint_names, message.points[0].positions, names)
+
+
+def _of_chunk(message: Any, names: Sequence[str]) -> np.ndarray:
+    first = np.asarray(message.data)[: message.dof]
+    return _by_name(message.joint_names, first, names) if len(message.joint_names) else first
+
+
+def _by_name(there: Sequence[str], values: Sequence[float], names: Sequence[str]) -> np.ndarray:
+    index = {name: i for i, name in enumerate(there)}
+    if missing := [name for name in names if name not in index]:
+        raise ValueError(f"a command lacks {', '.join(missing)}: it has {', '.join(index)}")
+    return np.array([values[index[name]] for name in names], dtype=np.float64)
+
+
+def _of_array(message: Any, names: Sequence[str]) -> np.ndarray:
+    if len(message.data) != len(names):
+        raise ValueError(f"an array of {len(message.data)} numbers is not {', '.join(names)}")
+    return np.asarray(message.data, dtype=np.float64)
+
+
+def _of_twist(message: Any, names: Sequence[str]) -> np.ndarray:
+    twist = getattr(message, "twist", message)
+    try:
+        pairs = [name.split("_")[-2:] for name in names]
+        return np.array([getattr(getattr(twist, kind), axis) for kind, axis in pairs])
+    except (AttributeError, ValueError):
+        raise ValueError(
+            f"a twist has linear and angular x, y, z, not {', '.join(names)}"
+        ) from None
+
+
+_VALUES: dict[str, Callable[[Any, Sequence[str]], np.ndarray]] = {
+    "sensor_msgs/msg/JointState": joints_from_message,
+    "trajectory_msgs/msg/JointTrajectory": _of_trajectory,
+    "vla_ros/msg/ActionChunk": _of_chunk,
+    "std_msgs/msg/Float64MultiArray": _of_array,
+    "geometry_msgs/msg/Twist": _of_twist,
+    "geometry_msgs/msg/TwistStamped": _of_twist,
+}

@@ -126,6 +126,24 @@ def test_a_step_sees_weights_that_were_changed_or_replaced():
     assert not torch.equal(changed, expected)
 
 
+@pytest.mark.parametrize("mixer", ["mamba1", "mamba2"])
+@torch.no_grad()
+def test_states_in_any_layout_and_no_other_shape(mixer):
+    torch.manual_seed(0)
+    stack = MambaStack(32, 1, 16, mixer)
+    x = torch.randn(1, 4, 32)
+    _, (state,) = stack(x)
+    spread = MambaState(*(part.transpose(1, 2).contiguous().transpose(1, 2) for part in state))
+    assert torch.equal(stack(x, [spread])[0], stack(x, [state])[0])
+    for wrong in (stack.initial_state(2), [MambaState(state.conv, state.ssm[..., :8])]):
+        with pytest.raises(ValueError, match="state|past"):
+            stack(x, wrong)
+        with pytest.raises(ValueError, match="state"):
+            stack.step(x[:, 0], wrong)
+    with pytest.raises(ValueError, match="float32"):
+        stack.step(x[:, 0], [MambaState(state.conv, state.ssm.double())])
+
+
 def test_the_environment_switches_the_kernels_off(monkeypatch):
     monkeypatch.setenv("VLA_ROS_KERNELS", "off")
     assert not runpy.run_path(mamba_native.__file__)["in_use"]()

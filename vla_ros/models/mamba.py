@@ -94,7 +94,7 @@ class Mamba2(nn.Module):
             xbc, conv = convolve(self.conv1d, xbc, past)
             x, b, c = xbc.split([self.d_inner, self.d_state, self.d_state], dim=-1)
             a = -self.A_log.float().exp()
-            y, ssm = mamba2_scan(x, dt, a, b, c, self.D, z, ssm, self.chunk)
+            y, ssm = mamba2_scan(x, dt, a, b, c, self.D.float(), z, ssm, self.chunk)
         return self.out_proj(self.norm(y).to(u.dtype)), MambaState(conv, ssm)
 
     def step(self, u: Tensor, state: MambaState) -> tuple[Tensor, MambaState]:
@@ -180,7 +180,7 @@ class Mamba1(nn.Module):
         dt, b, c = self._select(x)
         with torch.autocast(u.device.type, enabled=False):
             a = -self.A_log.float().exp()
-            y, ssm = mamba1_scan(x, dt, a, b, c, self.D, z, ssm, self.chunk)
+            y, ssm = mamba1_scan(x, dt, a, b, c, self.D.float(), z, ssm, self.chunk)
         return self.out_proj(y.to(u.dtype)), MambaState(conv, ssm)
 
     def step(self, u: Tensor, state: MambaState) -> tuple[Tensor, MambaState]:
@@ -293,7 +293,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.float()
-        if mamba_native.serves(x, x.shape[-1]):
+        if mamba_native.serves(self.weight, *self.weight.shape):
             return mamba_native.Norm.apply(x, self.weight, self.eps)
         return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
 

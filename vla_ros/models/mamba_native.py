@@ -1,8 +1,8 @@
-"""The kernels of mamba.cpp as differentiable functions of tensors.
+"""The CPU kernels in native/ as differentiable functions of tensors.
 
 The normal build makes them for the processor at hand. Where they are missing (`pip install .`) or
-do not fit (see `serves`), mamba.py computes the same numbers in plain torch, only slower. `in_use`
-tells which it is; VLA_ROS_KERNELS=off in the environment, or `enabled = False`, forces plain torch.
+do not fit (see `serves`), plain torch computes the same numbers, only slower. `in_use` tells which
+it is; VLA_ROS_KERNELS=off in the environment, or `enabled = False`, forces plain torch.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 import vla_ros
 
@@ -81,11 +82,33 @@ class _ConvolutionGradients(ctypes.Structure):
 
 
 def _pointer(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.data_ptr()
+    if tensor is None:
+        return 0
+    if tensor.dtype != torch.float32 or not tensor.is_contiguous():
+        raise ValueError(
+            f"a weight or state is {tensor.dtype} or not contiguous: the Mamba kernels take "
+            "contiguous float32"
+        )
+    return tensor.data_ptr()
+
+
+def _check_shape(name: str, tensor: Tensor, *shape: int) -> None:
+    if tensor.shape != shape:
+        raise ValueError(f"{name} is {list(tensor.shape)}, expected {list(shape)}")
+
+
+def _rows(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Tensors [B, L, C] whose time steps are equally far apart, as in slices of a wider one.
+
+    Copies those that are not, and all if they do not agree on how far.
+    """
+    if all(x.stride(2) == 1 and x.stride(0) == x.shape[1] * _row(x) for x in tensors):
+        if len({_row(x) for x in tensors}) == 1:
+            return tensors
+    return tuple(x.contiguous() for x in tensors)
 
 
 def _row(x: Tensor) -> int:
-    """Distance of two time steps in x [B, L, C], a slice of a contiguous wider tensor."""
     return x.stride(1) if x.shape[1] > 1 else x.stride(0)
 
 
@@ -99,6 +122,10 @@ class Scan(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, dt, a, b, c, d, z, before):
         batch, length, channels = x.shape
+        (x,), (dt,), (z,), (b, c) = _rows(x), _rows(dt), _rows(z), _rows(b, c)
+        if before is not None:
+            _check_shape("the state before a scan", before, batch, channels, b.shape[-1])
+            before = before.contiguous()
         y, after = x.new_empty(x.shape), x.new_empty(batch, channels, b.shape[-1])
         scan = Scan._arguments(x, dt, a, b, c, d, z, before)
         scan.y, scan.after = y.data_ptr(), after.data_ptr()
@@ -113,6 +140,7 @@ class Scan(torch.autograd.Function):
         return y, after
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, dy, dafter):
         *inputs, kept = ctx.saved_tensors
         x, before = inputs[0], inputs[-1]
@@ -132,7 +160,8 @@ class Scan(torch.autograd.Function):
         headdim = channels // len(d) if a.dim() == 1 else 1
         return _Scan(
             *(batch, length, channels, b.shape[-1], headdim),
-            *map(_pointer, (x, dt, a, b, c, d, z, before)),
+            *(x.data_ptr(), dt.data_ptr(), _pointer(a), b.data_ptr(), c.data_ptr()),
+            *(_pointer(d), z.data_ptr(), _pointer(before)),
             *map(_row, (x, dt, b, z)),
         )
 
@@ -142,6 +171,8 @@ class Convolution(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, past, weight, bias):
+        (x,), past = _rows(x), past.contiguous()
+        _check_shape("the past of a convolution", past, len(x), *weight[:, 0, 1:].shape)
         ctx.save_for_backward(x, past, weight, bias)
         y, after = x.new_empty(x.shape), torch.empty_like(past)
         arguments = Convolution._arguments(x, past, weight, bias)
@@ -150,6 +181,7 @@ class Convolution(torch.autograd.Function):
         return y, after
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, dy, dafter):
         inputs = ctx.saved_tensors
         gradients = [tensor.new_zeros(tensor.shape) for tensor in inputs]
@@ -160,8 +192,8 @@ class Convolution(torch.autograd.Function):
 
     @staticmethod
     def _arguments(x, past, weight, bias) -> _Convolution:
-        tensors = map(_pointer, (x, past, weight, bias))
-        return _Convolution(*x.shape, weight.shape[-1], *tensors, _row(x))
+        tensors = map(_pointer, (past, weight, bias))
+        return _Convolution(*x.shape, weight.shape[-1], x.data_ptr(), *tensors, _row(x))
 
 
 class Norm(torch.autograd.Function):
@@ -177,6 +209,7 @@ class Norm(torch.autograd.Function):
         return y
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, dy):
         x, weight = ctx.saved_tensors
         dy, dx, dweight = dy.contiguous(), torch.empty_like(x), torch.zeros_like(weight)
@@ -186,7 +219,7 @@ class Norm(torch.autograd.Function):
 
     @staticmethod
     def _addresses(*tensors: Tensor) -> list[c_void_p]:
-        return [c_void_p(tensor.data_ptr()) for tensor in tensors]
+        return [c_void_p(_pointer(tensor)) for tensor in tensors]
 
     @staticmethod
     def _sizes(x: Tensor, eps: float) -> tuple[c_int64, c_int64, c_float]:
@@ -210,36 +243,39 @@ def step(
     dictionaries, which is several times faster than by attribute.
     """
     x = x.clone(memory_format=torch.contiguous_format)
-    table: list[Tensor | None] = []  # struct Layer of native/step.cpp, layer after layer
+    table: list[int] = []  # struct Layer of native/step.cpp, layer after layer
     after = []
     for block, (conv, ssm) in zip(blocks, states, strict=True):
-        new = torch.empty_like(conv), torch.empty_like(ssm)
-        after.append(new)
         mixer = block._modules["mixer"]
         own, parts = mixer._parameters, mixer._modules
         conv1d = parts["conv1d"]._parameters
-        table += block._modules["norm"]._parameters["weight"], *_projection(parts["in_proj"])
-        table += *_projection(parts["out_proj"]), conv1d["weight"], conv1d["bias"]
-        table += own["A_log"], own["D"]
+        _check_shape("the conv state of a step", conv, 1, len(conv1d["bias"]), mixer.d_conv - 1)
+        if ssm.numel() != mixer.d_inner * mixer.d_state:
+            raise ValueError(f"the state of a step is {list(ssm.shape)}: give one of batch 1")
+        table.append(_pointer(block._modules["norm"]._parameters["weight"]))
+        table += *_projection(parts["in_proj"]), *_projection(parts["out_proj"])
         if "dt_bias" in own:  # Mamba-2
-            table += own["dt_bias"], None, None, parts["norm"]._parameters["weight"]
+            rest = own["dt_bias"], None, None, parts["norm"]._parameters["weight"]
         else:
             dt = parts["dt_proj"]._parameters
-            table += dt["bias"], parts["x_proj"]._parameters["weight"], dt["weight"], None
-        table += conv, ssm, *new
-    weight = _projection(parts["in_proj"])[0]
+            rest = dt["bias"], parts["x_proj"]._parameters["weight"], dt["weight"], None
+        new = torch.empty_like(conv), torch.empty_like(ssm)
+        after.append(new)
+        weights = conv1d["weight"], conv1d["bias"], own["A_log"], own["D"], *rest
+        table += map(_pointer, (*weights, conv, ssm, *new))
+    in_proj = parts["in_proj"]
     sizes = _Step(
         *(len(blocks), x.shape[1], mixer.d_inner, mixer.d_state, mixer.headdim, mixer.d_conv),
-        *(mixer.dt_rank, weight.element_size(), block.norm.eps),
+        *(mixer.dt_rank, in_proj.weight.element_size(), block.norm.eps),
     )
-    layers = array("Q", map(_pointer, table))
+    layers = array("Q", table)
     address, _ = layers.buffer_info()
-    _library.mamba_step(byref(sizes), c_void_p(address), c_void_p(x.data_ptr()))
+    _library.mamba_step(byref(sizes), c_void_p(address), c_void_p(_pointer(x)))
     return x, after
 
 
-def _projection(linear: nn.Module) -> tuple[Tensor, Tensor | None]:
+def _projection(linear: nn.Module) -> tuple[int, int]:
     """Weight and scale of a Linear or a QuantizedLinear."""
     if (weight := linear._parameters.get("weight")) is not None:
-        return weight, None
-    return linear._buffers["weight"], linear._buffers["scale"]
+        return _pointer(weight), 0
+    return linear._buffers["weight"].data_ptr(), _pointer(linear._buffers["scale"])

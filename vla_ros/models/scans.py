@@ -1,6 +1,6 @@
 """The sequence operations of the Mamba layers: one meaning each, several ways to compute it.
 
-On the CPU the kernels of mamba.cpp serve (see mamba_native.py); on CUDA, where mamba-ssm is
+On the CPU the kernels in native/ serve (see mamba_native.py); on CUDA, where mamba-ssm is
 installed, its scans; else the plain torch forms below, which also define what is meant.
 """
 
@@ -13,6 +13,7 @@ from types import ModuleType
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from vla_ros.models import mamba_native
 
@@ -57,7 +58,8 @@ def mamba2_scan(
     """
     heads, headdim = len(a), x.shape[-1] // len(a)
     if mamba_native.serves(x, headdim, b.shape[-1]):
-        y, after = mamba_native.Scan.apply(x, dt, a, b, c, d, z, state)
+        before = None if state is None else state.flatten(1, 2)
+        y, after = mamba_native.Scan.apply(x, dt, a, b, c, d, z, before)
         return y, after.unflatten(1, (heads, headdim))
     if state is None:
         state = x.new_zeros(len(x), heads, headdim, b.shape[-1])
@@ -136,6 +138,7 @@ class SelectiveScan(torch.autograd.Function):
         return y, befores[-1]
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, dy, dstate):
         x, dt, a, b, c, *befores = ctx.saved_tensors
         dx, ddt, db, dc = (torch.empty_like(t) for t in (x, dt, b, c))

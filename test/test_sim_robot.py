@@ -258,7 +258,7 @@ def test_with_system_time_it_stamps_and_takes_stamps_of_that(client, robot, tmp_
         code = process.end()
         client.node.destroy_subscription(subscription)
         client.node.destroy_publisher(publisher)
-    assert code == 0
+    assert code == 0, process.output
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -11,7 +11,6 @@ import numpy as np
 from vla_ros.training.data.bag import SECOND, Topic
 
 JUMP = SECOND // 2  # ns: header stamps that step so far against times of receipt jumped
-Span = tuple[int, int]  # times of receipt [from, to), ns
 
 
 class Align(str, Enum):
@@ -68,21 +67,43 @@ def clock_jumps(topic: Topic) -> np.ndarray:
     return np.flatnonzero((made < -JUMP) | (made - received > JUMP)) + 1
 
 
+class Span:
+    """A stretch of a recording within which no clock jumps: for each topic, times of receipt.
+
+    Topics see the same jump at slightly different times, so each has its own bounds; those without
+    a clock have those of the topic that saw it first.
+    """
+
+    def __init__(self, begins: Mapping[str, int], ends: Mapping[str, int]) -> None:
+        self._begins, self._ends = begins, ends
+
+    @property
+    def after_jump(self) -> bool:
+        return bool(self._begins)
+
+    def inside(self, topic: Topic) -> np.ndarray:
+        """Indices of the topic's messages in this stretch."""
+        begin = self._begins.get(topic.name, self._begins.get("", 0))
+        end = self._ends.get(topic.name, self._ends.get("", np.iinfo(np.int64).max))
+        return np.flatnonzero((topic.received >= begin) & (topic.received < end))
+
+
 def steady_spans(topics: Sequence[Topic]) -> list[Span]:
     """Stretches of a recording without a jump of any topic's clock.
 
-    Topics see one jump at slightly different times. What comes between (a second at most from one
-    to the next) belongs to no stretch: frames of before would meet joints of after.
+    Jumps of several topics are one if at most a second lies between one and the next.
     """
-    jumps = np.sort(np.concatenate([t.received[clock_jumps(t)] for t in topics]))
-    spans, begin = [], 0
-    for first in np.flatnonzero(np.diff(jumps, prepend=-2 * SECOND) > SECOND):
-        same = jumps[first:]
-        steps = np.flatnonzero(np.diff(same) > SECOND)
-        last = same[steps[0] if len(steps) else -1]
-        spans.append((begin, int(jumps[first])))
-        begin = int(last)
-    return [*spans, (begin, np.iinfo(np.int64).max)]
+    own = {topic.name: topic.received[clock_jumps(topic)] for topic in topics}
+    jumps = np.sort(np.concatenate(list(own.values())))
+    begins, spans = {}, []
+    for group in np.split(jumps, np.flatnonzero(np.diff(jumps) > SECOND) + 1):
+        if len(group) == 0:
+            continue
+        inside = {name: t[(t >= group[0]) & (t <= group[-1])] for name, t in own.items()}
+        seen = {name: times for name, times in inside.items() if len(times)}
+        spans.append(Span(begins, {"": group[0]} | {n: t[0] for n, t in seen.items()}))
+        begins = {"": group[0]} | {name: times[-1] for name, times in seen.items()}
+    return [*spans, Span(begins, {})]
 
 
 class Lookup:
@@ -90,7 +111,7 @@ class Lookup:
 
     def __init__(self, topic: Topic, span: Span) -> None:
         self.topic = topic
-        inside = np.flatnonzero((topic.received >= span[0]) & (topic.received < span[1]))
+        inside = span.inside(topic)
         order = np.argsort(topic.stamps[inside], kind="stable")
         self.rows = inside[order]  # int64 [N], by stamp
         self.stamps = topic.stamps[self.rows]

@@ -162,15 +162,20 @@ class McapFile:
         start = body + _CHUNK_HEAD.size + size + 8
         (packed,) = struct.unpack("<Q", source.read(8).ljust(8, b"\0"))
         whole = start + packed <= end
-        if compression and whole:
-            data = io.BytesIO(_load_chunk(source, body, self.path))
-            length = data.getbuffer().nbytes
-            yield from self._walk(data, 0, length, lambda at, n: (body, at, n), chunks=False)
+        if compression and not whole:
+            return
+        if compression:
+            data = _load_chunk(source, body, self.path)
+            source, first, last = io.BytesIO(data), 0, len(data)
+            place = lambda at, n: (body, at, n)  # noqa: E731
         elif crc and whole:  # its messages are read by the chunk, so that the sum is looked at
+            first, last = start, start + packed
             place = lambda at, n: (body, at - start, n)  # noqa: E731
-            yield from self._walk(source, start, start + packed, place, chunks=False)
-        elif not compression:
-            yield from self._walk(source, start, min(start + packed, end), _in_file, chunks=False)
+        else:
+            first, last, place = start, min(start + packed, end), _in_file
+        stopped = yield from self._walk(source, first, last, place, chunks=False)
+        if whole and stopped != last:
+            raise ValueError(f"{self.path} is corrupt: chunk at byte {body}: a record exceeds it")
 
     def _declare(self, operation: int, record: bytes) -> None:
         if operation == _SCHEMA:

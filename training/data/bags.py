@@ -50,7 +50,8 @@ class Contract:
         command: what the robot was told: JointState, JointTrajectory or ActionChunk by the names
             of joints, Float64MultiArray by place, Twist or TwistStamped by names that end in
             linear_x and the like. In control mode end_effector_offset joints are turned into the
-            tool's way from where it is.
+            tool's way from where it is, unless `action` has no joints: then the names it has are
+            what was recorded.
         instruction: topic of std_msgs/String; each message begins an episode, an empty one ends
             it. A bag without it is one episode, its instruction in the metadata's custom data.
         task_status: topic that tells whether the task succeeded.
@@ -120,8 +121,8 @@ class _SpanReader:
 
     def __init__(self, bag: Bag, contract: Contract, span: Span, notes: list[str]) -> None:
         self._bag, self._contract, self._span = bag, contract, span
-        self._notes = [*notes, *(bag.notes if span[0] == 0 else ())]
-        if span[0]:
+        self._notes = [*notes, *(() if span.after_jump else bag.notes)]
+        if span.after_jump:
             self._notes.append("a clock jumped before this episode")
 
     def episodes(self, first_number: int) -> Iterator[Episode]:
@@ -236,8 +237,9 @@ class _SpanReader:
     def _numbers(self, rows: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """Proprioception [T, P] and actions [T, A]."""
         action, state, command = self._contract.action, self._contract.state, self._contract.command
-        offset = action.control_mode == "end_effector_offset"
-        tool = tuple(action.proprioception_names) == _TOOL
+        in_joints = bool(action.joint_names)
+        offset = in_joints and action.control_mode == "end_effector_offset"
+        tool = in_joints and tuple(action.proprioception_names) == _TOOL
         felt_names = action.joint_names if tool else action.proprioception_names
         felt = self._values(state.topic, rows[state.topic], felt_names)
         told_names = action.joint_names if offset else action.action_names

@@ -8,13 +8,17 @@ from torch.autograd.function import once_differentiable
 
 # Below, a call costs more than it gains.
 _FEWEST_ROWS = 64
+_HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(
+    torch.ops.mkldnn, "_linear_pointwise"
+)
 
 
 class Linear(nn.Linear):
     """nn.Linear with oneDNN for single precision on the CPU.
 
     torch gives such products to MKL, which keeps to AVX2 on AMD processors; oneDNN uses AVX-512
-    there (twice as fast) and is as fast elsewhere. Both round differently in the last bits.
+    there (twice as fast) and is as fast elsewhere. The last bits are rounded differently.
+    torch.backends.mkldnn.flags(enabled=False) brings MKL back.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -75,6 +79,7 @@ def _served(x: Tensor, weight: Tensor) -> bool:
         x.dtype == weight.dtype == torch.float32
         and x.device.type == weight.device.type == "cpu"
         and x.numel() >= _FEWEST_ROWS * x.shape[-1]
-        and torch.backends.mkldnn.is_available()
+        and _HAS_ONEDNN
+        and torch.backends.mkldnn.enabled
         and not torch.is_autocast_enabled("cpu")
     )

@@ -16,12 +16,17 @@ import vla_ros.nodes  # noqa: F401  (before torch: sets how many threads librari
 # add_arguments(parser) and main(arguments), and is imported only when it is asked for: some need
 # ROS 2, some need PyTorch, some neither.
 _COMMANDS = {
+    ("bag", "from-rlds"): ("vla_ros.training.data.rlds_to_bag", "RLDS episodes as recordings"),
     ("bag", "report"): ("vla_ros.training.data.bag_report", "rates, gaps and jumps of a recording"),
+    ("bag", "to-rlds"): ("vla_ros.training.data.bag_to_rlds", "recordings as an RLDS dataset"),
     ("demo",): ("vla_ros.demo", "the simulated arm follows instructions; leaves a video"),
     ("eval",): ("vla_ros.training.evaluation", "success rates of a policy, offline or live"),
     ("train", "policy"): ("vla_ros.training.policy", "train the arm's policy from its experts"),
 }
-_GROUPS = {"bag": ("look into recordings", "ACTION"), "train": ("train a model", "MODEL")}
+_GROUPS = {
+    "bag": ("look into recordings, or convert them", "ACTION"),
+    "train": ("train a model", "MODEL"),
+}
 _BRINGUP = "run all nodes of the arm in one process (arguments: vla bringup --help)"
 _BENCH = "measure, from a checkout of the repository (vla bench lists what)"
 

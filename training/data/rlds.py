@@ -1,0 +1,315 @@
+"""RLDS datasets (Open X-Embodiment, Bridge, DROID, ...) as episodes, read without TensorFlow.
+
+A dataset is a folder that tensorflow-datasets wrote: features.json says what an episode consists
+of, dataset_info.json which files hold it, and each record of those TFRecord files is one episode
+(Ramos et al. 2021, "RLDS: an ecosystem to generate, share and use datasets in reinforcement
+learning").
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vla_ros.training.data.episode import Episode
+from vla_ros.training.data.rlds_features import Feature, Record, features_by_path
+from vla_ros.training.data.tfrecord import read_record, read_records
+
+# Where this package wrote the dataset: what RLDS has no place for.
+OWN = "vla_ros"  # key of metadata.json
+STAMP = "steps/stamp_ns"  # int64
+SUCCESS = "episode_metadata/success"  # 1, 0, or -1 for not known
+METADATA = ("robot", "control_mode", "dt", "action_names", "proprioception_names")
+_OBSERVATION = "steps/observation/"
+_STATES = ("steps/observation/state", "steps/observation/proprio")
+_INSTRUCTIONS = (
+    "steps/language_instruction",
+    "steps/observation/natural_language_instruction",
+    "steps/observation/language_instruction",
+)
+
+
+@dataclass(frozen=True)
+class RldsMapping:
+    """Which features make an Episode; None: what most datasets call it, found in features.json.
+
+    Features are named by their whole path, such as "steps/observation/image_0". What follows
+    "steps/observation/" becomes the camera's name.
+
+    Args:
+        cameras: RGB images; by default all there are. Some datasets fill cameras that an episode
+            did not have with black images, and what they say of it is not reliable: name those you
+            want.
+        depths: depth images of those cameras, as float tensors in m or 16-bit images in mm; by
+            default what is called as the camera with "_depth" after it.
+        state: numbers felt, joined in this order; () for none.
+        action: numbers commanded, joined in this order.
+        instruction: a text, the same at all steps; "" for none.
+        dt: s between steps. Most datasets do not store it.
+        robot, control_mode, action_names, proprioception_names: as in Episode.
+    """
+
+    cameras: Sequence[str] | None = None
+    depths: Sequence[str] | None = None
+    state: Sequence[str] | None = None
+    action: Sequence[str] = ("steps/action",)
+    instruction: str | None = None
+    dt: float | None = None
+    robot: str | None = None
+    control_mode: str | None = None
+    action_names: Sequence[str] | None = None
+    proprioception_names: Sequence[str] | None = None
+
+
+class RldsDataset:
+    """One version's folder of an RLDS dataset: its features and its files.
+
+    Raises:
+        ValueError: not such a folder, or one in another format than TFRecord.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+        self._info = self._json("dataset_info.json")
+        self.features: dict[str, Feature] = dict(features_by_path(self._json("features.json")))
+        if not any(key.startswith("steps/") for key in self.features):
+            raise ValueError(f"{self.folder}/features.json has no steps: it is not an RLDS dataset")
+        file_format = self._info.get("fileFormat", "tfrecord")
+        if file_format != "tfrecord":
+            raise ValueError(f"{self.folder} is stored as {file_format}: convert it to tfrecord")
+        # Of the datasets that this package writes; others may have a metadata.json of their own.
+        there = (self.folder / "metadata.json").exists()
+        self.metadata: dict[str, Any] = self._json("metadata.json").get(OWN, {}) if there else {}
+
+    def _json(self, name: str) -> dict[str, Any]:
+        path = self.folder / name
+        if not path.is_file():
+            versions = sorted(str(found.parent) for found in self.folder.glob(f"*/{name}"))
+            hint = f": name one of {', '.join(versions)}" if versions else ""
+            raise ValueError(f"{self.folder} has no {name}, so it is not an RLDS dataset{hint}")
+        try:
+            content = json.loads(path.read_text())
+        except ValueError as error:
+            raise ValueError(f"{path} is not JSON: {error}") from error
+        if not isinstance(content, dict):
+            raise ValueError(f"{path} does not hold an object")
+        return content
+
+    def shards(self, split: str) -> list[tuple[Path, int]]:
+        """Files of a split, in order, and how many episodes are in each.
+
+        Raises:
+            ValueError: there is no such split, it is empty, or files are missing.
+        """
+        splits = {entry["name"]: entry for entry in self._info.get("splits", ())}
+        lengths = [int(n) for n in splits.get(split, {}).get("shardLengths", ())]
+        if not sum(lengths):
+            trouble = "is empty" if split in splits else "does not exist"
+            sizes = [
+                f"{name} ({sum(map(int, entry.get('shardLengths', ())))})"
+                for name, entry in splits.items()
+            ]
+            raise ValueError(
+                f"{self.folder}: split {split!r} {trouble}; splits and their episodes: "
+                f"{', '.join(sizes) or 'none'}"
+            )
+        template = splits[split].get("filepathTemplate") or (
+            "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
+        )
+        found = []
+        for index, length in enumerate(lengths):
+            place, of = f"{index:05d}", f"{len(lengths):05d}"
+            path = self.folder / template.format(
+                DATASET=self._info.get("name", ""),
+                SPLIT=split,
+                FILEFORMAT="tfrecord",
+                SHARD_X_OF_Y=f"{place}-of-{of}",
+                SHARD_INDEX=place,
+                NUM_SHARDS=of,
+            )
+            if not path.is_file():
+                raise ValueError(f"{path} is missing: split {split!r} has {len(lengths)} files")
+            found.append((path, length))
+        return found
+
+    def require(self, key: str, suits: Callable[[Feature], bool], what: str) -> Feature:
+        """The feature `key`. Raises ValueError, which lists the features that would suit."""
+        feature = self.features.get(key)
+        if feature is None or not suits(feature):
+            there = f"is {feature}" if feature else "does not exist"
+            others = [name for name, other in self.features.items() if suits(other)]
+            raise ValueError(
+                f"{self.folder}: {key!r} {there}, so it is not {what}; those are: "
+                f"{', '.join(others) or 'none'}"
+            )
+        return feature
+
+
+def open_rlds(
+    folder: Path, mapping: RldsMapping | None = None, split: str = "train"
+) -> Iterator[Episode]:
+    """Episodes of one split, one after the other.
+
+    One encoded episode is in memory at a time: RLDS stores each as one record, and pictures are
+    read from it again when they are asked for.
+
+    Raises:
+        ValueError: at once, if the folder or the mapping is wrong; while iterating, if a file is
+            truncated, corrupt or does not hold what features.json says.
+    """
+    source = _Source(RldsDataset(folder), mapping or RldsMapping(), split)
+    return source.episodes()
+
+
+class _Source:
+    """A split with its mapping settled."""
+
+    def __init__(self, dataset: RldsDataset, mapping: RldsMapping, split: str) -> None:
+        self._dataset, self._split = dataset, split
+        self._shards = dataset.shards(split)
+        features = dataset.features
+        cameras, depths, state, instruction = (
+            mapping.cameras,
+            mapping.depths,
+            mapping.state,
+            mapping.instruction,
+        )
+        if cameras is None:
+            cameras = [k for k, f in features.items() if k.startswith(_OBSERVATION) and f.is_rgb]
+        if depths is None:
+            there = [f"{camera}_depth" for camera in cameras]
+            depths = [key for key in there if key in features and features[key].is_depth]
+        if state is None:
+            blind = dataset.metadata.get("proprioception_names") == []
+            state = [] if blind else [_first(_STATES, features)]
+        if instruction is None:
+            instruction = _first(_INSTRUCTIONS, features)
+        if not mapping.action:
+            raise ValueError(f"{dataset.folder}: name at least one feature as the action")
+        for keys, suits, what in (
+            (cameras, lambda feature: feature.is_rgb, "an RGB camera"),
+            (depths, lambda feature: feature.is_depth, "a depth camera"),
+            ((*mapping.action, *state), lambda feature: feature.is_numeric, "numbers"),
+            ([instruction] if instruction else [], lambda feature: feature.is_text, "a text"),
+        ):
+            for key in keys:
+                dataset.require(key, suits, what)
+        self._cameras = {_camera(key): key for key in cameras}
+        self._depths = {_camera(key).removesuffix("_depth"): key for key in depths}
+        self._state, self._action, self._instruction = state, mapping.action, instruction
+        self._settings = self._settled(mapping)
+
+    def _settled(self, mapping: RldsMapping) -> dict[str, Any]:
+        """Arguments of every Episode: as the mapping says, or as the dataset does."""
+        folder = self._dataset.folder
+        settings = {
+            "robot": "",
+            "control_mode": "",
+            "dt": None,
+            "action_names": self._names("action", self._action),
+            "proprioception_names": self._names("state", self._state),
+            **self._dataset.metadata,
+        }
+        for name in METADATA:
+            if getattr(mapping, name) is not None:
+                settings[name] = getattr(mapping, name)
+        if settings["dt"] is None:
+            raise ValueError(
+                f"{folder} does not say how fast it was recorded: give dt, the seconds between "
+                "steps"
+            )
+        for name, keys in (("action_names", self._action), ("proprioception_names", self._state)):
+            given, size = len(settings[name]), self._size(keys)
+            if given != size:
+                raise ValueError(
+                    f"{folder}: {given} {name} were given for the {size} numbers of "
+                    f"{', '.join(keys) or 'no feature'}"
+                )
+        return {name: settings[name] for name in METADATA}
+
+    def _size(self, keys: Sequence[str]) -> int:
+        return sum(math.prod(self._dataset.features[key].shape) for key in keys)
+
+    def _names(self, what: str, keys: Sequence[str]) -> list[str]:
+        return [f"{what}_{index}" for index in range(self._size(keys))]
+
+    def episodes(self) -> Iterator[Episode]:
+        place = 0
+        for path, length in self._shards:
+            first = place
+            for offset, data in read_records(path):
+                yield self._episode(path, offset, data, f"{self._split}[{place}]")
+                place += 1
+            if place - first != length:
+                raise ValueError(
+                    f"{path} holds {place - first} episodes, not the {length} that "
+                    "dataset_info.json counts: copy it again"
+                )
+
+    def _episode(self, path: Path, offset: int, data: bytes, place: str) -> Episode:
+        name = f"{self._dataset.folder}:{place}"
+        features = self._dataset.features
+        record = Record.parse(name, features, data)
+        columns = {key: record.numbers(key) for key in (*self._action, *self._state)}
+        length = len(columns[self._action[0]])
+        for key, column in columns.items():
+            if len(column) != length:
+                raise ValueError(f"{name}: {key!r} has {len(column)} steps, not {length}")
+        if STAMP in features:
+            # Divided as integers: the quotient is rounded once.
+            stamps = np.array([stamp / 10**9 for stamp in record.integers(STAMP)])
+        else:
+            stamps = np.arange(length) * float(self._settings["dt"])
+        success = max(record.integers(SUCCESS), default=-1) if SUCCESS in features else -1
+
+        def readers(keys: Mapping[str, str]) -> dict[str, _Pictures]:
+            return {
+                camera: _Pictures(path, offset, name, key, features[key])
+                for camera, key in keys.items()
+            }
+
+        def joined(keys: Sequence[str]) -> np.ndarray:
+            return np.concatenate([np.empty((length, 0)), *map(columns.get, keys)], axis=1)
+
+        return Episode(
+            name=name,
+            **self._settings,
+            instruction=record.text(self._instruction) if self._instruction else "",
+            stamps=stamps,
+            proprioception=joined(self._state),
+            actions=joined(self._action),
+            pictures=readers(self._cameras),
+            depths=readers(self._depths),
+            outcome=None if success < 0 else bool(success),
+        )
+
+
+def _camera(key: str) -> str:
+    return key.removeprefix(_OBSERVATION).removeprefix("steps/")
+
+
+def _first(candidates: Sequence[str], features: Mapping[str, Feature]) -> str:
+    """The first that exists; if none does, the first, for the error message."""
+    return next((key for key in candidates if key in features), candidates[0])
+
+
+@dataclass(frozen=True)
+class _Pictures:
+    """Reads one feature of one record when asked to. Can be sent to another process."""
+
+    path: Path
+    offset: int
+    name: str
+    key: str
+    feature: Feature
+
+    def __call__(self, first: int, last: int) -> Iterator[np.ndarray]:
+        data = read_record(self.path, self.offset)
+        record = Record.parse(self.name, {self.key: self.feature}, data)
+        yield from record.pictures(self.key, first, last)

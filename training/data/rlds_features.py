@@ -1,0 +1,181 @@
+"""What an RLDS dataset says it holds (features.json), and its records decoded accordingly."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import cv2
+import numpy as np
+
+from vla_ros.training.data.tfrecord import parse_example
+
+_NUMBERS = {"bool", "float16", "float32", "float64"} | {
+    f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)
+}
+_TEXTS = {"string", "object"}
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One feature of a step or an episode, such as an image of 480x640x3.
+
+    Args:
+        kind: "tensor", "image" or "text"; of others, which cannot be read, the class's name.
+        shape: None for sizes that differ.
+        dtype: by numpy's name.
+        encoding: of a tensor: "none" for a list of numbers, "bytes" or "zlib" for its memory.
+    """
+
+    kind: str
+    shape: tuple[int | None, ...] = ()
+    dtype: str = ""
+    encoding: str = "none"
+
+    @property
+    def is_numeric(self) -> bool:
+        return self.kind == "tensor" and None not in self.shape and self.dtype in _NUMBERS
+
+    @property
+    def is_text(self) -> bool:
+        return self.kind == "text" or (self.kind == "tensor" and self.dtype in _TEXTS)
+
+    @property
+    def is_rgb(self) -> bool:
+        return self.kind == "image" and self.shape[2:] == (3,) and self.dtype == "uint8"
+
+    @property
+    def is_depth(self) -> bool:
+        if self.shape[2:] not in ((), (1,)) or len(self.shape) < 2:
+            return False
+        if self.kind == "image":
+            return self.dtype == "uint16"
+        return self.is_numeric and self.dtype.startswith("float")
+
+    def __str__(self) -> str:
+        shape = "x".join("?" if size is None else str(size) for size in self.shape)
+        return " ".join(part for part in (self.kind, self.dtype, shape) if part)
+
+
+def features_by_path(node: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Feature]]:
+    """Features of a parsed features.json, named "steps/observation/image_0" and so on."""
+    if "featuresDict" in node:
+        for key, child in node["featuresDict"].get("features", {}).items():
+            yield from features_by_path(child, f"{path}/{key}" if path else key)
+    elif "sequence" in node and path == "steps":
+        yield from features_by_path(node["sequence"]["feature"], path)
+    else:
+        kind = next((kind for kind in ("tensor", "image", "text") if kind in node), None)
+        content = node[kind] if kind else {}
+        sizes = content.get("shape", {}).get("dimensions", ())
+        yield (
+            path,
+            Feature(
+                kind or node.get("pythonClassName", "unknown").rpartition(".")[2],
+                tuple(None if int(size) < 0 else int(size) for size in sizes),
+                content.get("dtype", ""),
+                content.get("encoding", "none"),
+            ),
+        )
+
+
+@dataclass(frozen=True)
+class Record:
+    """One episode's record. All methods raise ValueError for what is not as features.json says.
+
+    Args:
+        name: of the episode, for messages.
+        features: of the dataset, by path.
+        content: lists of bytes or numbers, by path.
+    """
+
+    name: str
+    features: Mapping[str, Feature] = field(repr=False)
+    content: Mapping[str, Sequence] = field(repr=False)
+
+    @classmethod
+    def parse(cls, name: str, features: Mapping[str, Feature], data: bytes) -> Record:
+        try:
+            return cls(name, features, parse_example(data))
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+
+    def _values(self, key: str) -> Sequence:
+        feature, values = self.features[key], self.content.get(key)
+        if values is None:
+            raise ValueError(f"{self.name} has no {key!r}, though features.json names it")
+        in_bytes = not feature.is_numeric or feature.encoding != "none"
+        if len(values) and isinstance(values[0], bytes) != in_bytes:
+            raise ValueError(f"{self.name}: {key!r} is not stored as a {feature}")
+        return values
+
+    def integers(self, key: str) -> list[int]:
+        return [int(value) for value in self._values(key)]
+
+    def numbers(self, key: str) -> np.ndarray:
+        """float32 [T, n], the tensors of all steps, flattened."""
+        tensors = self._tensors(key)
+        return tensors.reshape(len(tensors), -1).astype(np.float32)
+
+    def text(self, key: str) -> str:
+        """The text that all steps hold."""
+        texts = {value.decode(errors="replace") for value in self._values(key)}
+        if len(texts) > 1:
+            told = ", ".join(map(repr, sorted(texts)))
+            raise ValueError(f"{self.name}: {key!r} changes within the episode: {told}")
+        return texts.pop() if texts else ""
+
+    def pictures(self, key: str, first: int, last: int) -> Iterator[np.ndarray]:
+        """Steps `first` .. `last` - 1: uint8 [H, W, 3] RGB, or depth as float32 [H, W] in m."""
+        feature = self.features[key]
+        if feature.kind == "tensor":
+            for depth in self._tensors(key, slice(first, last)):
+                depth = depth.reshape(feature.shape[:2]).astype(np.float32)
+                yield np.where(np.isfinite(depth) & (depth > 0), depth, np.float32(np.nan))
+            return
+        for step, encoded in enumerate(self._values(key)[first:last], first):
+            pixels = self._decoded(encoded, feature, f"{self.name}: {key!r} of step {step}")
+            if feature.is_rgb:
+                yield cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+            else:
+                metres = pixels.reshape(pixels.shape[:2]) * np.float32(1e-3)
+                yield np.where(metres > 0, metres, np.float32(np.nan))
+
+    def _tensors(self, key: str, steps: slice = slice(None)) -> np.ndarray:
+        """[T, *shape] of the tensor's type, or of what a list of numbers keeps of it."""
+        feature, values = self.features[key], self._values(key)
+        size = math.prod(feature.shape)
+        if feature.encoding == "none":
+            flat = np.array(values)
+            if size == 0 or flat.size % size:
+                raise ValueError(f"{self.name}: {key!r} has {flat.size} numbers, not T x {size}")
+            return flat.reshape(-1, *feature.shape)[steps]
+        try:
+            raw = (zlib.decompress(v) if feature.encoding == "zlib" else v for v in values[steps])
+            rows = [np.frombuffer(data, feature.dtype).reshape(feature.shape) for data in raw]
+        except (zlib.error, ValueError) as error:
+            raise ValueError(f"{self.name}: {key!r} cannot be decoded: {error}") from None
+        return np.array(rows).reshape(-1, *feature.shape)
+
+    @staticmethod
+    def _decoded(encoded: bytes, feature: Feature, what: str) -> np.ndarray:
+        # A camera's pixels stay where they are, whatever way up its picture wants to be shown.
+        flags = (
+            cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+            if feature.is_rgb
+            else cv2.IMREAD_UNCHANGED
+        )
+        pixels = cv2.imdecode(np.frombuffer(encoded, np.uint8), flags) if encoded else None
+        if pixels is None:
+            raise ValueError(f"{what} is no image that can be decoded")
+        fits = all(
+            wanted in (None, size)
+            for wanted, size in zip(feature.shape[:2], pixels.shape[:2], strict=True)
+        )
+        if not fits or pixels.dtype != feature.dtype:
+            size = f"{pixels.shape[0]}x{pixels.shape[1]}"
+            raise ValueError(f"{what} is {pixels.dtype} {size}, but features.json says {feature}")
+        return pixels

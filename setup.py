@@ -36,6 +36,7 @@ setup(
         # environment/setup.sh.
         "sim": ["mujoco>=4.0", "pillow>=10.0"],
         "train": [
+            "apsw>=3.45",
             "lz4>=4.0",
             "matplotlib>=3.8",
             "pyyaml>=6.0",

@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import io
 import os
-import sqlite3
 import struct
-import sys
 import zlib
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
@@ -21,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, Protocol
 
+import apsw
 import lz4.frame
 import zstandard
 
@@ -240,18 +239,22 @@ class _McapReader:
 
 
 class SqliteFile:
-    """A .db3 file. What its write-ahead log holds, if a recorder left one, is read too."""
+    """A .db3 file. What its write-ahead log holds, if a recorder left one, is read too.
+
+    By apsw, which comes with a newer sqlite than Python does, at a lower price for large rows.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.channels: dict[int, Channel] = {}
         self.cut = ""
 
-    def connect(self) -> sqlite3.Connection:
+    def connect(self) -> apsw.Connection:
         log = self.path.with_name(f"{self.path.name}-wal")
         # A log asks for locks and a writable folder; without one, promise that nobody writes.
         mode = "mode=ro" if log.exists() and log.stat().st_size else "immutable=1"
-        return sqlite3.connect(f"{self.path.absolute().as_uri()}?{mode}", uri=True)
+        flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
+        return apsw.Connection(f"{self.path.absolute().as_uri()}?{mode}", flags=flags)
 
     def entries(self) -> Iterator[Entry]:
         """All messages by row. Raises ValueError for what is no rosbag2 database, or damaged."""
@@ -261,25 +264,19 @@ class SqliteFile:
                 for row, channel, received in database.execute(
                     "SELECT id, topic_id, timestamp FROM messages"
                 ):
-                    size, head = _sqlite_head(database, row)
+                    # Not substr(data), for which sqlite would read the whole message.
+                    with database.blob_open("main", "messages", "data", row, False) as blob:
+                        size = blob.length()
+                        head = blob.read(min(HEAD, size))
                     yield Entry(channel, received, (row, 0, size), head)
-        except sqlite3.Error as error:
+        except apsw.Error as error:
             raise ValueError(f"{self.path} cannot be read: {error}") from None
 
     def open(self) -> Reader:
         return _SqliteReader(self)
 
 
-def _sqlite_head(database: sqlite3.Connection, row: int) -> tuple[int, bytes]:
-    """Size and first bytes of a message."""
-    if sys.version_info < (3, 11):  # sqlite reads all of a message for a part of it
-        query = "SELECT length(data), substr(data, 1, ?) FROM messages WHERE id = ?"
-        return database.execute(query, (HEAD, row)).fetchone()
-    with database.blobopen("messages", "data", row, readonly=True) as blob:
-        return len(blob), blob.read(HEAD)
-
-
-def _sqlite_channels(database: sqlite3.Connection) -> dict[int, Channel]:
+def _sqlite_channels(database: apsw.Connection) -> dict[int, Channel]:
     definitions = {}
     tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
     if "message_definitions" in tables:
@@ -304,9 +301,9 @@ class _SqliteReader:
 
     def read(self, place: Place) -> bytes:
         try:
-            found = self._database.execute("SELECT data FROM messages WHERE id = ?", place[:1])
-            return found.fetchone()[0]
-        except sqlite3.Error as error:
+            with self._database.blob_open("main", "messages", "data", place[0], False) as blob:
+                return blob.read()
+        except apsw.Error as error:
             raise ValueError(f"{self._path} cannot be read: {error}") from None
 
     def close(self) -> None:

@@ -89,7 +89,7 @@ def depth_from_message(message: Any) -> np.ndarray:
             f"{data.size} bytes"
         )
     rows = data[: height * step].reshape(height, step)[:, : width * kind.itemsize]
-    return _metres(np.ascontiguousarray(rows).view(kind))
+    return metres(np.ascontiguousarray(rows).view(kind))
 
 
 def depth_from_compressed(message: Any) -> np.ndarray:
@@ -115,13 +115,14 @@ def depth_from_compressed(message: Any) -> np.ndarray:
             f"compressed depth of format '{message.format}' cannot be decoded: record 16-bit PNG"
         )
     if inverse is None:
-        return _metres(raw)
+        return metres(raw)
     scale, offset = inverse
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(raw > 0, scale / (raw - offset), np.nan).astype(np.float32)
 
 
-def _metres(raw: np.ndarray) -> np.ndarray:
+def metres(raw: np.ndarray) -> np.ndarray:
+    """Depth in mm (unsigned) or m as float32 in m, NaN where nothing was measured."""
     if raw.dtype.kind == "u":
         return np.where(raw > 0, raw * np.float32(1e-3), np.nan).astype(np.float32)
     depth = raw.astype(np.float32)

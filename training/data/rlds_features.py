@@ -11,6 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from vla_ros.observations import metres
 from vla_ros.training.data.tfrecord import parse_example
 
 _NUMBERS = {"bool", "float16", "float32", "float64"} | {
@@ -133,16 +134,11 @@ class Record:
         feature = self.features[key]
         if feature.kind == "tensor":
             for depth in self._tensors(key, slice(first, last)):
-                depth = depth.reshape(feature.shape[:2]).astype(np.float32)
-                yield np.where(np.isfinite(depth) & (depth > 0), depth, np.float32(np.nan))
+                yield metres(depth.reshape(feature.shape[:2]))
             return
         for step, encoded in enumerate(self._values(key)[first:last], first):
             pixels = self._decoded(encoded, feature, f"{self.name}: {key!r} of step {step}")
-            if feature.is_rgb:
-                yield cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
-            else:
-                metres = pixels.reshape(pixels.shape[:2]) * np.float32(1e-3)
-                yield np.where(metres > 0, metres, np.float32(np.nan))
+            yield cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB) if feature.is_rgb else metres(pixels)
 
     def _tensors(self, key: str, steps: slice = slice(None)) -> np.ndarray:
         """[T, *shape] of the tensor's type, or of what a list of numbers keeps of it."""

@@ -90,7 +90,7 @@ void mamba_convolve_backward(const Convolution* s, const ConvolutionGradients* r
         if (t > L - K) dx[c] += r->dafter[past + t - L + K - 1];
         if (t < 0) r->dpast[past + t + K - 1] = dx[c];
       }
-      if (t >= 0) std::copy(dx.begin(), dx.end(), r->dx + (i * L + t) * C);
+      if (t >= 0) std::copy_n(dx.data(), C, r->dx + (i * L + t) * C);
     }
   }
   for (int64_t c = 0; c < C; ++c)

@@ -41,34 +41,51 @@ float* kept(const Scan& s, int64_t i, int64_t chunk) {
   return s.checkpoints + ((chunk - 1) * s.batch + i) * s.channels * s.states;
 }
 
+// One time step of 16 channels: next = exp(dt a) state + in b; returns next c. With heads exp(dt a)
+// comes as `decay`; without, it is computed, and left in `decays` unless that is null.
+template <bool heads>
+inline V advance(const float* state, float* next, V decay, const float* a, float* decays, V dt,
+                 V in, const float* b, const float* c, int64_t N) {
+  const auto one = [&](int64_t n) {
+    const V e = heads ? decay : exp(dt * at(a + n * W));
+    if (!heads && decays) at(decays + n * W) = e;
+    const V v = at(state + n * W) * e + in * b[n];
+    at(next + n * W) = v;
+    return v * c[n];
+  };
+  V y0 = {}, y1 = {}, y2 = {}, y3 = {};  // short chains of additions
+  for (int64_t n = 0; n < N; n += 4) {
+    y0 += one(n);
+    y1 += one(n + 1);
+    y2 += one(n + 2);
+    y3 += one(n + 3);
+  }
+  return y0 + y1 + (y2 + y3);
+}
+
 template <bool heads>
 void forward(const Scan& s) {
   const int64_t N = s.states, D = s.channels, chunks = (s.length + T - 1) / T;
   Floats h(D * N), a(heads ? 0 : D * N);
   if (!heads) to_lanes(s.a, a.data(), D, N);
   for (int64_t i = 0; i < s.batch; ++i) {
-    std::fill(h.begin(), h.end(), 0.0f);
+    std::fill_n(h.data(), D * N, 0.0f);
     if (s.before) to_lanes(s.before + i * D * N, h.data(), D, N);
     for (int64_t chunk = 0; chunk < chunks; ++chunk) {
       const int64_t end = std::min(s.length, (chunk + 1) * T);
-      if (s.checkpoints && chunk > 0) std::copy(h.begin(), h.end(), kept(s, i, chunk));
+      if (s.checkpoints && chunk > 0) std::copy_n(h.data(), D * N, kept(s, i, chunk));
       for (int64_t g = 0; g < D; g += W) {
         const int64_t head = heads ? g / s.headdim : g;
         const V skip = heads ? all(s.d[head]) : at(s.d + g);
+        const float* a_lanes = heads ? nullptr : a.data() + g * N;
         float* state = h.data() + g * N;
         for (int64_t t = i * s.length + chunk * T; t < i * s.length + end; ++t) {
           const float *b = s.b + t * s.bc_row, *c = s.c + t * s.bc_row;
           const V x = at(s.x + t * s.x_row + g), z = at(s.z + t * s.z_row + g);
           const V dt = heads ? all(s.dt[t * s.dt_row + head]) : at(s.dt + t * s.dt_row + g);
           const V in = dt * x, decay = heads ? exp(dt * s.a[head]) : V{};
-          V y[4] = {};
-          for (int64_t n = 0; n < N; n += 4)
-            for (int j = 0; j < 4; ++j) {
-              V& v = at(state + (n + j) * W);
-              v = v * (heads ? decay : exp(dt * at(&a[g * N + (n + j) * W]))) + in * b[n + j];
-              y[j] += v * c[n + j];
-            }
-          at(s.y + t * D + g) = (y[0] + y[1] + (y[2] + y[3]) + skip * x) * (z * sigmoid(z));
+          const V y = advance<heads>(state, state, decay, a_lanes, nullptr, dt, in, b, c, N);
+          at(s.y + t * D + g) = (y + skip * x) * (z * sigmoid(z));
         }
       }
     }
@@ -85,42 +102,34 @@ void backward(const Scan& s, const ScanGradients& r) {
   Floats h((T + 1) * N * W), decays(T * N * W), gates(T * W), db(T * N * W), dc(T * N * W);
   if (!heads) to_lanes(s.a, a.data(), D, N);
   for (int64_t i = 0; i < s.batch; ++i) {
-    std::fill(carry.begin(), carry.end(), 0.0f);
+    std::fill_n(carry.data(), D * N, 0.0f);
     if (r.dafter) to_lanes(r.dafter + i * D * N, carry.data(), D, N);
     for (int64_t chunk = chunks - 1; chunk >= 0; --chunk) {
       const int64_t start = i * s.length + chunk * T;
       const int64_t steps = std::min(T, s.length - chunk * T);
-      std::fill_n(db.begin(), steps * N * W, 0.0f);
-      std::fill_n(dc.begin(), steps * N * W, 0.0f);
+      std::fill_n(db.data(), steps * N * W, 0.0f);
+      std::fill_n(dc.data(), steps * N * W, 0.0f);
       for (int64_t g = 0; g < D; g += W) {
         const int64_t head = heads ? g / s.headdim : g;
         const V skip = heads ? all(s.d[head]) : at(s.d + g);
         const float* a_lanes = heads ? nullptr : a.data() + g * N;
         if (chunk > 0)
-          std::copy_n(kept(s, i, chunk) + g * N, N * W, h.begin());
+          std::copy_n(kept(s, i, chunk) + g * N, N * W, h.data());
         else if (s.before)
           to_lanes(s.before + (i * D + g) * N, h.data(), W, N);
         else
-          std::fill_n(h.begin(), N * W, 0.0f);
+          std::fill_n(h.data(), N * W, 0.0f);
         for (int64_t k = 0; k < steps; ++k) {
           const int64_t t = start + k;
           const float *b = s.b + t * s.bc_row, *c = s.c + t * s.bc_row;
           const V x = at(s.x + t * s.x_row + g), z = at(s.z + t * s.z_row + g);
           const V dt = heads ? all(s.dt[t * s.dt_row + head]) : at(s.dt + t * s.dt_row + g);
           const V in = dt * x, decay = heads ? exp(dt * s.a[head]) : V{};
-          V y[4] = {};
           if (heads) at(&decays[k * W]) = decay;
-          for (int64_t n = 0; n < N; n += 4)
-            for (int j = 0; j < 4; ++j) {
-              const int64_t m = (k * N + n + j) * W;
-              V e = decay;
-              if (!heads) at(&decays[m]) = e = exp(dt * at(a_lanes + (n + j) * W));
-              const V v = at(&h[m]) * e + in * b[n + j];
-              at(&h[m + N * W]) = v;
-              y[j] += v * c[n + j];
-            }
+          float *state = &h[k * N * W], *es = heads ? nullptr : &decays[k * N * W];
+          const V y = advance<heads>(state, state + N * W, decay, a_lanes, es, dt, in, b, c, N);
           const V dy = at(r.dy + t * D + g), open = sigmoid(z), gate = z * open;
-          const V out = y[0] + y[1] + (y[2] + y[3]) + skip * x;
+          const V out = y + skip * x;
           at(r.dz + t * D + g) = dy * out * (open + gate * (1.0f - open));
           at(&gates[k * W]) = dy * gate;
           at(&dd[g]) += dy * gate * x;
@@ -131,26 +140,25 @@ void backward(const Scan& s, const ScanGradients& r) {
           const V x = at(s.x + t * s.x_row + g), dy = at(&gates[k * W]);
           const V dt = heads ? all(s.dt[t * s.dt_row + head]) : at(s.dt + t * s.dt_row + g);
           const V in = dt * x, decay = at(&decays[k * W]);
-          V din[2] = {}, dexponent[2] = {};
-          for (int64_t n = 0; n < N; n += 2)
-            for (int j = 0; j < 2; ++j) {
-              const int64_t lane = (n + j) * W, m = k * N * W + lane;
-              const V e = heads ? decay : at(&decays[m]);
-              V& adjoint = at(&carry[g * N + lane]);
-              const V v = adjoint + dy * c[n + j];
-              at(&dc[m]) += dy * at(&h[m + N * W]);
-              at(&db[m]) += v * in;
-              din[j] += v * b[n + j];
-              adjoint = v * e;
-              const V dlog = adjoint * at(&h[m]);
-              if (heads) {
-                dexponent[j] += dlog;
-              } else {
-                dexponent[j] += dlog * at(a_lanes + lane);
-                at(&da[g * N + lane]) += dlog * dt;
-              }
+          const float *state = &h[k * N * W], *next = state + N * W;
+          const float* es = &decays[heads ? 0 : k * N * W];
+          float *adjoints = &carry[g * N], *dbs = &db[k * N * W], *dcs = &dc[k * N * W];
+          V di = {}, de = {};
+          for (int64_t n = 0; n < N; ++n) {
+            const V v = at(adjoints + n * W) + dy * c[n];
+            at(dcs + n * W) += dy * at(next + n * W);
+            at(dbs + n * W) += v * in;
+            di += v * b[n];
+            const V carried = v * (heads ? decay : at(es + n * W));
+            at(adjoints + n * W) = carried;
+            const V dlog = carried * at(state + n * W);
+            if (heads) {
+              de += dlog;
+            } else {
+              de += dlog * at(a_lanes + n * W);
+              at(&da[g * N + n * W]) += dlog * dt;
             }
-          const V di = din[0] + din[1], de = dexponent[0] + dexponent[1];
+          }
           at(r.dx + t * D + g) = di * dt + skip * dy;
           if (heads) {
             const float total = sum(de);

@@ -299,6 +299,17 @@ def test_a_record_that_is_not_as_promised_is_told(tmp_path, content, problem):
             [*one.frames("cam/rgb"), *one.frames("side"), *one.depth("side")]
 
 
+def test_an_episode_without_steps_is_an_empty_one(tmp_path):
+    nothing = dict.fromkeys(("cam/rgb", "side", "side_depth", "pose"), [])
+    nothing |= {"closed": np.empty(0, int), "natural_language_instruction": []}
+    content = {f"steps/observation/{name}": value for name, value in nothing.items()}
+    content |= {"steps/action/xyz": np.empty(0), "steps/action/grip": np.empty(0, int)}
+    (one,) = open_rlds(foreign(tmp_path, content), _MAPPING)
+    assert len(one) == 0 and one.actions.shape == (0, 4) and not [*one.frames("side")]
+    with pytest.raises(ValueError, match="has no frames"):
+        write_rlds(tmp_path, "toys", [episode(), episode(1, 0)])
+
+
 def test_only_the_frames_asked_for_are_decoded(tmp_path):
     good = cv2.imencode(".png", np.zeros((3, 4, 3), np.uint8))[1].tobytes()
     small = cv2.imencode(".png", np.zeros((2, 4, 3), np.uint8))[1].tobytes()

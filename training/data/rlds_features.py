@@ -119,7 +119,8 @@ class Record:
     def numbers(self, key: str) -> np.ndarray:
         """float32 [T, n], the tensors of all steps, flattened."""
         tensors = self._tensors(key)
-        return tensors.reshape(len(tensors), -1).astype(np.float32)
+        size = math.prod(self.features[key].shape)
+        return tensors.reshape(len(tensors), size).astype(np.float32)
 
     def text(self, key: str) -> str:
         """The text that all steps hold."""

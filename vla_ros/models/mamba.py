@@ -33,9 +33,6 @@ class MambaState(NamedTuple):
     ssm: Tensor
 
 
-Mamba2State = MambaState
-
-
 class Mamba2(nn.Module):
     """One Mamba-2 mixer. Maps [B, L, d_model] to the same shape, causally.
 

@@ -17,7 +17,7 @@ struct ConvolutionGradients {
 
 namespace {
 
-// The rows of time -(K - 1) .. length - 1 of one sequence: past ones from the state, made into rows.
+// The rows of time -(K - 1) .. length - 1 of one sequence; those before 0 come from the state.
 struct Rows {
   Rows(const Convolution& s, int64_t i) : k(s.kernel - 1), row(s.x_row), rows(k * s.channels) {
     x = s.x + i * s.length * row;

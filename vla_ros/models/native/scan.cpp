@@ -5,8 +5,8 @@
 
 #include "lanes.h"
 
-// A scan and its gate, y = (h C + D x) silu(z). In Mamba-2 a head of `headdim` channels shares dt, a
-// and D; in Mamba-1 headdim is 1, `a` [channels, states] and dt belongs to a channel.
+// A scan and its gate, y = (h C + D x) silu(z). In Mamba-2 a head of `headdim` channels shares dt,
+// a and D; in Mamba-1 headdim is 1, `a` [channels, states] and dt belongs to a channel.
 struct Scan {
   int64_t batch, length, channels, states, headdim;
   const float *x, *dt, *a, *b, *c, *d, *z, *before;  // before: null is zeros

@@ -55,7 +55,8 @@ inline V widen(const int8_t* p) {
 
 // y = scale * (w x), w [rows, n] read four rows at a time. Only fp32 rows may end between lanes.
 template <class Weight>
-void multiply(const void* w, const float* scale, const float* x, float* y, int64_t rows, int64_t n) {
+void multiply(const void* w, const float* scale, const float* x, float* y, int64_t rows,
+              int64_t n) {
   for (int64_t r = 0; r < rows; r += 4) {
     const Weight* row[4];
     for (int64_t j = 0; j < 4; ++j)

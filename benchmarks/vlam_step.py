@@ -77,7 +77,7 @@ def streaming(scale: Scale) -> str:
     for context in tqdm(scale.contexts, desc="streaming"):
         work = {kind: stepper(stack, scale, context) for kind, stack in stacks.items()}
         if native(scale):
-            work["plain mamba2"] = plainly(work["ours mamba2"])
+            work["plain mamba2"] = plainly(stepper(ours, scale, context))
         times[context] = interleaved(work, scale.seconds, scale.device, calls=20)
     rows = []
     for context in scale.contexts:

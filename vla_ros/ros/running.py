@@ -81,11 +81,17 @@ class Threads:
             node = self.nodes.pop()
             if node in self._running:
                 executor, thread = self._running.pop(node)
-                executor.shutdown(timeout_sec=0.0)
+                # Not by its shutdown, which takes away what the thread may be waiting on.
+                executor.create_task(_end_spinning)
                 thread.join(timeout=5.0)
+                executor.shutdown(timeout_sec=0.0)
             if isinstance(node, LifecycleNode):
                 node.bring_down()
             node.destroy_node()
+
+
+def _end_spinning() -> None:
+    raise ExternalShutdownException
 
 
 def choose_transport() -> None:

@@ -7,7 +7,7 @@ from vla_ros.robots import panda
 from vla_ros.sim.arm import TICK, ArmWorld
 from vla_ros.sim.experts import expert_chunk
 from vla_ros.sim.tasks import Outcome, sample_task
-from vla_ros.training.rollout import FRAME_TICKS, Rollout
+from vla_ros.training.rollout import FRAME_TICKS, MAX_LATENCY, Rollout
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +17,7 @@ def world():
     world.close()
 
 
-@pytest.mark.parametrize("latency_ticks", [0, 2, 4])
+@pytest.mark.parametrize("latency_ticks", [0, 2, 4, 12, MAX_LATENCY])
 def test_the_expert_succeeds_with_latency(world, latency_ticks):
     rollout = Rollout(world, image_size=64, latency_ticks=latency_ticks)
     seen = []
@@ -34,11 +34,11 @@ def test_the_expert_succeeds_with_latency(world, latency_ticks):
     assert first.proprioception.shape == (4,) and first.joints.shape == (8,)
 
 
-@pytest.mark.parametrize("latency_ticks", [-1, FRAME_TICKS])
-def test_a_latency_with_which_no_chunk_arrives_is_refused(world, latency_ticks):
+@pytest.mark.parametrize("latency_ticks", [-1, MAX_LATENCY + 1])
+def test_a_latency_with_which_the_gate_takes_no_chunk_is_refused(world, latency_ticks):
     rollout = Rollout(world, image_size=64)
     rollout.latency_ticks = latency_ticks
-    with pytest.raises(ValueError, match=f"{latency_ticks} ticks: give 0 to 4"):
+    with pytest.raises(ValueError, match=f"{latency_ticks} ticks: give 0 to {MAX_LATENCY}"):
         rollout.run(sample_task("reach", 1), lambda _: np.zeros((8, 4)))
 
 

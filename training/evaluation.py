@@ -1,7 +1,8 @@
 """How often a policy succeeds in each task family, with 95 % intervals: offline, or on live nodes.
 
-Offline, episodes run as fast as the machine can through the loop of `rollout`; live, the same
-episodes run in real time through the ROS 2 nodes, with all their latency.
+Offline, episodes run as fast as the machine can through the loop of `rollout`, under the conditions
+asked for; live, the usual episodes run in real time through the ROS 2 nodes, with all their
+latency.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 import math
 import multiprocessing
 import os
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -18,6 +20,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -25,13 +28,34 @@ from vla_ros.checkpoints import resolve
 from vla_ros.models.vlam import VisionLanguageActionModel
 from vla_ros.scene_language.instructions import FAMILIES
 from vla_ros.sim.arm import ArmWorld
+from vla_ros.sim.conditions import MAX_DISTRACTORS, Condition, evaluation_stage
 from vla_ros.sim.report import EpisodeReport
-from vla_ros.sim.tasks import Outcome, check_seeds, sample_task
+from vla_ros.sim.tasks import Outcome, check_seeds
 from vla_ros.training.rollout import Observation, Rollout, check_latency
+from vla_ros.training.success_plot import plot_success
 
+USUAL = "usual"  # the scenario of no condition
+Scenario = tuple[Condition, ...]  # conditions that hold together
 _Z = 1.959963984540054  # 95 % of a normal distribution lie within so many standard deviations
 
 # -- episodes --------------------------------------------------------------------------------------
+
+
+def parse_scenario(text: str) -> Scenario:
+    """Conditions joined by "+", or "usual" for none.
+
+    Raises:
+        ValueError: one of them is unknown.
+    """
+    names = [] if text == USUAL else text.split("+")
+    if unknown := set(names) - set(Condition):
+        known = ", ".join([USUAL, *Condition])
+        raise ValueError(f"unknown condition '{min(unknown)}': use one of {known}, or some with +")
+    return tuple(condition for condition in Condition if condition in names)
+
+
+def scenario_name(scenario: Scenario) -> str:
+    return "+".join(scenario) or USUAL
 
 
 class Evaluator:
@@ -40,16 +64,14 @@ class Evaluator:
     def __init__(self, checkpoint: Path, latency_ticks: int) -> None:
         torch.set_num_threads(1)
         self._model = VisionLanguageActionModel.from_pretrained(checkpoint)
-        self._rollout = Rollout(
-            ArmWorld(),
-            image_size=self._model.image_size,
-            dt=self._model.config.action.dt,
-            latency_ticks=latency_ticks,
-        )
+        self._latency_ticks = latency_ticks
+        self._rollouts: dict[tuple[str, int], Rollout] = {}
 
-    def play(self, family: str, seed: int) -> EpisodeReport:
-        task = sample_task(family, seed)
-        episode = self._model.start(task.instruction)
+    def play(self, family: str, seed: int, scenario: Scenario = ()) -> EpisodeReport:
+        stage = evaluation_stage(family, seed, scenario, self._latency_ticks)
+        episode = self._model.start(stage.instruction)
+        rollout = self._rollout(stage.visuals, MAX_DISTRACTORS if stage.task.distractors else 0)
+        rollout.latency_ticks = stage.latency_ticks
         steps = 0
 
         def act(observation: Observation) -> Any:
@@ -58,17 +80,27 @@ class Evaluator:
             tokens = self._model.encode(observation.images)
             return episode.act(tokens, observation.proprioception).actions
 
-        outcome = self._rollout.run(task, act)
-        world = self._rollout.world
+        outcome = rollout.run(stage.task, act)
+        world = rollout.world
         return EpisodeReport(
             family=family,
             seed=seed,
-            instruction=task.instruction,
+            instruction=stage.instruction or "",
             success=outcome is Outcome.SUCCEEDED,
             reason=world.judge.reason,
             seconds=world.time - world.judge.began,
             steps=steps,
         )
+
+    def _rollout(self, visuals: str, distractors: int) -> Rollout:
+        key = (visuals, distractors)
+        if key not in self._rollouts:
+            self._rollouts[key] = Rollout(
+                ArmWorld(visuals=visuals, distractors=distractors),
+                image_size=self._model.image_size,
+                dt=self._model.config.action.dt,
+            )
+        return self._rollouts[key]
 
 
 _evaluator: Evaluator | None = None  # of a worker process
@@ -79,29 +111,41 @@ def _start_worker(checkpoint: Path, latency_ticks: int) -> None:
     _evaluator = Evaluator(checkpoint, latency_ticks)
 
 
-def _play(family: str, seed: int) -> EpisodeReport:
-    return _evaluator.play(family, seed)
+def _play(family: str, seed: int, scenario: Scenario) -> EpisodeReport:
+    return _evaluator.play(family, seed, scenario)
 
 
 def evaluate(
-    checkpoint: Path, episodes: list[tuple[str, int]], *, workers: int, latency_ticks: int
-) -> Iterator[EpisodeReport]:
-    """Play (family, seed) episodes offline in worker processes; reports come as they end."""
+    checkpoint: Path,
+    episodes: list[tuple[str, int]],
+    scenarios: list[Scenario],
+    *,
+    workers: int,
+    latency_ticks: int,
+) -> Iterator[tuple[Scenario, EpisodeReport]]:
+    """Play (family, seed) episodes offline in worker processes, in every scenario.
+
+    Reports come as they end.
+    """
     with ProcessPoolExecutor(
         workers,
         mp_context=multiprocessing.get_context("spawn"),
         initializer=_start_worker,
         initargs=(checkpoint, latency_ticks),
     ) as pool:
-        futures = [pool.submit(_play, *episode) for episode in episodes]
+        futures = {
+            pool.submit(_play, *episode, scenario): scenario
+            for scenario in scenarios
+            for episode in episodes
+        }
         for future in as_completed(futures):
-            yield future.result()
+            yield futures[future], future.result()
 
 
 def evaluate_live(
     checkpoint: Path, episodes: list[tuple[str, int]], *, processes: bool
-) -> Iterator[EpisodeReport]:
-    """Play (family, seed) episodes on live nodes, in real time.
+) -> Iterator[tuple[Scenario, EpisodeReport]]:
+    """Play (family, seed) episodes on live nodes, in real time, without any condition.
 
     Raises:
         RuntimeError: the nodes do not come up, or one of them ends.
@@ -110,7 +154,34 @@ def evaluate_live(
 
     with running(str(checkpoint), processes=processes) as arm:
         for family, seed in episodes:
-            yield arm.play(family, seed)
+            yield (), arm.play(family, seed)
+
+
+def inference_times(model: VisionLanguageActionModel, steps: int = 300) -> dict[str, Any]:
+    """Milliseconds of encoding and of acting on one observation, on one thread, here and now.
+
+    Returns:
+        {"encode": {"median": ..., "p95": ...}, "act": ..., "both": ...}
+    """
+    torch.set_num_threads(1)
+    rng = np.random.default_rng(0)
+    size, cameras = model.image_size, len(model.config.cameras)
+    images = list(rng.integers(256, size=(cameras, size, size, 3), dtype=np.uint8))
+    felt = np.zeros(len(model.config.action.proprioception_names), np.float32)
+    episode = model.start("reach the red cube")
+    times = np.empty((steps + 20, 2))
+    for row in times:
+        began = time.perf_counter()
+        tokens = model.encode(images)
+        encoded = time.perf_counter()
+        episode.act(tokens, felt)
+        row[:] = encoded - began, time.perf_counter() - encoded
+    times = 1e3 * times[20:]  # the first ones warm up
+    columns = {"encode": times[:, 0], "act": times[:, 1], "both": times.sum(axis=1)}
+    return {
+        name: {"median": float(np.median(values)), "p95": float(np.quantile(values, 0.95))}
+        for name, values in columns.items()
+    }
 
 
 # -- figures ---------------------------------------------------------------------------------------
@@ -180,6 +251,17 @@ def table(summary: dict[str, Any], reference: dict[str, Any] | None = None) -> s
     return "\n".join(lines)
 
 
+def overview(summaries: dict[str, dict[str, Any]]) -> str:
+    """One line of success rates for each scenario."""
+    families = next(iter(summaries.values()))["success"]
+    width = max(map(len, [*summaries, "condition"]))
+    lines = [f"{'condition':<{width}}" + "".join(f"{family:>9}" for family in families)]
+    for name, summary in summaries.items():
+        rates = "".join(f"{rate:>9.1%}" for rate in summary["success"].values())
+        lines.append(f"{name:<{width}}{rates}")
+    return "\n".join(lines)
+
+
 def write_json(path: Path, values: dict[str, Any]) -> None:
     """The file appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -197,6 +279,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--episodes", type=int, default=100, help="of each family; default 100")
     parser.add_argument("--seed", type=int, default=0, help="of the first episode; default 0")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw them on one page there")
+    parser.add_argument(
+        "--condition",
+        nargs="+",
+        default=[USUAL],
+        metavar="NAME",
+        help=f"offline: each of these in turn, joined with + at once; default {USUAL}; "
+        f"all: {USUAL} and each alone; {', '.join(Condition)}",
+    )
     parser.add_argument(
         "--families", nargs="+", choices=FAMILIES, default=FAMILIES, help="default all", metavar="F"
     )
@@ -221,15 +312,20 @@ def main(arguments: argparse.Namespace) -> None:
     if arguments.workers < 1:
         raise ValueError(f"--workers is {arguments.workers}: give 1 or more")
     check_latency(arguments.latency_ticks)
+    names = [USUAL, *Condition] if arguments.condition == ["all"] else arguments.condition
+    scenarios = list(dict.fromkeys(parse_scenario(name) for name in names))
+    if arguments.live and scenarios != [()]:
+        raise ValueError("--condition is for episodes offline: leave out --live")
     reference = json.loads(arguments.compare.read_text()) if arguments.compare else None
     checkpoint = resolve(arguments.checkpoint)
-    VisionLanguageActionModel.from_pretrained(checkpoint)  # an error in a worker is hard to read
+    model = VisionLanguageActionModel.from_pretrained(checkpoint)
     episodes = [(family, seed) for seed in seeds for family in arguments.families]
     settings = {
         "robot": arguments.robot,
         "live": arguments.live,
         "checkpoint": arguments.checkpoint,
         "seed": arguments.seed,
+        "inference_ms": inference_times(model),
     }
     if arguments.live:
         settings["processes"] = arguments.processes
@@ -237,21 +333,41 @@ def main(arguments: argparse.Namespace) -> None:
     else:
         settings["latency_ticks"] = arguments.latency_ticks
         played = evaluate(
-            checkpoint, episodes, workers=arguments.workers, latency_ticks=arguments.latency_ticks
+            checkpoint,
+            episodes,
+            scenarios,
+            workers=arguments.workers,
+            latency_ticks=arguments.latency_ticks,
         )
-    reports = []
-    bar = tqdm(played, total=len(episodes), desc="episodes", unit="episode")
-    for report in bar:
-        reports.append(report)
-        bar.set_postfix_str(f"{sum(r.success for r in reports)} succeeded")
+    reports: dict[Scenario, list[EpisodeReport]] = {scenario: [] for scenario in scenarios}
+    total = len(episodes) * len(scenarios)
+    bar = tqdm(played, total=total, desc="episodes", unit="episode")
+    for scenario, report in bar:
+        reports[scenario].append(report)
+        wins = sum(report.success for group in reports.values() for report in group)
+        bar.set_postfix_str(f"{wins} succeeded")
     if arguments.live:
         for name in ("rate", "latency"):
-            values = [v for r in reports if math.isfinite(v := getattr(r, name))]
+            values = [v for r in reports[()] if math.isfinite(v := getattr(r, name))]
             settings[f"mean_{name}"] = _mean(values)
-    summary = summarize(reports, settings)
+    summaries = {
+        scenario_name(scenario): summarize(group, {"condition": scenario_name(scenario)})
+        for scenario, group in reports.items()
+    }
+    first, *others = summaries.values()
+    figures = {**first, **settings}
+    if others:
+        figures["conditions"] = summaries
     if arguments.json:
-        write_json(arguments.json, summary)
-    print(table(summary, reference))
+        write_json(arguments.json, figures)
+    if arguments.plot:
+        plot_success(summaries, settings["inference_ms"], arguments.plot)
+    for name, summary in summaries.items():
+        print(f"-- {name}\n{table(summary, reference)}" if others else table(summary, reference))
+    if others:
+        print(overview(summaries))
+    times = settings["inference_ms"]["both"]
+    print(f"encode and act: {times['median']:.1f} ms, 95 % below {times['p95']:.1f} ms")
     if arguments.live and settings["mean_rate"] and settings["mean_latency"]:
         print(
             f"{settings['mean_rate']:.1f} action chunks/s, "

@@ -8,6 +8,7 @@ frame to command is modelled as a latency in controller ticks.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -23,6 +24,7 @@ from vla_ros.sim.tasks import Outcome, Task
 
 FRAME_TICKS = 5  # camera period in controller ticks: 20 Hz
 GATE_TICKS = 2  # gate period in controller ticks: 50 Hz
+MAX_LATENCY = 14  # ticks; the gate refuses chunks whose observation is older than 0.15 s
 
 
 @dataclass(frozen=True)
@@ -35,13 +37,13 @@ class Observation:
 
 
 def check_latency(ticks: int) -> None:
-    """Refuse a latency with which no action chunk would ever arrive.
+    """Refuse a latency with which the gate would take no action chunk.
 
     Raises:
-        ValueError: the next frame's chunk would take the place of one still on its way.
+        ValueError: it is negative or more than MAX_LATENCY.
     """
-    if not 0 <= ticks < FRAME_TICKS:
-        raise ValueError(f"the latency is {ticks} ticks: give 0 to {FRAME_TICKS - 1}")
+    if not 0 <= ticks <= MAX_LATENCY:
+        raise ValueError(f"the latency is {ticks} ticks: give 0 to {MAX_LATENCY}")
 
 
 # Takes the observation, returns the action chunk [K, 4] to execute.
@@ -110,7 +112,7 @@ class Rollout:
         world.reset(task)
         gate = CommandGate(self._gate_config)
         began, tick = world.time, 0
-        pending: tuple[int, Chunk] | None = None
+        pending: deque[tuple[int, Chunk]] = deque()  # tick of arrival, chunk
         end = began + max_seconds
         while world.time < end and world.outcome is not Outcome.FAILED:
             if world.outcome is Outcome.SUCCEEDED:
@@ -123,12 +125,11 @@ class Rollout:
                     self.kinematics, observation.joints, actor(observation)
                 )
                 chunk = Chunk(world.time, self._dt, panda.JOINT_NAMES, targets)
-                pending = (tick + self.latency_ticks, chunk)
+                pending.append((tick + self.latency_ticks, chunk))
             gate.update_state(panda.JOINT_NAMES, world.joint_positions(), world.time)
-            arrived = pending is not None and pending[0] <= tick
+            arrived = bool(pending) and pending[0][0] <= tick
             if arrived:
-                gate.accept(pending[1], world.time)
-                pending = None
+                gate.accept(pending.popleft()[1], world.time)
             if arrived or tick % GATE_TICKS == 0:
                 self._send(gate)
             world.tick()

@@ -14,8 +14,9 @@ from vla_ros.robots.action_config import ActionConfig
 from vla_ros.scene_language.descriptions import SENTENCES
 from vla_ros.scene_language.instructions import DIRECTIONS, FAMILIES, Goal, phrase
 from vla_ros.sim.arm import CAMERAS, ArmWorld
+from vla_ros.sim.conditions import MAX_DISTRACTORS, training_stage
 from vla_ros.sim.experts import expert_chunk, expert_description
-from vla_ros.sim.tasks import DIRECTION_VECTORS, Outcome, Task, sample_task
+from vla_ros.sim.tasks import DIRECTION_VECTORS, Outcome, Task
 from vla_ros.training.rollout import Observation, Rollout
 
 _TAIL = 0.6  # s recorded after a success, so that "done" is seen
@@ -135,13 +136,17 @@ def collect(
         return folder
     model = VisionLanguageActionModel.from_pretrained(checkpoint) if checkpoint else None
     rng = np.random.default_rng(seed)
-    world = ArmWorld()
-    rollout = Rollout(world, image_size=image_size, dt=action.dt)
+    rollouts: dict[str, Rollout] = {}  # by visuals
     frames, lengths, succeeded = [], [], []
     for family, task_seed in tasks:
-        task = sample_task(family, task_seed)
-        recorder = _Recorder(world, action, rng)
-        rollout.latency_ticks = int(rng.integers(5))
+        stage = training_stage(family, task_seed, rng)
+        task = stage.task
+        if stage.visuals not in rollouts:
+            world = ArmWorld(visuals=stage.visuals, distractors=MAX_DISTRACTORS)
+            rollouts[stage.visuals] = Rollout(world, image_size=image_size, dt=action.dt)
+        rollout = rollouts[stage.visuals]
+        recorder = _Recorder(rollout.world, action, rng)
+        rollout.latency_ticks = stage.latency_ticks
         if model is None:
             actor, helped = _disturbed_expert(recorder, rng), False
             limit = task.time_limit
@@ -154,7 +159,8 @@ def collect(
         frames.extend(recorder.frames)
         lengths.append(len(recorder.frames))
         succeeded.append(2 if helped else int(outcome is Outcome.SUCCEEDED))
-    world.close()
+    for rollout in rollouts.values():
+        rollout.world.close()
     arrays = [np.stack(column) for column in zip(*frames, strict=True)]
     arrays += [np.array(lengths), np.array(succeeded, np.uint8)]
     _write(folder, dict(zip(_ARRAYS, arrays, strict=True)))

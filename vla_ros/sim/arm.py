@@ -8,23 +8,12 @@ import numpy as np
 from vla_ros.robots import panda
 from vla_ros.robots.kinematics import ArmKinematics
 from vla_ros.sim.controller import JointTrajectoryController
-from vla_ros.sim.panda_model import panda_spec
-from vla_ros.sim.tasks import BOWL_RADIUS, Appearance, Judge, Outcome, Task
+from vla_ros.sim.table_model import PARK, TIMESTEP, build_model, paint
+from vla_ros.sim.tasks import Judge, Knock, Outcome, Task
 
-TIMESTEP = 0.002  # s of physics
 TICK = 0.01  # s between two runs of the joint controller, as of ros2_control at 100 Hz
 CAMERAS = ("camera", "wrist_camera")
-_CAMERA_POSITION = np.array([1.15, 0.0, 0.62])
-_CAMERA_TARGET = np.array([0.45, 0.0, 0.06])
-_COLORS = {
-    "red": (0.80, 0.12, 0.10),
-    "green": (0.10, 0.60, 0.18),
-    "blue": (0.10, 0.25, 0.80),
-    "purple": (0.55, 0.15, 0.65),
-    "pad": (0.90, 0.80, 0.10),
-    "bowl": (0.88, 0.88, 0.90),
-}
-_PARK = (2.0, 2.0, 0.5)  # where bodies that a scene does not use wait, out of sight
+_KNOCK_TICKS = 15  # how long a knock lasts
 
 
 class ArmWorld:
@@ -37,7 +26,8 @@ class ArmWorld:
     Args:
         image_size: (height, width) of both cameras, pixels.
         visuals: "hulls" or "meshes", see `panda_spec`.
-        shadows: cast shadows (slow without a GPU).
+        shadows: cast shadows in every task (slow without a GPU), not only where one asks for them.
+        distractors: how many distractors a task may have.
     """
 
     def __init__(
@@ -45,11 +35,13 @@ class ArmWorld:
         image_size: tuple[int, int] = (128, 128),
         visuals: str = "hulls",
         shadows: bool = False,
+        distractors: int = 0,
     ) -> None:
-        self.model = _build_model(visuals)
+        self.model = build_model(visuals, distractors)
         self.data = mujoco.MjData(self.model)
         self.image_size = image_size
         self._shadows = shadows
+        self._distractors = distractors
         self._renderers: dict[tuple[int, int, bool], mujoco.Renderer] = {}
         self._kinematics = ArmKinematics()
         model = self.model
@@ -66,23 +58,41 @@ class ArmWorld:
         self._put_arm(panda.HOME)
         for shape in ("cube", "cylinder"):
             for i in range(3):
-                self._put_object(f"{shape}{i}", _PARK, 0.0)
+                self._put_object(f"{shape}{i}", PARK, 0.0)
+        for i in range(distractors):
+            self._put_object(f"distractor{i}", PARK, 0.0)
         mujoco.mj_forward(self.model, self.data)
 
     # -- episodes ---------------------------------------------------------------------------------
 
     def reset(self, task: Task) -> None:
-        """Lay out `task` with the arm near home, holding still, and start judging."""
+        """Lay out `task` with the arm near home, holding still, and start judging.
+
+        Raises:
+            ValueError: the task has more distractors than this world was made for.
+        """
+        if len(task.distractors) > self._distractors:
+            raise ValueError(
+                f"the task has {len(task.distractors)} distractors: make the world with "
+                f"distractors={len(task.distractors)} or more"
+            )
         started = self.time
         mujoco.mj_resetData(self.model, self.data)
         self._elapsed = started
-        self.task = task
-        self._paint(task)
+        self.task, self.judge = task, None
+        paint(self.model, task)
         for i, item in enumerate(task.objects):
             for shape in ("cube", "cylinder"):
                 used = shape == item.shape
-                place = (*item.position, item.half_extents[1]) if used else (*_PARK[:2], -1 - i)
+                place = (*item.position, item.half_extents[1]) if used else (*PARK[:2], -1 - i)
                 self._put_object(f"{shape}{i}", place, item.yaw if used else 0.0)
+        for i in range(self._distractors):
+            name = f"distractor{i}"
+            if i < len(task.distractors):
+                thing = task.distractors[i]
+                self._put_object(name, (*thing.position, 0.001), thing.yaw)
+            else:
+                self._put_object(name, (*PARK[:2], -5 - i), 0.0)
         home, _ = self._kinematics.forward(panda.HOME[:-1])
         arm = self._kinematics.solve(
             panda.HOME[:-1], home + np.array(task.home_offset), iterations=20
@@ -118,7 +128,21 @@ class ArmWorld:
         target = self.controller.sample(self.time + TICK)
         self.data.ctrl[: len(target)] = target
         self.data.ctrl[len(target)] = target[-1]  # the second finger mirrors the first
-        mujoco.mj_step(self.model, self.data, self._substeps)
+        knock = self._knock()
+        if knock is None:
+            mujoco.mj_step(self.model, self.data, self._substeps)
+            return
+        for _ in range(self._substeps):  # against friction, which would stop it within a tick
+            self.push_object(knock.index, np.append(knock.shift, 0.0) / (_KNOCK_TICKS * TICK))
+            mujoco.mj_step(self.model, self.data)
+
+    def _knock(self) -> Knock | None:
+        """The task's knock while it lasts."""
+        knock = self.task.knock if self.judge else None
+        if knock is None or self.holding(knock.index):
+            return None
+        since = self.time - self.judge.began - knock.time
+        return knock if -1e-6 <= since < _KNOCK_TICKS * TICK - 1e-6 else None
 
     # -- state -----------------------------------------------------------------------------------
 
@@ -135,7 +159,7 @@ class ArmWorld:
         return self.data.site_xpos[self._tool].copy()
 
     def object_positions(self) -> np.ndarray:
-        """Centres [n, 3] of the task's objects, in the task's order."""
+        """Centres [n, 3] of the task's objects, then of its distractors, in the task's order."""
         if self.task is None:
             return np.zeros((0, 3))
         return np.array([self.data.body(name).xpos for name in self._object_names()])
@@ -152,10 +176,11 @@ class ArmWorld:
     def push_object(self, index: int, velocity: np.ndarray) -> None:
         """Give the task's object `index` a velocity [3] (m/s), as a hand that knocks it would."""
         address = int(self.model.joint(self._object_names()[index]).dofadr[0])
-        self.data.qvel[address : address + 3] = velocity
+        self.data.qvel[address : address + 6] = (*velocity, 0.0, 0.0, 0.0)
 
     def _object_names(self) -> list[str]:
-        return [f"{item.shape}{i}" for i, item in enumerate(self.task.objects)]
+        objects = [f"{item.shape}{i}" for i, item in enumerate(self.task.objects)]
+        return objects + [f"distractor{i}" for i in range(len(self.task.distractors))]
 
     # -- cameras ---------------------------------------------------------------------------------
 
@@ -172,6 +197,8 @@ class ArmWorld:
             raise ValueError(f"unknown camera '{camera}': use one of {', '.join(CAMERAS)}")
         renderer = self._renderer(size or self.image_size, depth)
         name = "front" if camera == "camera" else "panda_wrist"
+        shadows = self._shadows or (self.task is not None and self.task.appearance.shadows)
+        renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = shadows
         renderer.update_scene(self.data, camera=name)
         return renderer.render()
 
@@ -185,7 +212,6 @@ class ArmWorld:
                     f"no OpenGL context for rendering ({error}): install libegl1 and "
                     "libgl1-mesa-dri and set MUJOCO_GL=egl, or libosmesa6 and MUJOCO_GL=osmesa"
                 ) from error
-            renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = self._shadows
             renderer.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = False
             if depth:
                 renderer.enable_depth_rendering()
@@ -228,114 +254,3 @@ class ArmWorld:
         address = int(self.model.joint(name).qposadr[0])
         self.data.qpos[address : address + 3] = position
         self.data.qpos[address + 3 : address + 7] = (np.cos(yaw / 2), 0, 0, np.sin(yaw / 2))
-
-    def _paint(self, task: Task) -> None:
-        """Sizes, colours, light and camera of an episode."""
-        model, look = self.model, task.appearance
-        shift = np.array(look.color_shift).reshape(5, 3)
-        for i, item in enumerate(task.objects):
-            radial, vertical = item.half_extents
-            for shape in ("cube", "cylinder"):
-                geom = model.geom(f"{shape}{i}")
-                geom.size[:] = (
-                    (radial, radial, vertical) if shape == "cube" else (radial, vertical, 0)
-                )
-                geom.rgba[:3] = np.clip(np.array(_COLORS[item.color]) + shift[i], 0, 1)
-                # MuJoCo derives these from the size only when it compiles; collisions rely on them.
-                model.geom_rbound[geom.id] = float(np.linalg.norm([radial, radial, vertical]))
-                model.geom_aabb[geom.id, 3:] = (radial, radial, vertical)
-                body = model.body(f"{shape}{i}").id
-                first, count = model.body_bvhadr[body], model.body_bvhnum[body]
-                model.bvh_aabb[first : first + count, 3:] = (radial, radial, vertical)
-        model.body("pad").pos[:2] = task.pad
-        model.body("bowl").pos[:2] = task.bowl
-        model.geom("pad").rgba[:3] = np.clip(np.array(_COLORS["pad"]) + shift[3], 0, 1)
-        for geom in range(model.ngeom):
-            if model.geom_bodyid[geom] == model.body("bowl").id:
-                model.geom_rgba[geom, :3] = np.clip(np.array(_COLORS["bowl"]) + shift[4], 0, 1)
-        model.geom("table").rgba[:3] = look.table_rgb
-        _paint_light(model, look)
-        aim_camera(model, np.array(look.camera_offset), np.array(look.camera_rotation))
-
-
-def _paint_light(model: mujoco.MjModel, look: Appearance) -> None:
-    light = model.light("lamp")
-    light.pos[:] = look.light_position
-    direction = np.array([0.45, 0.0, 0.0]) - light.pos
-    light.dir[:] = direction / np.linalg.norm(direction)
-    light.diffuse[:] = look.light_strength
-    model.vis.headlight.ambient[:] = look.ambient
-
-
-def aim_camera(model: mujoco.MjModel, offset: np.ndarray, rotation: np.ndarray) -> None:
-    """Put the front camera at its place plus `offset` (m), turned by `rotation` (rad, small)."""
-    camera = model.camera("front")
-    position = _CAMERA_POSITION + offset
-    back = position - _CAMERA_TARGET
-    back /= np.linalg.norm(back)
-    right = np.cross([0.0, 0.0, 1.0], back)
-    right /= np.linalg.norm(right)
-    pose = np.stack([right, np.cross(back, right), back], axis=1)
-    turn, quat = np.zeros(9), np.zeros(4)
-    mujoco.mju_axisAngle2Quat(
-        quat, rotation / max(np.linalg.norm(rotation), 1e-9), np.linalg.norm(rotation)
-    )
-    mujoco.mju_quat2Mat(turn, quat)
-    mujoco.mju_mat2Quat(quat, (turn.reshape(3, 3) @ pose).flatten())
-    camera.pos[:] = position
-    camera.quat[:] = quat
-
-
-def _build_model(visuals: str) -> mujoco.MjModel:
-    spec = panda_spec(visuals)
-    spec.option.timestep = TIMESTEP
-    spec.option.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
-    spec.option.cone = mujoco.mjtCone.mjCONE_ELLIPTIC
-    spec.option.impratio = 10
-    spec.stat.extent = 1.0  # m; the nearest thing drawn is a hundredth of it away
-    spec.visual.headlight.diffuse = (0.15, 0.15, 0.15)
-    spec.visual.headlight.specular = (0, 0, 0)
-    spec.visual.global_.offwidth, spec.visual.global_.offheight = 1280, 960
-    spec.visual.quality.offsamples = 0
-    world = spec.worldbody
-    world.add_light(
-        name="lamp", pos=(0.5, 0, 2), dir=(0, 0, -1), castshadow=True, specular=(0.05, 0.05, 0.05)
-    )
-    world.add_camera(name="front", pos=_CAMERA_POSITION, fovy=37)
-    box, cylinder = mujoco.mjtGeom.mjGEOM_BOX, mujoco.mjtGeom.mjGEOM_CYLINDER
-    touch = {"contype": 1, "conaffinity": 3, "condim": 4, "friction": (0.9, 0.01, 0.001)}
-    world.add_geom(name="table", type=box, size=(0.5, 0.6, 0.02), pos=(0.35, 0, -0.02), **touch)
-    world.add_geom(
-        name="floor",
-        type=box,
-        size=(3, 3, 0.05),
-        pos=(0, 0, -0.75),
-        rgba=(0.3, 0.32, 0.35, 1),
-        **touch,
-    )
-    pad = world.add_body(name="pad", pos=(0.5, 0.2, 0))
-    pad.add_geom(
-        name="pad", type=box, size=(0.045, 0.045, 0.0008), pos=(0, 0, 0.0008), contype=0,
-        conaffinity=0, rgba=(0.9, 0.8, 0.1, 1),
-    )  # fmt: skip
-    bowl = world.add_body(name="bowl", pos=(0.5, -0.2, 0))
-    bowl.add_geom(
-        name="bowl", type=cylinder, size=(BOWL_RADIUS, 0.002, 0), pos=(0, 0, 0.002), **touch
-    )
-    sides = 14
-    for i in range(sides):
-        angle = 2 * np.pi * i / sides
-        width = BOWL_RADIUS * np.tan(np.pi / sides) + 0.002
-        bowl.add_geom(
-            type=box, size=(0.003, width, 0.016), quat=(np.cos(angle / 2), 0, 0, np.sin(angle / 2)),
-            pos=(BOWL_RADIUS * np.cos(angle), BOWL_RADIUS * np.sin(angle), 0.016), **touch,
-        )  # fmt: skip
-    for i in range(3):
-        for shape, kind in (("cube", box), ("cylinder", cylinder)):
-            body = world.add_body(name=f"{shape}{i}", pos=_PARK)
-            body.add_freejoint(name=f"{shape}{i}")
-            body.add_geom(
-                name=f"{shape}{i}", type=kind, size=(0.02, 0.02, 0.02), mass=0.06,
-                solref=(0.006, 1.0), **touch,
-            )  # fmt: skip
-    return spec.compile()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -37,6 +38,10 @@ DISTURBANCE = 0.06  # m another object may be moved before the task counts as fa
 FIRST_TRAINING_SEED = 1_000_000_000  # from here on for training, those below for evaluation
 
 
+# Never the target, nor anything else, of a task to train on: (colour, shape).
+HELD_OUT_PAIRS = (("green", "cylinder"), ("purple", "cube"))
+
+
 class Outcome(Enum):
     RUNNING = 0
     SUCCEEDED = 1
@@ -56,8 +61,32 @@ class TableObject:
 
 
 @dataclass(frozen=True)
+class Distractor:
+    """A thing that no instruction names; `kind` is one of `table_model.DISTRACTORS`."""
+
+    kind: str
+    rgb: tuple[float, float, float]
+    position: tuple[float, float]
+    yaw: float
+
+
+@dataclass(frozen=True)
+class Knock:
+    """A hand that pushes object `index` at `time` (s into the episode), unless it is held then."""
+
+    time: float
+    index: int
+    shift: tuple[float, float]  # m
+
+
+@dataclass(frozen=True)
 class Appearance:
-    """Domain randomisation of one episode; offsets in metres and radians."""
+    """Domain randomisation of one episode; offsets in metres and radians.
+
+    The front camera always looks at the table from where `camera_offset` puts it, turned by
+    `camera_rotation`; `camera_moved` and `camera_turned` then move it as a whole, as when somebody
+    bumps into its stand.
+    """
 
     table_rgb: tuple[float, float, float]
     light_position: tuple[float, float, float]
@@ -66,11 +95,16 @@ class Appearance:
     camera_offset: tuple[float, float, float]
     camera_rotation: tuple[float, float, float]
     color_shift: tuple[float, ...]
+    light_tint: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    headlight: float = 0.15
+    shadows: bool = False
+    camera_moved: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    camera_turned: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True)
 class Task:
-    """One episode, wholly determined by (family, seed). `objects[0]` is the one meant."""
+    """One episode. `objects[0]` is the one meant."""
 
     family: str
     seed: int
@@ -81,6 +115,8 @@ class Task:
     bowl: tuple[float, float]
     home_offset: tuple[float, float, float]
     appearance: Appearance = field(repr=False)
+    distractors: tuple[Distractor, ...] = ()
+    knock: Knock | None = None
 
     @property
     def time_limit(self) -> float:
@@ -98,8 +134,18 @@ class Task:
         raise ValueError(f"there is no {goal.color} {goal.shape} in this scene")
 
 
-def sample_task(family: str, seed: int) -> Task:
+Kinds = list[tuple[str, str]]  # colour and shape of each object, the one meant first
+
+
+def sample_task(
+    family: str, seed: int, accepts: Callable[[Kinds], bool] = lambda kinds: True
+) -> Task:
     """The task of `family` with this seed; equal arguments give equal tasks on every machine.
+
+    Args:
+        family: one of FAMILIES.
+        seed: not negative.
+        accepts: whether a task may have these objects; others are drawn until it may.
 
     Raises:
         ValueError: unknown family.
@@ -107,8 +153,11 @@ def sample_task(family: str, seed: int) -> Task:
     if family not in FAMILIES:
         raise ValueError(f"unknown task family '{family}': use one of {', '.join(FAMILIES)}")
     rng = np.random.default_rng([seed, FAMILIES.index(family)])
-    colors = rng.permutation(len(COLORS))[:3]
-    kinds = [(COLORS[c], SHAPES[int(rng.integers(2))]) for c in colors]
+    while True:
+        colors = rng.permutation(len(COLORS))[:3]
+        kinds = [(COLORS[c], SHAPES[int(rng.integers(2))]) for c in colors]
+        if accepts(kinds):
+            break
     direction = DIRECTIONS[int(rng.integers(4))] if family == "push" else ""
     goal = Goal(family, *kinds[0], direction)
     places = _sample_places(rng, direction)
@@ -166,18 +215,23 @@ def _sample_places(rng: np.random.Generator, direction: str) -> np.ndarray:
         gaps = np.linalg.norm(places[:, None] - places[None], axis=-1)
         if (gaps < clearance).any():
             continue
-        if direction:
-            vector = DIRECTION_VECTORS[direction]
-            end = places[0] + 0.11 * vector
-            if (end < WORKSPACE_LOW - 0.03).any() or (end > WORKSPACE_HIGH + 0.06).any():
-                continue
-            steps = places[0] + np.linspace(-0.09, 0.15, 9)[:, None] * vector
-            # The pad is flat: pushing over it is fine.
-            others = places[[1, 2, 4]]
-            free = np.linalg.norm(steps[:, None] - others[None], axis=-1)
-            if (free < np.array([0.07, 0.07, 0.11])).any():
-                continue
+        # The pad is flat: pushing over it is fine.
+        if direction and not has_room(places[0], direction, places[[1, 2, 4]], (0.07, 0.07, 0.11)):
+            continue
         return places
+
+
+def has_room(
+    place: np.ndarray, direction: str, others: np.ndarray, clearance: float | tuple[float, ...]
+) -> bool:
+    """Whether an object at `place` [2] can be pushed in `direction`, past `others` [n, 2] (m)."""
+    vector = DIRECTION_VECTORS[direction]
+    end = place + 0.11 * vector
+    if (end < WORKSPACE_LOW - 0.03).any() or (end > WORKSPACE_HIGH + 0.06).any():
+        return False
+    steps = place + np.linspace(-0.09, 0.15, 9)[:, None] * vector
+    free = np.linalg.norm(steps[:, None] - others[None], axis=-1)
+    return not (free < np.array(clearance)).any()
 
 
 def _sample_appearance(rng: np.random.Generator) -> Appearance:
@@ -198,7 +252,7 @@ class Judge:
     """Decides success and failure from physics alone; call `update` at least every 0.05 s."""
 
     task: Task
-    start: np.ndarray  # [n, 3] object centres at the start, m
+    start: np.ndarray  # [n, 3] centres of objects, then distractors, at the start, m
     began: float  # s
     outcome: Outcome = Outcome.RUNNING
     reason: str = ""
@@ -209,7 +263,7 @@ class Judge:
 
         Args:
             time: s.
-            objects: [n, 3] object centres, m, base frame.
+            objects: [n, 3] centres of the task's objects, then of its distractors, m, base frame.
             tool: [3] tool centre point, m, base frame.
             held: whether both fingers touch the task's object.
         """
@@ -231,11 +285,13 @@ class Judge:
 
     def _failure(self, objects: np.ndarray) -> str:
         moved = np.linalg.norm(objects[:, :2] - self.start[:, :2], axis=1)
-        for i, item in enumerate(self.task.objects):
+        names = [f"{item.color} {item.shape}" for item in self.task.objects]
+        names += ["distractor"] * len(self.task.distractors)
+        for i, name in enumerate(names):
             if objects[i, 2] < -0.02:
-                return f"the {item.color} {item.shape} fell off the table"
+                return f"the {name} fell off the table"
             if i > 0 and moved[i] > DISTURBANCE:
-                return f"the {item.color} {item.shape} was moved, which nobody asked for"
+                return f"the {name} was moved, which nobody asked for"
         return ""
 
     def _fulfilled(self, objects: np.ndarray, tool: np.ndarray, held: bool) -> bool:

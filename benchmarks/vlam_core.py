@@ -26,8 +26,8 @@ T = TypeVar("T")
 
 MIXERS = {"mamba2": "Mamba-2", "mamba1": "Mamba-1"}
 RIVALS = {"mamba2": ["transformers mamba2"], "mamba1": ["transformers mamba1", "mambapy"]}
-# Backward through transformers' Mamba-1 takes 17 s at length 256, and minutes from 1024 on: it
-# copies a gradient of the whole sequence for every input.
+# Backward through transformers' Mamba-1 takes seconds at length 256 and minutes at 1024: for every
+# input it makes a gradient of the whole sequence.
 _LONGEST_BACKWARD = 256
 PIECE = 250  # inputs
 
@@ -269,8 +269,9 @@ Mamba-2:
 
 {table([*head, *tail], rows["mamba2"])}
 
-Mamba-1; mambapy {mambapy_version()} is mamba.py with its parallel scan. Dashes: backward through
-transformers' Mamba-1 takes minutes beyond {_LONGEST_BACKWARD} inputs.
+Mamba-1; mambapy {mambapy_version()} is mamba.py with its parallel scan. Dashes: beyond
+{_LONGEST_BACKWARD} inputs in all, backward through transformers' Mamba-1 was left out; it grows with
+the square of the length.
 
 {table([*head, "mambapy", "ratio", *tail], rows["mamba1"])}
 """

@@ -270,8 +270,8 @@ Mamba-2:
 {table([*head, *tail], rows["mamba2"])}
 
 Mamba-1; mambapy {mambapy_version()} is mamba.py with its parallel scan. Dashes: beyond
-{_LONGEST_BACKWARD} inputs in all, backward through transformers' Mamba-1 was left out; it grows with
-the square of the length.
+{_LONGEST_BACKWARD} inputs in all, backward through transformers' Mamba-1 was left out: its
+time grows with the square of the length.
 
 {table([*head, "mambapy", "ratio", *tail], rows["mamba1"])}
 """

@@ -144,6 +144,22 @@ def test_states_in_any_layout_and_no_other_shape(mixer):
         stack.step(x[:, 0], [MambaState(state.conv, state.ssm.double())])
 
 
+@pytest.mark.parametrize("mixer", ["mamba1", "mamba2"])
+def test_kernels_go_on_from_plain_states(monkeypatch, mixer):
+    torch.manual_seed(0)
+    stack = MambaStack(32, n_layers=2, d_state=16, mixer=mixer)
+    u = torch.randn(1, 12, 32)
+    with torch.no_grad():
+        whole, _ = stack(u)
+        monkeypatch.setattr(mamba_native, "enabled", False)
+        _, states = stack(u[:, :10])
+        _, states = stack.step(u[:, 10], states)
+        assert all(state.conv.is_contiguous() for state in states), "no view of the history"
+        monkeypatch.setattr(mamba_native, "enabled", True)
+        last, _ = stack.step(u[:, 11], states)
+    torch.testing.assert_close(last, whole[:, 11], atol=1e-5, rtol=1e-5)
+
+
 def test_the_environment_switches_the_kernels_off(monkeypatch):
     monkeypatch.setenv("VLA_ROS_KERNELS", "off")
     assert not runpy.run_path(mamba_native.__file__)["in_use"]()

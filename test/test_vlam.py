@@ -166,6 +166,18 @@ def test_the_language_logits_are_those_of_the_given_text(model, tensors):
     torch.testing.assert_close(scored[:, :, 0], first, atol=1e-5, rtol=0)
 
 
+def test_half_precision_runs_and_stays_near(model, tensors):
+    images, felt = tensors
+    exact, half = (model.start(INSTRUCTION) for _ in range(2))
+    for t in range(4):
+        frame = images[:, t : t + 1], felt[:, t : t + 1]
+        chunks, _ = exact.watch(*frame)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            rough, _ = half.watch(*frame)
+            assert half.describe()
+        torch.testing.assert_close(rough[..., :3], chunks[..., :3], atol=0.01, rtol=0)
+
+
 def test_equal_input_gives_equal_output(model, frames, tensors):
     first, second = drive(model, *frames), drive(model, *frames)
     for one, other in zip(first, second, strict=True):

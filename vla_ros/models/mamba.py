@@ -309,4 +309,5 @@ def _zeros(conv: nn.Conv1d, batch: int, *ssm: int) -> MambaState:
 
 def _convolve_step(conv: nn.Conv1d, x: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
     history = torch.cat([past, x[:, :, None]], dim=2)
-    return F.silu((history * conv.weight[:, 0]).sum(2) + conv.bias), history[:, :, 1:]
+    y = F.silu((history * conv.weight[:, 0]).sum(2) + conv.bias)
+    return y, history[:, :, 1:].contiguous()

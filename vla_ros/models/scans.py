@@ -29,7 +29,8 @@ def convolve(conv: nn.Conv1d, x: Tensor, past: Tensor | None) -> tuple[Tensor, T
         return mamba_native.Convolution.apply(x, past, conv.weight, conv.bias)
     history = torch.cat([past, x.transpose(1, 2)], dim=2)
     y = F.silu(conv(history)).transpose(1, 2).to(x.dtype)
-    return y, history[:, :, history.shape[2] - past.shape[2] :]
+    # A state of its own: a view would keep the whole history.
+    return y, history[:, :, history.shape[2] - past.shape[2] :].contiguous()
 
 
 def mamba2_scan(

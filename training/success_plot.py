@@ -38,7 +38,7 @@ def plot_success(
         axes["seconds"].plot(seconds, place, "o", markersize=4)
     axes["success"].axvline(90, color="0.8", linewidth=0.8, zorder=0)
     axes["success"].set(xlim=(-2, 102), xlabel="success, % (bars: 95 % intervals)")
-    axes["success"].legend(loc="lower left", fontsize=8)
+    figure.legend(*axes["success"].get_legend_handles_labels(), loc="outside upper center", ncols=5)
     axes["seconds"].set(xlabel="mean time to success, simulated s")
     axes["seconds"].set_xlim(left=0)
     for name in ("success", "seconds"):
@@ -50,7 +50,7 @@ def plot_success(
     axes["inference"].barh(names, tails, color="0.85", label="95 % are below")
     axes["inference"].barh(names, medians, height=0.5, label="median")
     axes["inference"].invert_yaxis()
-    axes["inference"].set(xlabel="ms for one observation, one thread")
+    axes["inference"].set(xlabel="ms of processor time for one observation, one thread")
     axes["inference"].legend(fontsize=8)
     picture.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(picture, dpi=120)

@@ -100,6 +100,18 @@ def test_image_is_seen_with_the_joints_at_its_time_never_later_ones(policy):
         policy._joints_at(10.5)  # all of them are too old
 
 
+def test_an_image_that_came_before_its_joints_waits_for_them_and_yields_to_a_newer_one(policy):
+    policy._follow(INSTRUCTION)
+    put_joints(policy, 9.99)
+    policy._on_tokens(tokens(policy, 10.0))
+    policy._on_tokens(tokens(policy, 10.05))
+    put_joints(policy, 10.04)
+    assert not policy.published
+    put_joints(policy, 10.05, 10.06)
+    (chunk,) = policy.published
+    assert chunk.header.stamp == to_time(10.05)
+
+
 def test_clock_that_restarts_forgets_the_joints_of_before(policy):
     put_joints(policy, 100.0, 1.0)
     assert policy._joints_at(1.0).header.stamp == to_time(1.0)

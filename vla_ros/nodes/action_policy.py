@@ -109,6 +109,7 @@ class ActionPolicyNode(LifecycleNode):
     def activate(self) -> None:
         # The newest two seconds: an image is seen together with the joints at its own time.
         self._joint_states: deque[tuple[float, JointState]] = deque(maxlen=200)
+        self._seen: VisualTokens | None = None  # waits for the joint states of its moment
         self._narration = ""
         self._gate_state = GateStatus.CLOSED
         self._steps = 0
@@ -224,6 +225,8 @@ class ActionPolicyNode(LifecycleNode):
         if self._joint_states and stamp < self._joint_states[-1][0]:
             self._joint_states.clear()
         self._joint_states.append((stamp, message))
+        if self._seen is not None:
+            self._step_when_felt()
 
     def _on_gate_status(self, message: GateStatus) -> None:
         self._gate_state = message.state
@@ -254,6 +257,23 @@ class ActionPolicyNode(LifecycleNode):
             )
             self.get_logger().error(reason)
             self._end(False, reason)
+            return
+        self._seen = message  # in the place of one that still waits
+        self._step_when_felt()
+
+    def _step_when_felt(self) -> None:
+        """Step once joint states as new as the images have come: these were the newest by then.
+
+        Both are on their way at once, and which callback is called first is a matter of chance; a
+        recording of the same messages would otherwise give other inputs.
+        """
+        following, message = self._following, self._seen
+        newest = self._joint_states[-1][0] if self._joint_states else -math.inf
+        missing = seconds(message.header.stamp) - newest
+        if _STAMP_ROUNDING < missing <= self.params.state_timeout:
+            return
+        self._seen = None
+        if following is None:
             return
         try:
             self._step(following, message)

@@ -204,6 +204,17 @@ def test_unset_stamps_are_noted(tmp_path):
     assert "/camera: header stamps are unset, times of receipt stand in" in episode.notes
 
 
+def test_a_command_stamped_now_counts_from_its_receipt(tmp_path):
+    said = list(robot())
+    place = [i for i, one in enumerate(said) if one[0] == "/command"][3]
+    topic, kind, received, message = said[place]
+    zero = make("builtin_interfaces/msg/Time", sec=0, nanosec=0)
+    message.header = make("std_msgs/msg/Header", stamp=zero, frame_id="")
+    said[place] = (topic, kind, received, message)
+    episode = only(write_bag(tmp_path / "bag", said))  # a jump of the clock would cut it in two
+    check_robot(episode, range(6))
+
+
 # --- what an episode says -----------------------------------------------------------------------
 
 

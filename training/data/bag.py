@@ -168,6 +168,8 @@ class Bag:
             if stamped and not rows[:, 1].any():
                 self.notes.append(f"{name}: header stamps are unset, times of receipt stand in")
                 rows[:, 1], stamped = rows[:, 0], False
+            elif stamped:
+                _fill_stamps(rows)
             channel = channels[name]
             self.topics[name] = Topic(name, _full_name(channel.type), channel, rows, stamped)
 
@@ -292,6 +294,17 @@ def _has_stamp(channel: Channel) -> bool:
             _, (node, what) = (*store.fielddefs[kind][1], (None, (None, None)))[0]
             return node == Nodetype.NAME and what in _STAMPED
     return False
+
+
+def _fill_stamps(rows: np.ndarray) -> None:
+    """Give messages that were stamped "now", by zero, the stamp that fits their receipt.
+
+    The difference between the two is that of the newest stamped message: clocks may differ.
+    """
+    told = np.flatnonzero(rows[:, 1])
+    before = np.searchsorted(told, np.arange(len(rows)), side="right") - 1
+    last = told[np.maximum(before, 0)]
+    rows[:, 1] = rows[last, 1] + rows[:, 0] - rows[last, 0]
 
 
 def _stamp(head: bytes) -> int:

@@ -45,6 +45,11 @@ ARGUMENTS = [
         "for sim, panda_arm_controller/joint_trajectory for real",
     ),
     DeclareLaunchArgument(
+        "record",
+        default_value="",
+        description="folder for a recording of each episode; empty: none are made",
+    ),
+    DeclareLaunchArgument(
         "use_sim_time",
         default_value=EqualsSubstitution(LaunchConfiguration("robot"), "sim"),
         description="take the time from /clock; true by default for sim",
@@ -113,6 +118,10 @@ def nodes(context: LaunchContext) -> list[Node]:
         lifecycle_node("action_policy", checkpoint | instruction),
         lifecycle_node("command_gate", {}, remappings=[("joint_trajectory", command_topic)]),
     ]
+    if given["record"]:
+        remappings = [("joint_trajectory", command_topic)]
+        folder = {"folder": given["record"]}
+        actions.append(lifecycle_node("recorder", folder, remappings=remappings))
     if given["robot"] == "sim":
         # It makes the time, so it does not take it from /clock.
         actions.append(

@@ -11,7 +11,8 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 LAUNCH = ROOT / "launch" / "arm.launch.py"
 CONFIGS = sorted(ROOT.glob("config/*.yaml"))
-LIFECYCLE = {"vision_encoder", "action_policy", "command_gate"}
+LIFECYCLE = {"vision_encoder", "action_policy", "command_gate", "recorder"}
+ALWAYS = LIFECYCLE - {"recorder"}
 
 
 def strings(*paths: Path) -> set[str]:
@@ -45,6 +46,7 @@ def test_arguments_are_those_promised_and_described():
         "robot",
         "namespace",
         "params_file",
+        "record",
         "checkpoint",
         "instruction",
         "use_sim_time",
@@ -70,6 +72,7 @@ def test_executables_are_built():
         ("vision_encoder", "checkpoint"),
         ("action_policy", "checkpoint"),
         ("action_policy", "instruction"),
+        ("recorder", "folder"),
     ],
 )
 def test_parameter_set_by_the_launch_file_is_declared(node, parameter):
@@ -109,7 +112,7 @@ def actions(**arguments: str) -> dict[str, object]:
 
 def test_sim_starts_the_simulated_robot_beside_the_nodes():
     from_file = actions()
-    assert set(from_file) == {f"/{name}" for name in LIFECYCLE | {"sim_robot"}}
+    assert set(from_file) == {f"/{name}" for name in ALWAYS | {"sim_robot"}}
     assert from_file["/command_gate"].expanded_remapping_rules == [
         ("joint_trajectory", "joint_trajectory")
     ]
@@ -117,10 +120,19 @@ def test_sim_starts_the_simulated_robot_beside_the_nodes():
 
 def test_real_leaves_the_robot_to_its_driver():
     from_file = actions(robot="real", namespace="arm1")
-    assert set(from_file) == {f"/arm1/{name}" for name in LIFECYCLE}
+    assert set(from_file) == {f"/arm1/{name}" for name in ALWAYS}
     assert from_file["/arm1/command_gate"].expanded_remapping_rules == [
         ("joint_trajectory", "panda_arm_controller/joint_trajectory")
     ]
+
+
+def test_a_folder_for_recordings_starts_the_recorder_on_the_robots_topics():
+    from_file = actions(robot="real", record="/tmp/bags")
+    assert set(from_file) == {f"/{name}" for name in LIFECYCLE}
+    assert (
+        from_file["/recorder"].expanded_remapping_rules
+        == from_file["/command_gate"].expanded_remapping_rules
+    )
 
 
 def test_missing_params_file_is_an_error():

@@ -43,17 +43,18 @@ ARROWS = {
     "safety": set(),
     "checkpoints": set(),
     "observations": {"robots"},
+    "recording": set(),
     "models": {"robots", "scene_language"},
     "sim": {"robots", "scene_language"},
     "ros": {"robots", "safety", "msg", "srv", "action"},
     "nodes": {"ros", "models", "safety", "robots", "observations", "checkpoints", "sim"}
-    | {"scene_language", "msg", "srv", "action"},
+    | {"recording", "scene_language", "msg", "srv", "action"},
     "training": {"models", "observations", "robots", "scene_language", "safety", "sim"}
     | {"checkpoints", "live"},  # live: only inside a function, see below
 }
 WITH_ROS = {"ros", "nodes"}  # rooms that may import ROS packages
 # Not rooms but the ways in: they run the whole stack and may import all. No room imports them.
-ENTRANCES = {"__init__", "bringup", "cli", "demo", "film", "live"}
+ENTRANCES = {"__init__", "bringup", "cli", "demo", "film", "live", "record"}
 
 
 def room_of(path: Path) -> str:

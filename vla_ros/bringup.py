@@ -48,6 +48,7 @@ class Stack:
         log_level: debug, info, warn, error or fatal.
         use_sim_time: None for yes with "sim".
         command_topic: where joint trajectories go; "" for the robot's usual one.
+        record: folder for a recording of each episode; "" for none.
         overrides: parameters by node name, before those of the file.
         ros_args: further ROS arguments for all nodes, such as ["-r", "old:=new"].
 
@@ -65,6 +66,7 @@ class Stack:
         log_level: str = "info",
         use_sim_time: bool | None = None,
         command_topic: str = "",
+        record: str | Path = "",
         overrides: Mapping[str, Mapping[str, Any]] | None = None,
         ros_args: Sequence[str] = (),
     ) -> None:
@@ -93,6 +95,8 @@ class Stack:
         }
         if robot == "sim":
             self._parameters["sim_robot"] = {}  # it makes the time
+        if record:
+            self._parameters["recorder"] = {"folder": str(record)}
         if checkpoint:
             self._parameters["vision_encoder"]["checkpoint"] = checkpoint
             self._parameters["action_policy"]["checkpoint"] = checkpoint
@@ -119,6 +123,10 @@ class Stack:
 
                 self._start("sim_robot", SimRobot)
                 wait_until_drawing(self.nodes["sim_robot"], self._threads)
+            if "recorder" in self._parameters:  # before there is anything to miss
+                from vla_ros.nodes.recorder import RecorderNode
+
+                self._start("recorder", RecorderNode)
             self._start("command_gate", CommandGateNode)
             self._start("action_policy", ActionPolicyNode)
             self._start("vision_encoder", VisionEncoderNode)
@@ -189,6 +197,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--namespace", default="", help="of all nodes and topics")
     parser.add_argument("--log-level", default="info")
     parser.add_argument("--command-topic", default="", help="takes the joint trajectories")
+    parser.add_argument("--record", metavar="FOLDER", default="", help="of episodes, one bag each")
     parser.add_argument(
         "--use-sim-time",
         choices=("true", "false"),
@@ -218,6 +227,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             log_level=options.log_level,
             use_sim_time=use_sim_time,
             command_topic=options.command_topic,
+            record=options.record,
             ros_args=options.ros_args,
         )
         stop_on_signals(stack.ended)

@@ -21,6 +21,7 @@ _COMMANDS = {
     ("bag", "to-rlds"): ("vla_ros.training.data.bag_to_rlds", "recordings as an RLDS dataset"),
     ("demo",): ("vla_ros.demo", "the simulated arm follows instructions; leaves a video"),
     ("eval",): ("vla_ros.training.evaluation", "success rates of a policy, offline or live"),
+    ("record",): ("vla_ros.record", "record episodes of the running stack, one bag each"),
     ("train", "policy"): ("vla_ros.training.policy", "train the arm's policy from its experts"),
 }
 _GROUPS = {

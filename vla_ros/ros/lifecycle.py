@@ -93,10 +93,15 @@ class LifecycleNode(RclpyLifecycleNode):
         return publisher
 
     def subscribe(
-        self, message_type: type, topic: str, callback: Callable, profile: QoSProfile
+        self,
+        message_type: type,
+        topic: str,
+        callback: Callable,
+        profile: QoSProfile,
+        raw: bool = False,
     ) -> None:
-        """Subscribe for as long as the node is active. Use in `activate`."""
-        subscription = self.create_subscription(message_type, topic, callback, profile)
+        """Subscribe while the node is active, `raw` for serialized messages. Use in `activate`."""
+        subscription = self.create_subscription(message_type, topic, callback, profile, raw=raw)
         self._while_active.append(lambda: self.destroy_subscription(subscription))
 
     def every(self, period: float, callback: Callable[[], None]) -> None:

@@ -1,5 +1,7 @@
 """Quality-of-service profiles, named as Nav2 names them."""
 
+from collections.abc import Sequence
+
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 
 
@@ -30,4 +32,16 @@ def sensor(depth: int = 1) -> QoSProfile:
         depth=depth,
         reliability=ReliabilityPolicy.BEST_EFFORT,
         durability=DurabilityPolicy.VOLATILE,
+    )
+
+
+def matching(offered: Sequence[QoSProfile], depth: int) -> QoSProfile:
+    """What gets most from these publishers: as reliable and as latched as all of them are."""
+    reliable = all(p.reliability == ReliabilityPolicy.RELIABLE for p in offered)
+    latched_ = all(p.durability == DurabilityPolicy.TRANSIENT_LOCAL for p in offered)
+    return QoSProfile(
+        history=HistoryPolicy.KEEP_LAST,
+        depth=depth,
+        reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
+        durability=DurabilityPolicy.TRANSIENT_LOCAL if latched_ else DurabilityPolicy.VOLATILE,
     )

@@ -36,13 +36,18 @@ setup(
         # environment/setup.sh.
         "sim": ["mujoco>=4.0", "pillow>=10.0"],
         "train": [
+            "accelerate>=1.10",
             "apsw>=3.45",
             "lz4>=4.0",
             "matplotlib>=3.8",
             "pyyaml>=6.0",
             "rosbags>=0.11",
+            "transformers>=5.20",
             "zstandard>=0.22",
         ],
+        # `vla train policy --tensorboard` and `--deepspeed`.
+        "tensorboard": ["tensorboard>=2.16"],
+        "deepspeed": ["deepspeed>=0.18"],
         # Open X-Embodiment and other RLDS datasets, without TensorFlow.
         "rlds": ["google-crc32c>=1.5", "protobuf>=4.25"],
         # Rivals of `vla bench vlam`.

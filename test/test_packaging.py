@@ -15,6 +15,7 @@ SOURCES = sorted([*ROOT.glob("vla_ros/**/*.py"), *ROOT.glob("training/**/*.py")]
 
 # Imported name -> (key in package.xml, name on PyPI). Some have no rosdep key.
 THIRD_PARTY = {
+    "accelerate": (None, "accelerate"),
     "apsw": (None, "apsw"),
     "PIL": ("python3-pil", "pillow"),
     "google": ("python3-protobuf", "protobuf"),

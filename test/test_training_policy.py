@@ -1,4 +1,4 @@
-"""Training the policy: data, batches, and a run that is killed and resumed."""
+"""Training the policy: what a run leaves, one that is killed, several processes."""
 
 import json
 import os
@@ -6,137 +6,244 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from episodes import episode, reader
 from safetensors.torch import load_file
 
 from vla_ros.models.vlam import VisionLanguageActionModel
-from vla_ros.robots.action_config import ActionConfig
-from vla_ros.scene_language.descriptions import SENTENCES, Doing, describe
-from vla_ros.scene_language.instructions import COLORS, FAMILIES
-from vla_ros.sim.tasks import FIRST_TRAINING_SEED, sample_task
-from vla_ros.training.data.simulation import Shard, collect, task_list
-from vla_ros.training.data.windows import Windows
-from vla_ros.training.policy import Recipe, train
+from vla_ros.training import dagger, imitation
+from vla_ros.training.data.rlds import RldsMapping, open_rlds
+from vla_ros.training.data.shards import write_shards
+from vla_ros.training.trainer import schedule
 
 pytestmark = pytest.mark.timeout(240)
-RECIPE = Recipe(
-    demonstrations=4, learner_episodes=1, rounds=2, steps=4, frames=64, workers=1, save_every=2
+ROOT = Path(__file__).resolve().parents[1]
+SIMULATED = dagger.Recipe(
+    demonstrations=4,
+    learner_episodes=1,
+    rounds=2,
+    steps=4,
+    frames=64,
+    held_out_episodes=1,
+    workers=1,
+    save_every=2,
 )
-ACTION = ActionConfig.get_arm_config()
-IMAGE_SIZE = 64
+RECORDED = imitation.Recipe(
+    steps=6, frames=64, warmup=2, save_every=2, held_out=0.25, learning_rate=1e-3, loaders=0
+)
+ROBOT = """
+action:
+  robot_type: arm
+  action_names: [x, y, grip]
+  action_bounds: [[-0.1, 0.1], [-0.1, 0.1], [0, 1]]
+  binary_names: [grip]
+  proprioception_names: [a, b]
+  control_mode: end_effector_delta
+  horizon: 3
+  dt: 0.1
+cameras: [front]
+"""
 
 
-@pytest.fixture(scope="module")
-def shard(tmp_path_factory) -> Shard:
-    folder = tmp_path_factory.mktemp("data") / "shard"
-    tasks = task_list(("reach", "push"), 3, FIRST_TRAINING_SEED)
-    return Shard.load(collect(folder, tasks, 0, ACTION, IMAGE_SIZE))
+def sighted(number: int, length: int = 12):
+    """An episode whose action is where the bright square is; it grips where that is left."""
+    rng = np.random.default_rng(number)
+    places = rng.integers(0, 48, (length, 2))
+    pictures = rng.integers(0, 60, (length, 64, 64, 3), dtype=np.uint8)
+    for picture, (row, column) in zip(pictures, places, strict=True):
+        picture[row : row + 16, column : column + 16] = 250
+    offsets = (places - 24) / 240
+    actions = np.concatenate([offsets, offsets[:, 1:] < 0], axis=1)
+    return episode(number, length, actions=actions, pictures={"front": reader(pictures)}, depths={})
 
 
-def test_a_shard_holds_whole_episodes_with_labels(shard):
-    frames = int(shard.lengths.sum())
-    assert len(shard.lengths) == 3 and (shard.succeeded == 1).all()
-    assert shard.images.shape == (frames, 2, 64, 64, 3) and shard.images.dtype == np.uint8
-    assert shard.actions.shape == (frames, ACTION.horizon, 4)
-    assert np.isfinite(shard.actions).all() and np.isfinite(shard.locate).all()
-    assert (np.abs(shard.actions[:, 0, :3]) <= 0.0301).all(), "labels are the expert's own bounds"
-    seen = np.isfinite(shard.pixels).all(-1)
-    assert seen[:, 0, 0].mean() > 0.9, "the front camera sees the object nearly always"
-    assert (np.abs(shard.pixels[seen]) <= 1.0).all()
-    ends = np.cumsum(shard.lengths)
-    for end, length in zip(ends, shard.lengths, strict=True):
-        done = shard.done[end - length : end]
-        assert done[0] == 0 and done[-1] == 1 and (np.diff(done.astype(int)) >= 0).all()
+@pytest.fixture
+def recordings(tmp_path):
+    """Shards of eight episodes, and what robot they are of."""
+    write_shards(tmp_path / "shards", map(sighted, range(8)), ["front"], 64)
+    robot = tmp_path / "robot.yaml"
+    robot.write_text(ROBOT)
+    return [tmp_path / "shards"], str(robot)
 
 
-def test_frames_are_labelled_for_another_instruction_too(shard):
-    differs = shard.instruction != shard.other_instruction
-    assert differs.mean() > 0.9
-    away = np.abs(shard.locate[:, :3] - shard.other_locate[:, :3]).max(axis=1) > 0.3
-    assert away.mean() > 0.4, "two in three are about another object"
-    moves = np.abs(shard.actions[:, 0] - shard.other_actions[:, 0]).max(axis=1)
-    assert (moves[away] > 0.005).mean() > 0.8
-
-
-def test_frames_say_what_the_expert_does_for_either_instruction(shard):
-    for kind in ("", "other_"):
-        places = getattr(shard, f"{kind}description")
-        assert places.dtype == np.uint16
-        for place, text in zip(places, getattr(shard, f"{kind}instruction"), strict=True):
-            asked = set(str(text, "ascii").split()) & set(COLORS)
-            assert asked == set(SENTENCES[place].split()) & set(COLORS)
-    task = sample_task(*task_list(("reach", "push"), 3, FIRST_TRAINING_SEED)[0])
-    said = shard.description[: shard.lengths[0]]
-    assert SENTENCES[said[0]] == describe(Doing.MOVING, task.goal)
-    done = shard.done[: shard.lengths[0]].astype(bool)
-    assert {SENTENCES[i] for i in said[done]} == {describe(Doing.FULFILLED, task.goal)}
-
-
-def test_equal_seeds_give_equal_data(shard, tmp_path):
-    tasks = task_list(("reach", "push"), 3, FIRST_TRAINING_SEED)
-    again = Shard.load(collect(tmp_path / "again", tasks, 0, ACTION, IMAGE_SIZE))
-    for name, value in vars(shard).items():
-        assert np.array_equal(value, getattr(again, name), equal_nan=name.endswith("pixels")), name
-
-
-def test_task_lists_use_every_seed_once():
-    tasks = task_list(FAMILIES, 12, 100)
-    assert [seed for _, seed in tasks] == list(range(100, 112))
-    assert [family for family, _ in tasks[:5]] == list(FAMILIES)
-
-
-def test_batches_depend_on_seed_and_step_only(shard, tmp_path):
-    tasks = task_list(("reach",), 1, FIRST_TRAINING_SEED + 9)
-    data = Windows([collect(tmp_path / "00_000", tasks, 0, ACTION, IMAGE_SIZE)])
-    first, again, other = data.batch(0, 3, 64), data.batch(0, 3, 64), data.batch(0, 4, 64)
-    assert first.instructions == again.instructions
-    for name, value in first.tensors.items():
-        assert value.nan_to_num(9).equal(again[name].nan_to_num(9)), name
-    assert not first["proprioception"].flatten()[:8].equal(other["proprioception"].flatten()[:8])
-    for step in range(20):
-        batch = data.batch(0, step, 64)
-        count, length = batch["mask"].shape
-        assert 64 - length < count * length <= 64
-        assert batch["mask"][:, 0].eq(1).all(), "every window has at least one real frame"
-        assert batch["images"].shape == (count, length, 2, 3, 64, 64)
-        assert batch["description"].shape == (count, length)
-        assert batch["description"].dtype == torch.int64
-        assert 0 <= batch["images"].min() and batch["images"].max() <= 1
-
-
-def test_a_batch_too_small_for_a_window_is_refused():
-    with pytest.raises(ValueError, match="frames is 32"):
-        Recipe(frames=32)
-
-
-def test_a_killed_run_resumes_to_the_same_weights(tmp_path):
-    whole = train(RECIPE, tmp_path / "whole")
-    options = [
-        f"--{k.replace('_', '-')}={v}" for k, v in vars(RECIPE).items() if v != getattr(Recipe(), k)
+def command(recipe, *options: str) -> list[str]:
+    """`vla train policy` with what in `recipe` is no default."""
+    given = [
+        f"--{name.replace('_', '-')}={value}"
+        for name, value in vars(recipe).items()
+        if value != getattr(type(recipe)(), name)
     ]
-    code = (
-        "import argparse; from vla_ros.training import policy; p = argparse.ArgumentParser(); "
-        "policy.add_arguments(p); policy.main(p.parse_args())"
-    )
-    killed = tmp_path / "killed"
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, "--out", str(killed), *options], start_new_session=True
-    )
-    progress = killed / "progress.json"
-    deadline = time.monotonic() + 120
-    while not progress.is_file() or json.loads(progress.read_text())["step"] < 4:
-        assert process.poll() is None or progress.is_file(), "the run ended before it began"
+    return ["-m", "vla_ros.cli", "train", "policy", *options, *given]
+
+
+def kill_after(step: int, out: Path, words: list[str]) -> None:
+    """Start a run and kill all of it when it has saved `step`."""
+    process = subprocess.Popen([sys.executable, *words, "--out", str(out)], start_new_session=True)
+    deadline = time.monotonic() + 200
+    while not (out / "resume" / f"step-{step:08d}").exists() and not (out / "checkpoint").exists():
+        assert process.poll() is None, "the run ended before it began"
         assert time.monotonic() < deadline
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    resumed = train(RECIPE, killed)
-    one, other = (load_file(path / "model.safetensors") for path in (whole, resumed))
-    for name, value in one.items():
-        assert value.equal(other[name]), name
+
+
+def assert_equal_weights(one: Path, other: Path) -> None:
+    first, second = (load_file(path / "model.safetensors") for path in (one, other))
+    for name, value in first.items():
+        assert value.equal(second[name]), name
+
+
+# -- from the simulator ----------------------------------------------------------------------------
+
+
+def test_a_killed_run_resumes_to_the_same_weights(tmp_path):
+    whole = dagger.train(SIMULATED, tmp_path / "whole")
+    killed = tmp_path / "killed"
+    kill_after(4, killed, command(SIMULATED))
+    resumed = dagger.train(SIMULATED, killed)
+    assert_equal_weights(whole, resumed)
+    assert_equal_weights(tmp_path / "whole/best", killed / "best")
     assert (killed / "losses.csv").read_text() == (tmp_path / "whole/losses.csv").read_text()
     assert (killed / "losses.png").is_file()
     VisionLanguageActionModel.from_pretrained(resumed)
+
+
+def test_a_batch_too_small_for_a_window_is_refused():
+    for recipe in (dagger.Recipe, imitation.Recipe):
+        with pytest.raises(ValueError, match="frames is 32"):
+            recipe(frames=32)
+
+
+# -- from recordings -------------------------------------------------------------------------------
+
+
+def test_a_killed_run_from_recordings_resumes_to_the_same_weights(recordings, tmp_path):
+    data, robot = recordings
+    whole = imitation.train(RECORDED, data, robot, tmp_path / "whole")
+    killed = tmp_path / "killed"
+    kill_after(2, killed, command(RECORDED, "--data", str(data[0]), "--robot", robot))
+    resumed = imitation.train(replace(RECORDED, loaders=1), data, robot, killed)
+    assert_equal_weights(whole, resumed)
+    assert (killed / "losses.csv").read_text() == (tmp_path / "whole/losses.csv").read_text()
+    assert imitation.train(RECORDED, data, robot, killed) == resumed, "what is done stays done"
+    assert_equal_weights(whole, resumed)
+
+
+def test_a_run_leaves_nothing_that_needs_unpickling_and_one_state(recordings, tmp_path):
+    pytest.importorskip("tensorboard")
+    imitation.train(RECORDED, *recordings, tmp_path / "run", tensorboard=True)
+    files = {path.relative_to(tmp_path / "run") for path in (tmp_path / "run").rglob("*.*")}
+    kinds = {path.suffix for path in files if "tensorboard" not in path.parts}
+    assert kinds == {".safetensors", ".json", ".csv", ".png"}
+    assert any("tfevents" in path.name for path in files)
+    assert [path.name for path in (tmp_path / "run/resume").iterdir()] == ["step-00000006"]
+
+
+def test_the_best_weights_are_kept(recordings, tmp_path, monkeypatch):
+    """Held-out losses that fall, then rise: what is kept is the lowest's."""
+    kept = {}
+    measured = imitation.PolicyTrainer.evaluate
+
+    def evaluate(self, *arguments, **options):
+        step = self.state.global_step
+        kept[step] = {k: v.clone() for k, v in self.model.policy.state_dict().items()}
+        return measured(self, *arguments, **options) | {"eval_loss": abs(step - 4)}
+
+    monkeypatch.setattr(imitation.PolicyTrainer, "evaluate", evaluate)
+    imitation.train(RECORDED, *recordings, tmp_path / "run")
+    best = load_file(tmp_path / "run/best/model.safetensors")
+    assert all(value.equal(kept[4][name]) for name, value in best.items())
+    assert not all(value.equal(kept[6][name]) for name, value in best.items())
+
+
+def test_another_run_is_not_continued(recordings, tmp_path):
+    imitation.train(replace(RECORDED, steps=2), *recordings, tmp_path / "run")
+    with pytest.raises(ValueError, match=r"learning_rate 0\.001 not 0\.002"):
+        imitation.train(
+            replace(RECORDED, steps=2, learning_rate=2e-3), *recordings, tmp_path / "run"
+        )
+
+
+def test_a_policy_learns_from_recordings_what_it_sees(recordings, tmp_path):
+    """Gripping depends on the picture alone; heads without labels are left as they were."""
+    recipe = replace(RECORDED, steps=120, save_every=60, warmup=10, learning_rate=2e-3)
+    best = imitation.train(recipe, *recordings, tmp_path / "run").with_name("best")
+    model = VisionLanguageActionModel.from_pretrained(best)
+    trained, held = imitation.split(imitation.load(recordings[0][0]), recipe.held_out)
+    assert len(held) == 2 and len(trained) == 6
+    errors, of_mean = imitation.held_out_errors(model, trained, held)
+    assert errors[0, 2] < 0.7 * of_mean[0, 2], "now"
+    assert errors.shape == (3, 3)
+    rows = (tmp_path / "run/losses.csv").read_text().splitlines()
+    assert rows[0] == "step,motion,decision,done,held_out"
+
+
+def test_numbers_out_of_the_robots_bounds_are_refused(recordings, tmp_path):
+    data, robot = recordings
+    Path(robot).write_text(ROBOT.replace("[-0.1, 0.1], [-0.1, 0.1]", "[-0.1, 0.1], [-0.01, 0.01]"))
+    with pytest.raises(ValueError, match="y lies between .* same unit"):
+        imitation.train(RECORDED, data, robot, tmp_path / "run")
+
+
+def test_two_processes_train_one_model(recordings, tmp_path):
+    data, robot = recordings
+    words = command(
+        RECORDED, "--data", str(data[0]), "--robot", robot, "--out", str(tmp_path / "2")
+    )
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
+    done = subprocess.run([*launcher, *words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    two = load_file(tmp_path / "2/checkpoint/model.safetensors")
+    alone = imitation.train(RECORDED, data, robot, tmp_path / "1")
+    one = load_file(alone / "model.safetensors")
+    assert not all(value.equal(one[name]) for name, value in two.items()), "twice the data"
+    state = json.loads((tmp_path / "2/resume/step-00000006/trainer_state.json").read_text())
+    assert state["global_step"] == 6
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_deepspeed_configurations_load(stage):
+    from accelerate.utils import HfDeepSpeedConfig
+
+    config = HfDeepSpeedConfig(str(ROOT / f"config/deepspeed_zero{stage}.json"))
+    assert config.is_zero2() == (stage == 2) and not config.is_offload()
+    assert config.get_value("zero_optimization.stage") == stage
+
+
+def test_the_learning_rate_warms_up_and_falls():
+    rates = [schedule(step, 10, 100) for step in range(100)]
+    assert rates[9] == 1.0 == max(rates) and rates[0] == 0.1
+    assert rates[9:] == sorted(rates[9:], reverse=True) and 0.02 < rates[-1] < 0.03
+
+
+@pytest.mark.skipif(
+    "VLA_ROS_RECORDINGS" not in os.environ, reason="VLA_ROS_RECORDINGS names no folder"
+)
+def test_bridge_is_learnt(tmp_path):
+    """Real recordings: the loss falls, and episodes that were held out are predicted better than
+    by the mean action."""
+    data = Path(os.environ["VLA_ROS_RECORDINGS"], "octo_bridge_rlds/bridge_dataset/1.0.0")
+    recipe = imitation.Recipe(
+        steps=40, frames=128, warmup=20, save_every=10, held_out=0.2, learning_rate=5e-4
+    )
+    robot = str(ROOT / "config/widowx.yaml")
+    best = imitation.train(recipe, [data], robot, tmp_path).with_name("best")
+    state = json.loads((tmp_path / "resume/step-00000040/trainer_state.json").read_text())
+    held_out = [entry["eval_loss"] for entry in state["log_history"] if "eval_loss" in entry]
+    assert min(held_out[1:]) < held_out[0]
+    mapping = RldsMapping(dt=0.2)
+    originals = {e.actions.tobytes(): e for e in open_rlds(data, mapping)}
+    assert len(originals) == 25
+    trained, held = imitation.split(imitation.load(tmp_path / "data"), 0.2)
+    assert not {e.actions.tobytes() for e in trained} & {e.actions.tobytes() for e in held}
+    model = VisionLanguageActionModel.from_pretrained(best)
+    errors, of_mean = imitation.held_out_errors(model, trained, held)
+    spread = np.concatenate([e.actions for e in trained]).std(0) ** 2
+    assert (errors / spread).mean() < (of_mean / spread).mean()
+    assert torch.isfinite(torch.tensor(errors)).all()

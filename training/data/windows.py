@@ -1,8 +1,7 @@
-"""Training batches from recorded shards: windows of consecutive frames, augmented."""
+"""Training batches from the simulator's shards: windows of consecutive frames, augmented."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,16 +14,8 @@ from vla_ros.training.data.simulation import Shard
 _SHIFT = 3  # pixels of random shift
 LENGTHS = {1: 0.5, 2: 0.1, 8: 0.2, 24: 0.1, 64: 0.1}  # frames of a window: share of batches
 
-
-@dataclass(frozen=True)
-class Batch:
-    """B windows of T frames: an instruction each, and tensors [B, T, ...] by name."""
-
-    instructions: list[str]
-    tensors: dict[str, Tensor]
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self.tensors[name]
+# Of B windows of T frames: tensors [B, T, ...] by name, and "instruction".
+Batch = dict[str, Tensor | list[str]]
 
 
 def round_of(shard: Path) -> int:
@@ -75,8 +66,10 @@ class Windows:
             scale.astype(float),
         )
 
-    def batch(self, seed: int, step: int, frames: int) -> Batch:
+    def batch(self, seed: int, step: int, frames: int, rank: int = 0) -> Batch:
         """Windows of one length, of `frames` frames in all; short ones more often than long ones.
+
+        Each of the processes that train together (`rank`) draws its own, of the same length.
 
         A window starts anywhere with an empty state, which also teaches the core not to lean on its
         own past. Frames after an episode's end are masked. Single frames carry another instruction
@@ -84,6 +77,8 @@ class Windows:
         """
         rng = np.random.default_rng([seed, step])
         length = int(rng.choice(list(LENGTHS), p=list(LENGTHS.values())))
+        if rank:
+            rng = np.random.default_rng([seed, step, rank])
         count = frames // length
         kind = "other_" if length == 1 else ""
         picks = rng.integers(self._ends[-1], size=count)
@@ -104,7 +99,7 @@ class Windows:
             images = shard.images[part]
             if fill:
                 images = np.concatenate([images, images[-1:].repeat(fill, 0)])
-            images, moved = _shift_images(images, rng)
+            images, moved = shift_images(images, rng)
             window = {
                 "images": images,
                 "pixels": getattr(shard, f"{kind}pixels")[index] + moved,
@@ -120,13 +115,13 @@ class Windows:
                 arrays.setdefault(name, []).append(value)
             instructions.append(str(getattr(shard, f"{kind}instruction")[first + offset], "ascii"))
         batch = {name: torch.from_numpy(np.stack(values)) for name, values in arrays.items()}
-        batch["images"] = _jitter(batch["images"], rng)
+        batch["images"] = jitter(batch["images"], rng)
         noise = rng.normal(0.0, 0.002, batch["proprioception"].shape).astype(np.float32)
         batch["proprioception"] = batch["proprioception"] + torch.from_numpy(noise)
-        return Batch(instructions, batch)
+        return {**batch, "instruction": instructions}
 
 
-def _shift_images(images: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def shift_images(images: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Shift each camera of a window [T, N, S, S, 3] by up to _SHIFT pixels, edges repeated.
 
     Also returns by how much places in the images moved: float32 [N, 1, 2], in half image sides.
@@ -143,7 +138,7 @@ def _shift_images(images: np.ndarray, rng: np.random.Generator) -> tuple[np.ndar
     return shifted, moved
 
 
-def _jitter(images: Tensor, rng: np.random.Generator) -> Tensor:
+def jitter(images: Tensor, rng: np.random.Generator) -> Tensor:
     """Gain and offset of each window, camera and colour channel of uint8 [B, T, N, S, S, 3].
 
     Returns [B, T, N, 3, S, S], 0 to 1.

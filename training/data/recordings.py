@@ -1,0 +1,129 @@
+"""Recordings of one robot, in whatever they were recorded, as episodes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from vla_ros.robots.action_config import ActionConfig
+from vla_ros.training.data.alignment import Stream
+from vla_ros.training.data.bag import Bag
+from vla_ros.training.data.bags import Contract, open_bag
+from vla_ros.training.data.episode import Episode
+from vla_ros.training.data.rlds import RldsDataset, RldsMapping, open_rlds
+from vla_ros.training.data.rlds_to_bag import contract_of
+from vla_ros.training.data.shards import EpisodeShard, shard_folders
+
+_PRESETS = {
+    "arm": ActionConfig.get_arm_config,
+    "joint_arm": ActionConfig.get_joint_arm_config,
+    "humanoid": ActionConfig.get_humanoid_config,
+    "mobile_manipulator": ActionConfig.get_mobile_manipulator_config,
+}
+_BAG_FILES = (".mcap", ".db3", ".zstd")
+
+
+@dataclass(frozen=True)
+class Robot:
+    """What recordings of a robot hold, and where.
+
+    Args:
+        action: the contract that the policy will have.
+        cameras: in the order in which the policy sees them; all that a recording has if empty.
+        bag: further arguments of `bags.Contract`.
+        rlds: arguments of `rlds.RldsMapping`.
+    """
+
+    action: ActionConfig
+    cameras: Sequence[str] = ()
+    bag: Mapping[str, Any] = field(default_factory=dict)
+    rlds: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, name: str) -> Robot:
+        """A preset of ActionConfig, or a YAML file with this class' fields; see config/widowx.yaml.
+
+        Raises:
+            ValueError: neither, or a file with other fields.
+        """
+        if name in _PRESETS:
+            return cls(_PRESETS[name]())
+        if not Path(name).is_file():
+            raise ValueError(f"no robot {name!r}: choose {', '.join(_PRESETS)} or a YAML file")
+        try:
+            told = yaml.safe_load(Path(name).read_text())
+            action = dict(told.pop("action"))
+            action.setdefault("action_dim", len(action["action_names"]))
+            action.setdefault("joint_names", ())
+            bag = {key: _streams(key, value) for key, value in told.pop("bag", {}).items()}
+            return cls(ActionConfig(**action), bag=bag, **told)
+        except (yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError) as error:
+            raise ValueError(f"{name} describes no robot: {error}") from error
+
+    def episodes(self, paths: Sequence[Path]) -> Iterator[Episode]:
+        """Episodes of recordings, RLDS datasets, folders of shards, and folders of any of them.
+
+        Raises:
+            ValueError: one of the paths cannot be read, or is of another kind of robot.
+        """
+        for path in paths:
+            for episode in self._open(path):
+                self.check(episode)
+                yield episode
+
+    def _open(self, path: Path) -> Iterator[Episode]:
+        if not path.exists():
+            raise ValueError(f"{path} does not exist")
+        if (path / "features.json").is_file():
+            return open_rlds(path, self._mapping(path))
+        if any(path.glob("*/episodes.json")):
+            shards = map(EpisodeShard.load, shard_folders(path))
+            return (episode for shard in shards for episode in shard.episodes())
+        inside = [] if path.is_file() else sorted(path.iterdir())
+        bag = path.is_file() or any(p.suffix in _BAG_FILES for p in inside)
+        if bag or not any(p.is_dir() for p in inside):
+            return open_bag(path, contract_of(Bag(path)) or Contract(self.action, **self.bag))
+        return self.episodes([p for p in inside if p.is_dir() and not p.name.startswith(".")])
+
+    def _mapping(self, path: Path) -> RldsMapping:
+        told = dict(self.rlds)
+        if not RldsDataset(path).metadata:  # then nothing but the robot says what numbers mean
+            told |= {
+                "dt": self.action.dt,
+                "control_mode": self.action.control_mode,
+                "action_names": self.action.action_names,
+                "proprioception_names": self.action.proprioception_names,
+            }
+            if not self.action.proprioception_names:
+                told["state"] = ()
+        return RldsMapping(**told)
+
+    def check(self, episode: Episode) -> None:
+        """Raises ValueError if the episode's numbers mean something else than this robot's."""
+        for what, given, wanted in (
+            ("actions", episode.action_names, self.action.action_names),
+            ("proprioception", episode.proprioception_names, self.action.proprioception_names),
+            ("control mode", episode.control_mode, self.action.control_mode),
+            ("dt", round(episode.dt, 6), round(self.action.dt, 6)),
+        ):
+            if given != wanted:
+                raise ValueError(
+                    f"{episode.name}: its {what} {_said(given)}, the robot's {_said(wanted)}"
+                )
+
+
+def _said(value: Any) -> str:
+    return "are " + ", ".join(value) if isinstance(value, tuple) else f"is {value}"
+
+
+def _streams(key: str, told: Any) -> Any:
+    """What an argument of Contract is in YAML: names of topics, or fields of streams."""
+    if key in ("cameras", "depth"):
+        return {name: _streams("", one) for name, one in told.items()}
+    if key in ("instruction", "task_status"):
+        return told
+    return Stream(**told) if isinstance(told, dict) else Stream(told)

@@ -1,0 +1,408 @@
+"""The Hugging Face Trainer as policies use it.
+
+The Trainer owns the loop, precision, processes and progress. Here is what differs: a batch is a
+function of (step, rank), so that a run that was killed draws the batches it would have drawn; what
+a run saves is safetensors and JSON, nothing that is unpickled; and its folders are whole:
+
+    checkpoint/               what the run came to
+    best/                     the weights with the lowest loss on held-out episodes
+    resume/step-N/            weights, optimizer and history to go on from
+    losses.csv, losses.png    curves
+    run.json                  the settings that a resumed run must share
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from accelerate.utils import set_seed
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from transformers.trainer_callback import ProgressCallback, TrainerCallback, TrainerState
+
+from vla_ros.models import checkpoint
+from vla_ros.models.vlam import VisionLanguageActionModel
+from vla_ros.training.curves import plot_losses, write_losses
+from vla_ros.training.data.folders import whole_folder
+from vla_ros.training.data.windows import Batch
+
+_OPTIMIZER = "optimizer.safetensors"
+_STATE = "trainer_state.json"
+_LOG_EVERY = 25  # steps
+_LAST_RATE = 0.02  # of the learning rate, at the end of the cosine
+# What may change from one part of a run to the next.
+_FREE = ("workers", "threads", "loaders")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all runs have. `frames` is of a batch, of each process."""
+
+    seed: int = 0
+    steps: int = 4000
+    frames: int = 256
+    learning_rate: float = 1.2e-3
+    weight_decay: float = 1e-3
+    warmup: int = 200
+    save_every: int = 250
+    precision: str = "bf16"  # or fp32
+    threads: int = 1  # of torch
+
+    def __post_init__(self) -> None:
+        if self.precision not in ("bf16", "fp32"):
+            raise ValueError(f"precision is {self.precision!r}: choose bf16 or fp32")
+
+    @property
+    def total(self) -> int:
+        """Optimizer steps of the whole run."""
+        return self.steps
+
+
+class Objective(nn.Module):
+    """A policy and what it is trained for.
+
+    Args:
+        policy: the model.
+        losses: takes the policy and a batch; returns losses by name.
+        weights: of the losses in their sum, by name.
+    """
+
+    accepts_loss_kwargs = False  # the Trainer has nothing to pass on
+
+    def __init__(
+        self,
+        policy: VisionLanguageActionModel,
+        losses: Callable[[VisionLanguageActionModel, Batch], dict[str, Tensor]],
+        weights: dict[str, float],
+    ) -> None:
+        super().__init__()
+        self.policy, self._losses, self.weights = policy, losses, weights
+
+    def forward(self, **batch: Any) -> dict[str, Tensor]:
+        """The losses by name, and "loss", their weighted sum."""
+        losses = self._losses(self.policy, batch)
+        total = sum(weight * losses[name] for name, weight in self.weights.items())
+        return {"loss": total, **losses}
+
+
+class _Steps(IterableDataset):
+    """Batches of the steps `first` to `total` - 1; loaders (worker processes) take turns."""
+
+    def __init__(self, draw: Callable[[int], Batch], first: int, total: int) -> None:
+        self._draw, self._first, self._total = draw, first, total
+
+    def __iter__(self) -> Iterator[Batch]:
+        loader = get_worker_info()
+        offset, stride = (loader.id, loader.num_workers) if loader else (0, 1)
+        for step in range(self._first + offset, self._total, stride):
+            yield self._draw(step)
+
+
+class PolicyTrainer(transformers.Trainer):
+    """Trains an Objective.
+
+    Args:
+        objective: policy and losses.
+        settings: of the run.
+        args: of `begin`.
+        draw: the batch of (step, rank).
+        held_out: batches of episodes that are not trained on.
+        tensorboard: write the curves to out/tensorboard too.
+        loaders: processes that prepare batches; 0: this one does.
+        callbacks: of the Trainer.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        settings: Settings,
+        args: transformers.TrainingArguments,
+        draw: Callable[[int, int], Batch],
+        held_out: Sequence[Batch],
+        *,
+        tensorboard: bool = False,
+        loaders: int = 0,
+        callbacks: Sequence[TrainerCallback] = (),
+    ) -> None:
+        self._settings, self._out = settings, Path(args.output_dir)
+        self._draw, self._loaders = draw, loaders
+        self._first = 0  # step that is trained first
+        self._newest: dict[str, Tensor] = {}  # losses of the newest batch
+        self._waited, self._since = 0.0, time.perf_counter()
+        callbacks = [*callbacks, _Curves(self._out, tuple(objective.weights))]
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+            from transformers.integrations import TensorBoardCallback
+
+            callbacks.append(TensorBoardCallback(SummaryWriter(str(self._out / "tensorboard"))))
+        super().__init__(objective, args, eval_dataset=held_out, callbacks=callbacks)
+        self.remove_callback(ProgressCallback)
+        self.add_callback(_Progress())
+
+    def fit(self) -> Path:
+        """Train from where the run stands to its end; returns out/checkpoint.
+
+        Raises:
+            FloatingPointError: the loss is not finite.
+            ValueError: the run was begun with DeepSpeed, which keeps its state to itself.
+        """
+        newest = _newest_state(self._out)
+        if newest is not None:
+            if self.is_deepspeed_enabled:
+                raise ValueError(
+                    f"{self._out} was interrupted: a DeepSpeed run cannot be resumed, because its "
+                    "state would have to be unpickled. Train from the start in another folder"
+                )
+            self._first = _step_of(newest)
+        if self._first < self._settings.total:
+            self.train(resume_from_checkpoint=None if newest is None else str(newest))
+        else:
+            self._load_from_checkpoint(str(newest))
+        if self.args.should_save:
+            self.model.policy.eval().save_pretrained(self._out / "checkpoint")
+        self.accelerator.wait_for_everyone()
+        return self._out / "checkpoint"
+
+    # -- batches -----------------------------------------------------------------------------------
+
+    def get_train_dataloader(self) -> DataLoader:
+        rank = self.args.process_index
+        steps = _Steps(lambda step: self._draw(step, rank), self._first, self._settings.total)
+        context = "fork" if self._loaders else None  # recordings are mapped, not sent
+        return DataLoader(
+            steps, batch_size=None, num_workers=self._loaders, multiprocessing_context=context
+        )
+
+    def get_batch_samples(self, *arguments: Any) -> Any:
+        began = time.perf_counter()
+        samples = super().get_batch_samples(*arguments)
+        self._waited += time.perf_counter() - began
+        return samples
+
+    # -- a step ------------------------------------------------------------------------------------
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        if self.optimizer is None:
+            trained = [p for p in self.model.parameters() if p.requires_grad]
+            self.optimizer = torch.optim.AdamW(
+                trained, lr=self._settings.learning_rate, weight_decay=self._settings.weight_decay
+            )
+        return self.optimizer
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        if self.lr_scheduler is None:
+            warmup = self._settings.warmup
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
+                optimizer or self.optimizer,
+                lambda step: schedule(self._first + step, warmup, num_training_steps),
+            )
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def training_step(self, *arguments: Any) -> Tensor:
+        # Whatever is drawn within a step (dropout) depends on it alone, as its batch does.
+        place = self.state.global_step * self.args.world_size + self.args.process_index
+        torch.manual_seed(self._settings.seed + place)
+        return super().training_step(*arguments)
+
+    def compute_loss(self, model: nn.Module, inputs: Batch, *_: Any, **__: Any) -> Tensor:
+        outputs = model(**inputs)
+        loss = outputs.pop("loss")
+        if not torch.isfinite(loss):
+            raise FloatingPointError("the loss is not finite: look at the newest data")
+        self._newest = {name: value.detach() for name, value in outputs.items()}
+        return loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "grad_norm" in logs:
+            now = time.perf_counter()
+            share = self._waited / (now - self._since)
+            self._waited, self._since = 0.0, now
+            losses = {name: value.item() for name, value in self._newest.items()}
+            logs.update(losses, data_wait=share)
+        super().log(logs, start_time)
+
+    @torch.no_grad()
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """Mean losses of the held-out batches; each process computes them all."""
+        self.model.eval()
+        sums: dict[str, float] = {}
+        for batch in self.eval_dataset:
+            for name, value in self.model(**self._prepare_inputs(batch)).items():
+                sums[name] = sums.get(name, 0.0) + value.item()
+        metrics = {f"eval_{name}": value / len(self.eval_dataset) for name, value in sums.items()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, metrics
+        )
+        return metrics
+
+    # -- what is kept ------------------------------------------------------------------------------
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        if not self.args.should_save:
+            return
+        step = self.state.global_step
+        if self.state.best_global_step == step:
+            self.model.policy.save_pretrained(self._out / "best")
+        if self.is_deepspeed_enabled:
+            return
+        folder = _state_folder(self._out, step)
+        with whole_folder(folder) as partial:
+            self.model.policy.save_pretrained(partial)
+            save_file(self._optimizer_tensors(), partial / _OPTIMIZER)
+            self.state.save_to_json(str(partial / _STATE))
+        for older in folder.parent.glob("step-*"):
+            if older != folder:
+                shutil.rmtree(older)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        checkpoint.read_weights(Path(resume_from_checkpoint), self.model.policy)
+
+    def _optimizer_tensors(self) -> dict[str, Tensor]:
+        names = self._trained_names()
+        return {
+            f"{names[i]}/{key}": value if value.ndim else value[None]
+            for i, state in self.optimizer.state_dict()["state"].items()
+            for key, value in state.items()
+        }
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None:
+            return
+        tensors = load_file(Path(checkpoint, _OPTIMIZER))
+        state: dict[int, dict[str, Tensor]] = {}
+        for i, name in enumerate(self._trained_names()):
+            keys = [key for key in ("step", "exp_avg", "exp_avg_sq") if f"{name}/{key}" in tensors]
+            if keys:  # a part that had no gradient yet has no state
+                state[i] = {key: tensors[f"{name}/{key}"] for key in keys}
+                state[i]["step"] = state[i]["step"][0]
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
+
+    def _trained_names(self) -> list[str]:
+        return [name for name, p in self.model.policy.named_parameters() if p.requires_grad]
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """Nothing is drawn that does not depend on the step alone."""
+
+
+def schedule(step: int, warmup: int, total: int) -> float:
+    """Linear warm-up, then a cosine down to 2 %."""
+    if step < warmup:
+        return (step + 1) / warmup
+    angle = math.pi * (step - warmup) / max(total - warmup, 1)
+    return _LAST_RATE + (1 - _LAST_RATE) * 0.5 * (1 + math.cos(angle))
+
+
+# -- the folder of a run ---------------------------------------------------------------------------
+
+
+def begin(
+    settings: Settings, out: Path, told: dict[str, Any], deepspeed: Path | None = None
+) -> transformers.TrainingArguments:
+    """Make the folder of a run, or find that it is of the same run; seed everything.
+
+    Args:
+        settings: of the run.
+        out: its folder.
+        told: all that makes it another run.
+        deepspeed: a configuration file, see config/.
+
+    Raises:
+        ValueError: the folder's run has other settings.
+    """
+    transformers.logging.set_verbosity_warning()
+    args = transformers.TrainingArguments(
+        output_dir=str(out),
+        seed=settings.seed,
+        max_steps=settings.total,
+        logging_steps=_LOG_EVERY,
+        logging_nan_inf_filter=False,
+        eval_strategy="steps",
+        eval_steps=settings.save_every,
+        save_steps=settings.save_every,
+        metric_for_best_model="loss",
+        greater_is_better=False,
+        ignore_data_skip=True,  # batches are drawn from the step on
+        # DeepSpeed has an autocast of its own; its bf16 would keep the weights in bfloat16 too.
+        bf16=settings.precision == "bf16" and deepspeed is None,
+        use_cpu=not torch.cuda.is_available(),
+        ddp_find_unused_parameters=False,
+        ddp_timeout=4 * 3600,  # one process writes the shards of all
+        deepspeed=None if deepspeed is None else str(deepspeed),
+        report_to="none",
+    )
+    args._n_gpu = min(args.n_gpu, 1)  # several devices are the launcher's matter
+    told = json.loads(json.dumps(told, default=str))
+    path = out / "run.json"
+    with args.main_process_first(local=False):
+        if path.is_file():
+            before = json.loads(path.read_text())
+            names = {*before, *told} - set(_FREE)
+            if other := sorted(n for n in names if before.get(n) != told.get(n)):
+                differences = ", ".join(f"{n} {before.get(n)} not {told.get(n)}" for n in other)
+                raise ValueError(f"{out} holds a run with {differences}: name another folder")
+        else:
+            out.mkdir(parents=True, exist_ok=True)
+            partial = path.with_name(".run.json.partial")
+            partial.write_text(json.dumps(told, indent=1) + "\n")
+            os.replace(partial, path)
+    torch.set_num_threads(settings.threads)
+    set_seed(settings.seed)
+    return args
+
+
+def _state_folder(out: Path, step: int) -> Path:
+    return out / "resume" / f"step-{step:08d}"
+
+
+def _step_of(folder: Path) -> int:
+    return int(folder.name.removeprefix("step-"))
+
+
+def _newest_state(out: Path) -> Path | None:
+    return max((out / "resume").glob("step-*"), default=None)
+
+
+# -- what is seen of a run -------------------------------------------------------------------------
+
+
+class _Curves(TrainerCallback):
+    """Keeps the table of losses, and draws it at the end."""
+
+    def __init__(self, out: Path, names: tuple[str, ...]) -> None:
+        self._table, self._names = out / "losses.csv", names
+
+    def on_step_end(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
+        if state.global_step == state.max_steps:
+            control.should_log = True
+
+    def on_log(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
+        if state.is_world_process_zero:
+            write_losses(state.log_history, self._names, self._table)
+
+    def on_train_end(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
+        if state.is_world_process_zero:
+            plot_losses(self._table, self._table.with_suffix(".png"))
+
+
+class _Progress(ProgressCallback):
+    """One line that is renewed, instead of one line a log."""
+
+    def on_log(self, args: Any, state: TrainerState, control: Any, logs: Any = None, **_: Any):
+        if self.training_bar is not None:
+            shown = {k: v for k, v in logs.items() if k not in ("epoch", "learning_rate")}
+            self.training_bar.set_postfix(shown)

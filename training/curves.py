@@ -1,4 +1,4 @@
-"""The losses of a run: a table, and its curves as a picture."""
+"""What is seen of a run: its losses as a table and as curves, and a line of progress."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from transformers.trainer_callback import ProgressCallback, TrainerCallback, TrainerState
+
 HELD_OUT = "held_out"
+TABLE = "losses.csv"
 
 
 def write_losses(history: Iterable[Mapping[str, Any]], names: Sequence[str], table: Path) -> None:
@@ -49,3 +52,31 @@ def plot_losses(table: Path, picture: Path) -> None:
     figure.tight_layout()
     figure.savefig(picture, dpi=120)
     pyplot.close(figure)
+
+
+class Curves(TrainerCallback):
+    """Keeps the table of the losses `names` in the folder `out`, and draws it at the end."""
+
+    def __init__(self, out: Path, names: tuple[str, ...]) -> None:
+        self._table, self._names = out / TABLE, names
+
+    def on_step_end(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
+        if state.global_step == state.max_steps:
+            control.should_log = True
+
+    def on_log(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
+        if state.is_world_process_zero:
+            write_losses(state.log_history, self._names, self._table)
+
+    def on_train_end(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
+        if state.is_world_process_zero:
+            plot_losses(self._table, self._table.with_suffix(".png"))
+
+
+class ProgressLine(ProgressCallback):
+    """One line that is renewed, instead of one line a log."""
+
+    def on_log(self, args: Any, state: TrainerState, control: Any, logs: Any = None, **_: Any):
+        if self.training_bar is not None:
+            shown = {k: v for k, v in logs.items() if k not in ("epoch", "learning_rate")}
+            self.training_bar.set_postfix(shown)

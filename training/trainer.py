@@ -29,11 +29,11 @@ from accelerate.utils import set_seed
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
-from transformers.trainer_callback import ProgressCallback, TrainerCallback, TrainerState
+from transformers.trainer_callback import ProgressCallback, TrainerCallback
 
 from vla_ros.models import checkpoint
 from vla_ros.models.vlam import VisionLanguageActionModel
-from vla_ros.training.curves import plot_losses, write_losses
+from vla_ros.training.curves import TABLE, Curves, ProgressLine
 from vla_ros.training.data.folders import whole_folder
 from vla_ros.training.data.windows import Batch
 
@@ -137,10 +137,10 @@ class PolicyTrainer(transformers.Trainer):
     ) -> None:
         self._settings, self._out = settings, Path(args.output_dir)
         self._draw, self._loaders = draw, loaders
-        self._first = 0  # step that is trained first
+        self._first = 0  # the step to begin with
         self._newest: dict[str, Tensor] = {}  # losses of the newest batch
         self._waited, self._since = 0.0, time.perf_counter()
-        callbacks = [*callbacks, _Curves(self._out, tuple(objective.weights))]
+        callbacks = [*callbacks, Curves(self._out, tuple(objective.weights))]
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
             from transformers.integrations import TensorBoardCallback
@@ -148,23 +148,22 @@ class PolicyTrainer(transformers.Trainer):
             callbacks.append(TensorBoardCallback(SummaryWriter(str(self._out / "tensorboard"))))
         super().__init__(objective, args, eval_dataset=held_out, callbacks=callbacks)
         self.remove_callback(ProgressCallback)
-        self.add_callback(_Progress())
+        self.add_callback(ProgressLine())
 
     def fit(self) -> Path:
         """Train from where the run stands to its end; returns out/checkpoint.
 
         Raises:
             FloatingPointError: the loss is not finite.
-            ValueError: the run was begun with DeepSpeed, which keeps its state to itself.
+            ValueError: it was interrupted, and used DeepSpeed, which keeps its state to itself.
         """
+        if self.is_deepspeed_enabled and (self._out / TABLE).exists():
+            raise ValueError(
+                f"{self._out} holds a run with DeepSpeed, which cannot be resumed, because its "
+                "state would have to be unpickled: train in another folder"
+            )
         newest = _newest_state(self._out)
-        if newest is not None:
-            if self.is_deepspeed_enabled:
-                raise ValueError(
-                    f"{self._out} was interrupted: a DeepSpeed run cannot be resumed, because its "
-                    "state would have to be unpickled. Train from the start in another folder"
-                )
-            self._first = _step_of(newest)
+        self._first = 0 if newest is None else _step_of(newest)
         if self._first < self._settings.total:
             self.train(resume_from_checkpoint=None if newest is None else str(newest))
         else:
@@ -346,7 +345,7 @@ def begin(
         report_to="none",
     )
     args._n_gpu = min(args.n_gpu, 1)  # several devices are the launcher's matter
-    told = json.loads(json.dumps(told, default=str))
+    told = json.loads(json.dumps(told | {"deepspeed": deepspeed}, default=str))
     path = out / "run.json"
     with args.main_process_first(local=False):
         if path.is_file():
@@ -375,34 +374,3 @@ def _step_of(folder: Path) -> int:
 
 def _newest_state(out: Path) -> Path | None:
     return max((out / "resume").glob("step-*"), default=None)
-
-
-# -- what is seen of a run -------------------------------------------------------------------------
-
-
-class _Curves(TrainerCallback):
-    """Keeps the table of losses, and draws it at the end."""
-
-    def __init__(self, out: Path, names: tuple[str, ...]) -> None:
-        self._table, self._names = out / "losses.csv", names
-
-    def on_step_end(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
-        if state.global_step == state.max_steps:
-            control.should_log = True
-
-    def on_log(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
-        if state.is_world_process_zero:
-            write_losses(state.log_history, self._names, self._table)
-
-    def on_train_end(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
-        if state.is_world_process_zero:
-            plot_losses(self._table, self._table.with_suffix(".png"))
-
-
-class _Progress(ProgressCallback):
-    """One line that is renewed, instead of one line a log."""
-
-    def on_log(self, args: Any, state: TrainerState, control: Any, logs: Any = None, **_: Any):
-        if self.training_bar is not None:
-            shown = {k: v for k, v in logs.items() if k not in ("epoch", "learning_rate")}
-            self.training_bar.set_postfix(shown)

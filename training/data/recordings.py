@@ -14,8 +14,6 @@ from vla_ros.training.data.alignment import Stream
 from vla_ros.training.data.bag import Bag
 from vla_ros.training.data.bags import Contract, open_bag
 from vla_ros.training.data.episode import Episode
-from vla_ros.training.data.rlds import RldsDataset, RldsMapping, open_rlds
-from vla_ros.training.data.rlds_to_bag import contract_of
 from vla_ros.training.data.shards import EpisodeShard, shard_folders
 
 _PRESETS = {
@@ -79,17 +77,28 @@ class Robot:
         if not path.exists():
             raise ValueError(f"{path} does not exist")
         if (path / "features.json").is_file():
-            return open_rlds(path, self._mapping(path))
+            return self._open_rlds(path)
         if any(path.glob("*/episodes.json")):
             shards = map(EpisodeShard.load, shard_folders(path))
             return (episode for shard in shards for episode in shard.episodes())
         inside = [] if path.is_file() else sorted(path.iterdir())
         bag = path.is_file() or any(p.suffix in _BAG_FILES for p in inside)
         if bag or not any(p.is_dir() for p in inside):
-            return open_bag(path, contract_of(Bag(path)) or Contract(self.action, **self.bag))
+            return self._open_bag(path)
         return self.episodes([p for p in inside if p.is_dir() and not p.name.startswith(".")])
 
-    def _mapping(self, path: Path) -> RldsMapping:
+    def _open_bag(self, path: Path) -> Iterator[Episode]:
+        contract = None
+        if (bag := Bag(path)).custom:  # it may have been an RLDS dataset, and tell how to be read
+            from vla_ros.training.data.rlds_to_bag import contract_of
+
+            contract = contract_of(bag)
+        return open_bag(path, contract or Contract(self.action, **self.bag))
+
+    def _open_rlds(self, path: Path) -> Iterator[Episode]:
+        # An extra of its own: who trains from bags or in simulation can do without.
+        from vla_ros.training.data.rlds import RldsDataset, RldsMapping, open_rlds
+
         told = dict(self.rlds)
         if not RldsDataset(path).metadata:  # then nothing but the robot says what numbers mean
             told |= {
@@ -100,7 +109,7 @@ class Robot:
             }
             if not self.action.proprioception_names:
                 told["state"] = ()
-        return RldsMapping(**told)
+        return open_rlds(path, RldsMapping(**told))
 
     def check(self, episode: Episode) -> None:
         """Raises ValueError if the episode's numbers mean something else than this robot's."""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,13 +22,13 @@ from vla_ros.training.data.rlds import RldsMapping, open_rlds
 from vla_ros.training.data.shards import write_shards
 from vla_ros.training.trainer import schedule
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(480)
 ROOT = Path(__file__).resolve().parents[1]
 SIMULATED = dagger.Recipe(
-    demonstrations=4,
+    demonstrations=2,
     learner_episodes=1,
-    rounds=2,
-    steps=4,
+    rounds=3,
+    steps=3,
     frames=64,
     held_out_episodes=1,
     workers=1,
@@ -84,7 +85,7 @@ def command(recipe, *options: str) -> list[str]:
 def kill_after(step: int, out: Path, words: list[str]) -> None:
     """Start a run and kill all of it when it has saved `step`."""
     process = subprocess.Popen([sys.executable, *words, "--out", str(out)], start_new_session=True)
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + 400
     while not (out / "resume" / f"step-{step:08d}").exists() and not (out / "checkpoint").exists():
         assert process.poll() is None, "the run ended before it began"
         assert time.monotonic() < deadline
@@ -103,8 +104,16 @@ def assert_equal_weights(one: Path, other: Path) -> None:
 
 
 def test_a_killed_run_resumes_to_the_same_weights(tmp_path):
+    """Killed while the learner's episodes of the first round are collected."""
     whole = dagger.train(SIMULATED, tmp_path / "whole")
+    assert {path.name for path in (tmp_path / "whole/data").iterdir()} == {
+        "00_000",
+        "01_000",
+        "99_000",
+    }
     killed = tmp_path / "killed"
+    for demonstrations in ("00_000", "99_000"):  # equal seeds give equal data
+        shutil.copytree(tmp_path / "whole/data" / demonstrations, killed / "data" / demonstrations)
     kill_after(4, killed, command(SIMULATED))
     resumed = dagger.train(SIMULATED, killed)
     assert_equal_weights(whole, resumed)
@@ -209,7 +218,7 @@ def test_two_processes_train_one_model(recordings, tmp_path):
 
 @pytest.mark.parametrize("stage", [1, 2])
 def test_deepspeed_configurations_load(stage):
-    from accelerate.utils import HfDeepSpeedConfig
+    from accelerate.utils.deepspeed import HfDeepSpeedConfig
 
     config = HfDeepSpeedConfig(str(ROOT / f"config/deepspeed_zero{stage}.json"))
     assert config.is_zero2() == (stage == 2) and not config.is_offload()

@@ -10,7 +10,8 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 LAUNCH = ROOT / "launch" / "arm.launch.py"
-CONFIGS = sorted(ROOT.glob("config/*.yaml"))
+# Parameters of nodes; config/widowx.yaml describes a robot to training.
+CONFIGS = sorted(path for path in ROOT.glob("config/*.yaml") if path.name != "widowx.yaml")
 LIFECYCLE = {"vision_encoder", "action_policy", "command_gate", "recorder"}
 ALWAYS = LIFECYCLE - {"recorder"}
 

@@ -115,12 +115,20 @@ def test_a_killed_run_resumes_to_the_same_weights(tmp_path):
     for demonstrations in ("00_000", "99_000"):  # equal seeds give equal data
         shutil.copytree(tmp_path / "whole/data" / demonstrations, killed / "data" / demonstrations)
     kill_after(4, killed, command(SIMULATED))
-    resumed = dagger.train(SIMULATED, killed)
+    resumed = dagger.train(replace(SIMULATED, loaders=0), killed)
     assert_equal_weights(whole, resumed)
     assert_equal_weights(tmp_path / "whole/best", killed / "best")
     assert (killed / "losses.csv").read_text() == (tmp_path / "whole/losses.csv").read_text()
     assert (killed / "losses.png").is_file()
     VisionLanguageActionModel.from_pretrained(resumed)
+
+
+def test_a_failure_to_collect_ends_the_run(tmp_path):
+    """The shard's name is taken by a file."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/.99_000.partial").touch()
+    with pytest.raises(RuntimeError, match="collecting held-out episodes failed: FileExistsError"):
+        dagger.train(replace(SIMULATED, demonstrations=1), tmp_path)
 
 
 def test_a_batch_too_small_for_a_window_is_refused():

@@ -48,6 +48,7 @@ _CAMERAS = ("camera", "wrist_camera")
 _SHARD = 50  # episodes
 _HELD_OUT = 99  # the "round" of the held-out episodes
 _HELD_OUT_BATCHES = 8
+_POLL = 0.2  # s
 
 
 @dataclass(frozen=True)
@@ -154,6 +155,9 @@ def _look_loss(looks: Tensor, pixels: Tensor, grid: tuple[int, int]) -> Tensor:
 class Rounds(TrainerCallback):
     """Who collects the data of each round, and batches from what there is by then.
 
+    Shards appear whole, so that all who need them, loaders and processes that train alike, just
+    look whether they are there.
+
     Round 0 is the expert's demonstrations; in each later one the policy drives as it was when the
     round before it ended. Round r trains on the data of rounds 0 .. max(r - 1, 0).
 
@@ -165,11 +169,12 @@ class Rounds(TrainerCallback):
 
     def __init__(self, recipe: Recipe, out: Path, collects: bool) -> None:
         self._recipe, self._out, self._collects = recipe, out, collects
-        self._pending: dict[int, list[Future]] = {}
+        self._failure = out / "data" / "failed.txt"  # tells all that wait
         self._round, self._windows = -1, None
 
     def __enter__(self) -> Rounds:
         if self._collects:
+            self._failure.unlink(missing_ok=True)
             self._pool = ProcessPoolExecutor(
                 self._recipe.workers,
                 mp_context=multiprocessing.get_context("spawn"),
@@ -245,7 +250,7 @@ class Rounds(TrainerCallback):
         checkpoint = None if index in (0, _HELD_OUT) else self._policy(index)
         shards = self._shards(index)
         tasks = task_list(_TURNS, shards[-1][1].stop, first)
-        self._pending[index] = [
+        for folder, episodes in shards:
             self._pool.submit(
                 collect,
                 folder,
@@ -254,20 +259,36 @@ class Rounds(TrainerCallback):
                 _ACTION,
                 SMALL_ENCODER["image_size"],
                 checkpoint,
-            )
-            for folder, episodes in shards
-        ]
+            ).add_done_callback(self._check)
+
+    def _check(self, future: Future) -> None:
+        if not future.cancelled() and (error := future.exception()):
+            self._failure.parent.mkdir(parents=True, exist_ok=True)
+            self._failure.write_text(f"{type(error).__name__}: {error}")
 
     def _wait(self, index: int) -> list[Path]:
-        """The shards of a round, once they are there."""
+        """The shards of a round, once they are there: another process makes them.
+
+        Raises:
+            RuntimeError: it could not.
+        """
         folders = [folder for folder, _ in self._shards(index)]
-        futures = self._pending.get(index, [])
-        waits = any(not future.done() for future in futures)
         what = {0: "demonstrations", _HELD_OUT: "held-out episodes"}.get(index, f"round {index}")
-        for future in tqdm(futures, desc=what, unit="shard", mininterval=5.0, disable=not waits):
-            future.result()
-        while not all(folder.exists() for folder in folders):
-            time.sleep(0.5)  # another process collects
+        there = sum(folder.exists() for folder in folders)
+        with tqdm(
+            total=len(folders),
+            initial=there,
+            desc=what,
+            unit="shard",
+            mininterval=5.0,
+            disable=there == len(folders),
+        ) as bar:
+            while there < len(folders):
+                if self._failure.exists():
+                    raise RuntimeError(f"collecting {what} failed: {self._failure.read_text()}")
+                time.sleep(_POLL)
+                before, there = there, sum(folder.exists() for folder in folders)
+                bar.update(there - before)
         return folders
 
 

@@ -44,7 +44,6 @@ class Recipe(Settings):
     vision: str = ""  # the size's own
     freeze_vision: bool = False
     held_out: float = 0.1  # of the episodes
-    loaders: int = 1  # processes that prepare batches; 0: the one that trains does
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -101,7 +100,6 @@ def train(
         lambda step, rank: windows.batch(recipe.seed, step, recipe.frames, rank),
         [*kept.whole(_HELD_OUT_FRAMES)],
         tensorboard=tensorboard,
-        loaders=recipe.loaders,
     )
     return trainer.fit()
 

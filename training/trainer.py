@@ -58,6 +58,7 @@ class Settings:
     save_every: int = 250
     precision: str = "bf16"  # or fp32
     threads: int = 1  # of torch
+    loaders: int = 1  # processes that prepare batches; 0: the one that trains does
 
     def __post_init__(self) -> None:
         if self.precision not in ("bf16", "fp32"):
@@ -119,7 +120,6 @@ class PolicyTrainer(transformers.Trainer):
         draw: the batch of (step, rank).
         held_out: batches of episodes that are not trained on.
         tensorboard: write the curves to out/tensorboard too.
-        loaders: processes that prepare batches; 0: this one does.
         callbacks: of the Trainer.
     """
 
@@ -132,11 +132,10 @@ class PolicyTrainer(transformers.Trainer):
         held_out: Sequence[Batch],
         *,
         tensorboard: bool = False,
-        loaders: int = 0,
         callbacks: Sequence[TrainerCallback] = (),
     ) -> None:
         self._settings, self._out = settings, Path(args.output_dir)
-        self._draw, self._loaders = draw, loaders
+        self._draw = draw
         self._first = 0  # the step to begin with
         self._newest: dict[str, Tensor] = {}  # losses of the newest batch
         self._waited, self._since = 0.0, time.perf_counter()
@@ -178,9 +177,10 @@ class PolicyTrainer(transformers.Trainer):
     def get_train_dataloader(self) -> DataLoader:
         rank = self.args.process_index
         steps = _Steps(lambda step: self._draw(step, rank), self._first, self._settings.total)
-        context = "fork" if self._loaders else None  # recordings are mapped, not sent
+        loaders = self._settings.loaders
+        context = "fork" if loaders else None  # data are mapped, not sent
         return DataLoader(
-            steps, batch_size=None, num_workers=self._loaders, multiprocessing_context=context
+            steps, batch_size=None, num_workers=loaders, multiprocessing_context=context
         )
 
     def get_batch_samples(self, *arguments: Any) -> Any:

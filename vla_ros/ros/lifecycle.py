@@ -18,6 +18,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from lifecycle_msgs.msg import State
 from rclpy.clock import Clock
 from rclpy.clock_type import ClockType
+from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode as RclpyLifecycleNode
 from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from rclpy.qos import QoSProfile
@@ -29,6 +30,7 @@ SUCCESS = TransitionCallbackReturn.SUCCESS
 FAILURE = TransitionCallbackReturn.FAILURE
 ERROR = TransitionCallbackReturn.ERROR
 
+_LAST_WORDS = Duration(seconds=0.3)  # for each publisher to be heard before the process ends
 OK, WARN = DiagnosticStatus.OK, DiagnosticStatus.WARN
 
 AUTOSTART = Parameter(
@@ -132,9 +134,11 @@ class LifecycleNode(RclpyLifecycleNode):
         return ""
 
     def bring_down(self) -> None:
-        """Deactivate when active: called before the process ends."""
+        """Deactivate when active: called before the process ends, with which go unsent messages."""
         if self.state == "active":
             self.trigger_deactivate()
+            for publisher in self.publishers:
+                publisher.wait_for_all_acked(_LAST_WORDS)
 
     # --- transitions ------------------------------------------------------------------------
 

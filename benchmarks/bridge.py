@@ -79,7 +79,8 @@ on {machine("native kernels")}.
 
 25 episodes of 10 frames of BridgeData (a WidowX arm, four instructions), one camera, chunks of
 {robot.action.horizon} actions; {RECIPE.steps} steps of {RECIPE.frames} frames,
-{spent / FOLDS:.0f} s of the trainer's processor time a fold. Five folds: 20 episodes to learn from, 5 to test;
+{spent / FOLDS:.0f} s of the trainer's processor time a fold. Five folds: 20 episodes to learn from,
+5 to test;
 the weights are chosen by the loss on 4 of the 20, which falls by a factor of {min(falls):.2f} to
 {max(falls):.2f} from the tenth step on. Mean squared error of the actions of a chunk:
 

@@ -22,7 +22,10 @@ _COMMANDS = {
     ("demo",): ("vla_ros.demo", "the simulated arm follows instructions; leaves a video"),
     ("eval",): ("vla_ros.training.evaluation", "success rates of a policy, offline or live"),
     ("record",): ("vla_ros.record", "record episodes of the running stack, one bag each"),
-    ("train", "policy"): ("vla_ros.training.policy", "train a policy in simulation or from recordings"),
+    ("train", "policy"): (
+        "vla_ros.training.policy",
+        "train a policy, simulated or from recordings",
+    ),
 }
 _GROUPS = {
     "bag": ("look into recordings, or convert them", "ACTION"),

@@ -42,7 +42,7 @@ def test_a_wrong_command_ends_with_usage(words, capsys):
         (["eval", "--seed", "1000000000"], "training"),
         (["eval", "--episodes", "0"], "--episodes"),
         (["eval", "--workers", "0"], "--workers"),
-        (["eval", "--latency-ticks", "5"], "latency is 5"),
+        (["eval", "--latency-ticks", "99"], "latency is 99"),
         (["eval", "--compare", "no.json"], "no.json"),
         (["demo", "--checkpoint", "nowhere"], "nowhere"),
         (["demo", "--episodes", "0"], "--episodes"),

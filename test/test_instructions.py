@@ -1,7 +1,6 @@
 """Phrasings: every one is understood, names its object, and can be told from the others."""
 
 import numpy as np
-import pytest
 
 from vla_ros.scene_language.instructions import (
     COLORS,
@@ -10,7 +9,6 @@ from vla_ros.scene_language.instructions import (
     SHAPES,
     VOCABULARY,
     Goal,
-    check_words,
     phrase,
     words_of,
 )
@@ -31,9 +29,9 @@ def test_every_phrasing_is_in_the_vocabulary_and_names_the_colour():
     for goal in goals():
         for _ in range(40):
             text = phrase(goal, rng)
-            check_words(text)
-            assert goal.color in words_of(text)
-            assert "there" not in words_of(text), text
+            assert set(words_of(text)) <= set(VOCABULARY), text
+            assert sum(color in words_of(text) for color in COLORS) == 1, text
+            assert not {"there", "noun"} & set(words_of(text)), text
 
 
 def test_there_are_many_phrasings_and_none_means_two_things():
@@ -55,20 +53,3 @@ def test_there_are_many_phrasings_and_none_means_two_things():
 def test_the_same_generator_state_gives_the_same_words():
     goal = Goal("pad", "green", "cube")
     assert phrase(goal, np.random.default_rng(7)) == phrase(goal, np.random.default_rng(7))
-
-
-def test_case_and_punctuation_do_not_matter():
-    check_words("Pick up the RED cube!")
-
-
-def test_unknown_words_are_all_named():
-    with pytest.raises(ValueError, match="'juggle', 'teapot'"):
-        check_words("juggle the red teapot")
-    with pytest.raises(ValueError, match="empty"):
-        check_words("")
-
-
-def test_a_placeholder_is_no_word():
-    assert "there" not in VOCABULARY
-    with pytest.raises(ValueError, match="'there'"):
-        check_words("push it there")

@@ -43,8 +43,9 @@ def test_what_is_only_said_cannot_be_asked():
 
 
 def test_special_tokens_cannot_be_said():
-    with pytest.raises(ValueError, match="'end'"):
-        encode("push the red cube <end>")
+    with pytest.raises(ValueError, match="'unk'"):
+        encode("push the red cube <unk>")
+    assert encode("red <end>") == encode("red end")
 
 
 def test_reading_stops_at_the_end():

@@ -26,7 +26,7 @@ from vla_ros.models.vlam import VisionLanguageActionModel
 from vla_ros.models.vlam_config import SMALL_ENCODER
 from vla_ros.robots.action_config import ActionConfig
 from vla_ros.scene_language.descriptions import SENTENCES
-from vla_ros.scene_language.instructions import FAMILIES
+from vla_ros.scene_language.instructions import COLORS, FAMILIES
 from vla_ros.sim.tasks import FIRST_TRAINING_SEED
 from vla_ros.training.data.folders import whole_folder
 from vla_ros.training.data.simulation import collect, task_list
@@ -55,11 +55,12 @@ _POLL = 0.2  # s
 class Recipe(Settings):
     """What the shipped policy is trained with; the defaults are its recipe."""
 
-    steps: int = 850  # of a round
-    demonstrations: int = 1200  # expert episodes before the first round
-    learner_episodes: int = 360  # DAgger episodes of each later round
-    rounds: int = 5
+    steps: int = 900  # of a round
+    demonstrations: int = 900  # expert episodes before the first round
+    learner_episodes: int = 250  # DAgger episodes of each later round
+    rounds: int = 8
     held_out_episodes: int = 20  # expert episodes that are not trained on
+    hold_out_pairs: bool = False  # of colour and shape, to measure the policy on them
     workers: int = 2  # processes that collect while this one trains
 
     def __post_init__(self) -> None:
@@ -82,7 +83,11 @@ def train(
     args = begin(recipe, out, vars(recipe), deepspeed)
     with Rounds(recipe, out, collects=args.process_index == 0) as rounds:
         model = VisionLanguageActionModel.from_size(
-            "tiny", _ACTION, cameras=_CAMERAS, statistics=rounds.windows(0).statistics()
+            "tiny",
+            _ACTION,
+            cameras=_CAMERAS,
+            statistics=rounds.windows(0).statistics(),
+            needed_words=COLORS,
         )
         sentences = language.pad(
             language.encode(model.tokenizer, text, model.config.vocab_size) for text in SENTENCES
@@ -259,6 +264,7 @@ class Rounds(TrainerCallback):
                 _ACTION,
                 SMALL_ENCODER["image_size"],
                 checkpoint,
+                hold_out_pairs=self._recipe.hold_out_pairs,
             ).add_done_callback(self._check)
 
     def _check(self, future: Future) -> None:

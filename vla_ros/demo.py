@@ -23,7 +23,8 @@ from vla_ros.film import (
     what_happened,
 )
 from vla_ros.live import running
-from vla_ros.scene_language.instructions import FAMILIES, check_words
+from vla_ros.models.vlam import VisionLanguageActionModel
+from vla_ros.scene_language.instructions import FAMILIES
 from vla_ros.sim.report import EpisodeReport
 from vla_ros.sim.tasks import Outcome, check_seeds, sample_task
 
@@ -53,7 +54,7 @@ def main(arguments: argparse.Namespace) -> int:
     seeds = check_seeds(arguments.seed, count)
     checkpoint = resolve(arguments.checkpoint)
     if arguments.instruction:
-        check_words(arguments.instruction)
+        VisionLanguageActionModel.from_pretrained(checkpoint).start(arguments.instruction)
     tasks = [(FAMILIES[i % len(FAMILIES)], seed) for i, seed in enumerate(seeds)]
     instructions = [sample_task(*task).instruction for task in tasks]
     width = max(map(len, [*instructions, arguments.instruction]))

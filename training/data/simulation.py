@@ -125,6 +125,8 @@ def collect(
     action: ActionConfig,
     image_size: int,
     checkpoint: Path | None = None,
+    *,
+    hold_out_pairs: bool = False,
 ) -> Path:
     """Record one shard: an episode for each (family, seed) in `tasks`.
 
@@ -139,7 +141,7 @@ def collect(
     rollouts: dict[str, Rollout] = {}  # by visuals
     frames, lengths, succeeded = [], [], []
     for family, task_seed in tasks:
-        stage = training_stage(family, task_seed, rng)
+        stage = training_stage(family, task_seed, rng, hold_out_pairs=hold_out_pairs)
         task = stage.task
         if stage.visuals not in rollouts:
             world = ArmWorld(visuals=stage.visuals, distractors=MAX_DISTRACTORS)

@@ -8,7 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vla_ros.models import language
 from vla_ros.models.vlam_config import Statistics
+from vla_ros.scene_language.instructions import ESSENTIAL_WORDS, words_of
 from vla_ros.training.data.simulation import Shard
 
 _SHIFT = 3  # pixels of random shift
@@ -113,7 +115,8 @@ class Windows:
             }
             for name, value in window.items():
                 arrays.setdefault(name, []).append(value)
-            instructions.append(str(getattr(shard, f"{kind}instruction")[first + offset], "ascii"))
+            text = str(getattr(shard, f"{kind}instruction")[first + offset], "ascii")
+            instructions.append(mishear(text, rng))
         batch = {name: torch.from_numpy(np.stack(values)) for name, values in arrays.items()}
         batch["images"] = jitter(batch["images"], rng)
         noise = rng.normal(0.0, 0.002, batch["proprioception"].shape).astype(np.float32)
@@ -136,6 +139,22 @@ def shift_images(images: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarr
         shifted[:, camera] = images[:, camera][:, rows][:, :, columns]
         moved[camera, 0] = (-2.0 * dy / size, -2.0 * dx / size)
     return shifted, moved
+
+
+def mishear(text: str, rng: np.random.Generator) -> str:
+    """An instruction as one hears it who does not know all words; often just as it is.
+
+    One or two words come in between, or stand for others, that the model was not taught; those
+    that nobody could guess stay.
+    """
+    if rng.random() < 0.7:
+        return text
+    words = words_of(text)
+    for _ in range(int(rng.integers(1, 3))):
+        place = int(rng.integers(len(words) + 1))
+        replaced = place < len(words) > 3 and words[place] not in ESSENTIAL_WORDS
+        words[place : place + int(replaced)] = [language.UNKNOWN]
+    return " ".join(words)
 
 
 def jitter(images: Tensor, rng: np.random.Generator) -> Tensor:

@@ -7,7 +7,7 @@ tokens.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -15,10 +15,15 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 from torch import Tensor, nn
 
 from vla_ros.models.mamba import MambaStack, RMSNorm
-from vla_ros.scene_language.instructions import empty_instruction, unknown_words
+from vla_ros.scene_language.instructions import (
+    empty_instruction,
+    missing_word,
+    unknown_words,
+)
 
 PAD, END, UNKNOWN = "<pad>", "<end>", "<unk>"
 _SPECIAL = {PAD: 0, END: 1, UNKNOWN: 2}
+_MOST_UNKNOWN = 0.5  # of the words of an instruction
 _IGNORED = -100  # targets that cross-entropy leaves out
 
 
@@ -54,20 +59,36 @@ def check_tokenizer(tokenizer: Tokenizer, vocab_size: int) -> None:
         )
 
 
-def encode(tokenizer: Tokenizer, text: str, heard: int) -> list[int]:
+def encode(tokenizer: Tokenizer, text: str, heard: int, needed: Sequence[str] = ()) -> list[int]:
     """Token ids of an instruction, below `heard`.
 
+    Args:
+        tokenizer: the model's.
+        text: the instruction.
+        heard: how many tokens may come in instructions.
+        needed: words of which there must be one; other words may then be unknown, up to half of
+            them. Without, none may.
+
     Raises:
-        ValueError: the text is empty, or has words outside the vocabulary (all are named).
+        ValueError: the text is empty, has words outside the vocabulary (all are named), or none
+            that is needed.
     """
-    encoding = tokenizer.encode(text, add_special_tokens=False)
-    if not encoding.ids:
+    ids = tokenizer.encode(text, add_special_tokens=False).ids
+    if not ids:
         raise empty_instruction()
-    spans = zip(encoding.ids, encoding.offsets, strict=True)
-    unknown = [text[a:b].lower() for i, (a, b) in spans if i == _SPECIAL[UNKNOWN] or i >= heard]
-    if unknown:
+    unknown = unheard(tokenizer, text, heard)
+    if len(unknown) > (_MOST_UNKNOWN * len(ids) if needed else 0):
         raise unknown_words(text, unknown)
-    return encoding.ids
+    if needed and not {tokenizer.token_to_id(word) for word in needed} & set(ids):
+        raise missing_word(text, needed)
+    return [i if i < heard else _SPECIAL[UNKNOWN] for i in ids]
+
+
+def unheard(tokenizer: Tokenizer, text: str, heard: int) -> list[str]:
+    """The words of an instruction that are outside the vocabulary."""
+    encoding = tokenizer.encode(text, add_special_tokens=False)
+    spans = zip(encoding.ids, encoding.offsets, strict=True)
+    return [text[a:b].lower() for i, (a, b) in spans if i == _SPECIAL[UNKNOWN] or i >= heard]
 
 
 def pad(ids: Iterable[list[int]]) -> Tensor:

@@ -257,6 +257,10 @@ class VisionLanguageActionModel(nn.Module):
             raise ValueError("the proprioception holds NaN or infinity")
         return images, proprioception
 
+    def unheard_words(self, instruction: str) -> list[str]:
+        """The words of an instruction that the model was not taught, and does without."""
+        return language.unheard(self.tokenizer, instruction, self.config.heard_tokens)
+
     def _token_ids(self, instruction: str | Sequence[str] | Tensor | None, batch: int) -> Tensor:
         """Token ids [batch, W] of the instructions."""
         if isinstance(instruction, Tensor):
@@ -266,8 +270,11 @@ class VisionLanguageActionModel(nn.Module):
         texts = [instruction] * batch if isinstance(instruction, str) else list(instruction)
         if len(texts) != batch:
             raise ValueError(f"{len(texts)} instructions for {batch} rows of images")
-        heard = self.config.heard_tokens
-        ids = {text: language.encode(self.tokenizer, text, heard) for text in set(texts)}
+        c = self.config
+        ids = {
+            text: language.encode(self.tokenizer, text, c.heard_tokens, c.needed_words)
+            for text in set(texts)
+        }
         return language.pad(ids[text] for text in texts).to(self._low.device)
 
     def _encode(self, images: Tensor, camera: int) -> Tensor:

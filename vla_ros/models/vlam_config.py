@@ -41,6 +41,8 @@ class VLAMConfig:
     mixer: str = "mamba2"  # or "mamba1"
     vocab_size: int = 0
     heard_tokens: int = 0  # the first so many of them may come in instructions
+    # An instruction must have one of them, and may then have words that were not taught.
+    needed_words: tuple[str, ...] = ()
     freeze_vision: bool = False
     cameras: tuple[str, ...] = ("camera",)
     keypoints: int = 16  # of each camera
@@ -56,8 +58,8 @@ class VLAMConfig:
         if set(values) != known:
             wrong = ", ".join(sorted(set(values) ^ known))
             raise ValueError(f"unexpected or missing settings: {wrong}")
-        action, cameras = ActionConfig.from_dict(values["action"]), tuple(values["cameras"])
-        return cls(**{**values, "action": action, "cameras": cameras})
+        tuples = {name: tuple(values[name]) for name in ("cameras", "needed_words")}
+        return cls(**{**values, **tuples, "action": ActionConfig.from_dict(values["action"])})
 
 
 @dataclass

@@ -158,6 +158,8 @@ class ActionPolicyNode(LifecycleNode):
         )
         self._narration = ""
         self.get_logger().info(f"following: {instruction}")
+        if unheard := self._model.unheard_words(instruction):
+            self.get_logger().warning(f"words never taught: {', '.join(unheard)}")
         return self._following
 
     def _end(self, success: bool, reason: str) -> None:

@@ -2,7 +2,7 @@
 
 A condition goes beyond the variation that every task has (see `Appearance`), in one respect, and is
 the same for the same seed. Training draws the same kinds of change at random, but other things:
-distractors of other shapes and colours, and no object of HELD_OUT_PAIRS.
+distractors of other shapes and colours, and, if asked for, no object of HELD_OUT_PAIRS.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Condition(StrEnum):
     DISTRACTORS = "distractors"  # two things of colours and shapes that training never shows
     LATENCY = "latency"  # 100 ms later
     KNOCK = "knock"  # something pushes the object once, before it is grasped
-    HELD_OUT_PAIRS = "held-out-pairs"  # the object meant is of a colour and shape never trained
+    HELD_OUT_PAIRS = "held-out-pairs"  # the object meant is of a colour and shape kept for this
     SWAPPED_INSTRUCTION = "swapped-instruction"  # the policy is told about another object
     NO_INSTRUCTION = "no-instruction"  # the policy is told nothing
 
@@ -110,13 +110,21 @@ def evaluation_stage(
     )
 
 
-def training_stage(family: str, seed: int, rng: np.random.Generator) -> Stage:
+def training_stage(
+    family: str, seed: int, rng: np.random.Generator, *, hold_out_pairs: bool = False
+) -> Stage:
     """A task to train on: all kinds of change, each in a share of episodes.
+
+    Args:
+        family: one of FAMILIES.
+        seed: of the task.
+        rng: draws the changes.
+        hold_out_pairs: no object is of HELD_OUT_PAIRS.
 
     Raises:
         ValueError: unknown family.
     """
-    task = sample_task(family, seed, _has_no_held_out)
+    task = sample_task(family, seed, _has_no_held_out if hold_out_pairs else lambda kinds: True)
     look = task.appearance
     if rng.random() < 0.7:
         look = _bump_camera(look, rng.uniform(0, 0.04), np.radians(rng.uniform(0, 4)), rng)

@@ -38,7 +38,7 @@ DISTURBANCE = 0.06  # m another object may be moved before the task counts as fa
 FIRST_TRAINING_SEED = 1_000_000_000  # from here on for training, those below for evaluation
 
 
-# Never the target, nor anything else, of a task to train on: (colour, shape).
+# (colour, shape): a training that holds them out never has one on the table.
 HELD_OUT_PAIRS = (("green", "cylinder"), ("purple", "cube"))
 
 

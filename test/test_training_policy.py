@@ -60,7 +60,8 @@ def sighted(number: int, length: int = 12):
         picture[row : row + 16, column : column + 16] = 250
     offsets = (places - 24) / 240
     actions = np.concatenate([offsets, offsets[:, 1:] < 0], axis=1)
-    return episode(number, length, actions=actions, pictures={"front": reader(pictures)}, depths={})
+    told = {"actions": actions, "pictures": {"front": reader(pictures)}, "depths": {}}
+    return episode(number, length, outcome=True, **told)
 
 
 @pytest.fixture
@@ -199,6 +200,36 @@ def test_a_policy_learns_from_recordings_what_it_sees(recordings, tmp_path):
     assert errors.shape == (3, 3)
     rows = (tmp_path / "run/losses.csv").read_text().splitlines()
     assert rows[0] == "step,motion,decision,done,held_out"
+
+
+def test_a_policy_goes_on_from_another(recordings, tmp_path):
+    first = imitation.train(replace(RECORDED, steps=2), *recordings, tmp_path / "first")
+    write_shards(tmp_path / "more", map(sighted, range(8, 12)), ["front"], 64)
+    still = replace(RECORDED, steps=1, start=str(first), learning_rate=1e-9)
+    second = imitation.train(still, [tmp_path / "more"], recordings[1], tmp_path / "second")
+    for name in ("statistics.json", "config.json", "tokenizer.json"):
+        assert (second / name).read_text() == (first / name).read_text()
+    before, after = (load_file(path / "model.safetensors") for path in (first, second))
+    for name, value in before.items():
+        torch.testing.assert_close(after[name], value, rtol=0, atol=1e-7)
+
+
+def test_a_policy_of_another_robot_is_not_gone_on_from(recordings, tmp_path):
+    with pytest.raises(ValueError, match="arm is of another robot: its action_dim is 4, not 3"):
+        imitation.train(replace(RECORDED, start="arm"), *recordings, tmp_path / "run")
+    with pytest.raises(FileNotFoundError, match="no checkpoint 'nowhere'"):
+        imitation.train(replace(RECORDED, start="nowhere"), *recordings, tmp_path / "other")
+    with pytest.raises(ValueError, match="leave out either start or those"):
+        replace(RECORDED, start="arm", size="small")
+
+
+def test_failures_are_not_learnt_from(tmp_path):
+    tried = [replace(sighted(i), outcome=outcome) for i, outcome in enumerate((True, False, None))]
+    write_shards(tmp_path / "some", tried, ["front"], 64)
+    assert [e.outcome for e in imitation.load(tmp_path / "some")] == [True, None]
+    write_shards(tmp_path / "none", tried[1:2], ["front"], 64)
+    with pytest.raises(ValueError, match="no episode to learn from; 1 failed"):
+        imitation.load(tmp_path / "none")
 
 
 def test_numbers_out_of_the_robots_bounds_are_refused(recordings, tmp_path):

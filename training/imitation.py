@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,12 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
+from vla_ros.checkpoints import resolve
 from vla_ros.models import language
 from vla_ros.models.vision import build_encoder
 from vla_ros.models.vlam import VisionLanguageActionModel
 from vla_ros.models.vlam_config import SIZES, Statistics
 from vla_ros.robots.action_config import ActionConfig
-from vla_ros.scene_language.instructions import VOCABULARY
+from vla_ros.scene_language.instructions import VOCABULARY, words_of
 from vla_ros.training.data.episode import Episode
 from vla_ros.training.data.episode_windows import EpisodeWindows, action_chunks
 from vla_ros.training.data.recordings import Robot
@@ -40,7 +40,8 @@ _WEIGHTS = {"motion": 1.0, "decision": 0.4, "done": 0.1}
 class Recipe(Settings):
     """How a policy is trained from recordings."""
 
-    size: str = "tiny"
+    start: str = ""  # a checkpoint to go on from, by name or folder
+    size: str = "tiny"  # of a policy that begins from nothing
     vision: str = ""  # the size's own
     freeze_vision: bool = False
     held_out: float = 0.1  # of the episodes
@@ -51,6 +52,11 @@ class Recipe(Settings):
             raise ValueError(f"frames is {self.frames}: a batch holds {max(LENGTHS)} or more")
         if self.size not in SIZES:
             raise ValueError(f"no size {self.size!r}: choose {', '.join(SIZES)}")
+        made = self.size, self.vision, self.freeze_vision
+        if self.start and made != (Recipe.size, Recipe.vision, Recipe.freeze_vision):
+            raise ValueError(
+                f"the policy {self.start} has its size and vision: leave out either start or those"
+            )
         if not 0.0 < self.held_out < 1.0:
             raise ValueError(f"held_out is {self.held_out}: give a share between 0 and 1")
 
@@ -75,23 +81,28 @@ def train(
     told = vars(recipe) | {"data": [path.resolve() for path in data], "robot": robot}
     args = begin(recipe, out, told, deepspeed)
     contract = Robot.load(robot)
+    policy = _known(recipe.start, contract) if recipe.start else None
     vision = recipe.vision or SIZES[recipe.size]["vision_model"]
+    image_size = policy.image_size if policy else build_encoder(vision).image_size
     with args.main_process_first(local=False):
-        folder = _shards(contract, data, out / "data", build_encoder(vision).image_size)
+        folder = _shards(contract, data, out / "data", image_size)
     episodes = load(folder)
     trained, held = split(episodes, recipe.held_out)
     statistics = _statistics(trained, contract.action, out)
-    texts = sorted({episode.instruction for episode in episodes})
-    words = {word for text in texts for word in re.findall("[a-z]+", text.lower())}
-    model = VisionLanguageActionModel.from_size(
+    model = policy or VisionLanguageActionModel.from_size(
         recipe.size,
         contract.action,
         vision_model=vision,
         freeze_vision=recipe.freeze_vision,
         cameras=episodes[0].cameras,
-        tokenizer=language.word_tokenizer({*VOCABULARY, *words}),
+        tokenizer=language.word_tokenizer({*VOCABULARY, *_words(episodes)}),
         statistics=statistics,
     )
+    if policy and policy.config.cameras != episodes[0].cameras:
+        raise ValueError(
+            f"{recipe.start} sees {', '.join(policy.config.cameras)}, the recordings have "
+            f"{', '.join(episodes[0].cameras)}: list the robot's cameras by those names"
+        )
     windows, kept = (_windows(model, part) for part in (trained, held[:_HELD_OUT_EPISODES]))
     trainer = PolicyTrainer(
         Objective(model, losses, _goals(model, trained)),
@@ -104,10 +115,33 @@ def train(
     return trainer.fit()
 
 
+def _known(start: str, contract: Robot) -> VisionLanguageActionModel:
+    """The policy to go on from. Raises ValueError if it is of another robot."""
+    model = VisionLanguageActionModel.from_pretrained(resolve(start))
+    for name, value in vars(model.config.action).items():
+        if value != (wanted := getattr(contract.action, name)):
+            raise ValueError(f"{start} is of another robot: its {name} is {value}, not {wanted}")
+    return model.train()
+
+
+def _words(episodes: Sequence[Episode]) -> set[str]:
+    return {word for episode in episodes for word in words_of(episode.instruction)}
+
+
 def load(folder: Path) -> list[Episode]:
-    """The episodes of shards; their pictures stay on disk. Raises ValueError if there are none."""
+    """The episodes of shards, but for those that failed; their pictures stay on disk.
+
+    Raises:
+        ValueError: there are none.
+    """
     shards = map(EpisodeShard.load, shard_folders(folder))
-    return [episode for shard in shards for episode in shard.episodes() if len(episode)]
+    there = [episode for shard in shards for episode in shard.episodes() if len(episode)]
+    kept = [episode for episode in there if episode.outcome is not False]
+    if len(kept) < len(there):
+        tqdm.write(f"{len(there) - len(kept)} of {len(there)} episodes failed and are left out")
+    if not kept:
+        raise ValueError(f"{folder} holds no episode to learn from; {len(there)} failed")
+    return kept
 
 
 def split(episodes: Sequence[Episode], share: float) -> tuple[list[Episode], list[Episode]]:
@@ -203,9 +237,9 @@ def _shards(robot: Robot, data: Sequence[Path], folder: Path, image_size: int) -
 
 
 def _windows(model: VisionLanguageActionModel, episodes: Sequence[Episode]) -> EpisodeWindows:
-    heard = model.config.heard_tokens
+    told = model.config.heard_tokens, model.config.needed_words
     tokens = {
-        text: language.encode(model.tokenizer, text, heard) if text else [0]
+        text: language.encode(model.tokenizer, text, *told) if text else [0]
         for text in {episode.instruction for episode in episodes}
     }
     return EpisodeWindows(

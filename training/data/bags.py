@@ -61,8 +61,8 @@ class Contract:
     action: ActionConfig
     cameras: Mapping[str, Stream] = field(
         default_factory=lambda: {
-            "front": Stream("camera/image_raw"),
-            "wrist": Stream("wrist_camera/image_raw", tolerance=0.01),
+            "camera": Stream("camera/image_raw"),
+            "wrist_camera": Stream("wrist_camera/image_raw", tolerance=0.01),
         }
     )
     state: Stream = Stream("joint_states")

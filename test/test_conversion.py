@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from episodes import assert_same, episode, reader
-from recordings import image, joints, picture, text, write_bag
+from recordings import image, joints, picture, robot, text, write_bag
 
 from vla_ros import cli
 from vla_ros.observations import depth_from_message, image_from_message
@@ -173,3 +173,26 @@ def test_recordings_of_the_package_become_rlds(tmp_path, capsys):
     (direct,) = open_bag(path, Contract(ActionConfig.get_joint_arm_config()))
     assert len(read) == 4 and read.instruction == "lift it"
     assert_same(read, direct)
+
+
+def test_recordings_of_another_robot_become_rlds(tmp_path):
+    """Its topics and names are in a file, the one that training reads."""
+    write_bag(tmp_path / "bags" / "one", [*robot(), text("/task", 99.0, "go")])
+    (tmp_path / "robot.yaml").write_text(
+        """
+action:
+  robot_type: arm
+  action_names: [a, b]
+  action_bounds: [-10, 10]
+  proprioception_names: [a]
+  control_mode: joint_position
+  dt: 0.1
+bag: {cameras: {eye: camera}, command: command, instruction: task}
+"""
+    )
+    options = ["--name", "other", "--robot", str(tmp_path / "robot.yaml")]
+    assert cli.main(["bag", "to-rlds", str(tmp_path / "bags"), str(tmp_path), *options]) == 0
+    (read,) = open_rlds(tmp_path / "other" / "1.0.0")
+    assert (read.instruction, read.cameras, len(read)) == ("go", ("eye",), 6)
+    np.testing.assert_array_equal(read.actions[:, 0], np.arange(1, 7))
+    np.testing.assert_array_equal(next(read.frames("eye", 3, 4)), picture(3))

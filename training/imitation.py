@@ -29,7 +29,6 @@ from vla_ros.training.data.windows import LENGTHS, Batch
 from vla_ros.training.trainer import Objective, PolicyTrainer, Settings, begin
 
 DATA_HELP = "recordings (bags, RLDS datasets, shards, folders of them) instead of the simulator"
-ROBOT_HELP = "what they are of: arm, joint_arm, humanoid, mobile_manipulator, or a YAML file"
 _SPLIT_SEED = 0  # which episodes are held out is the same in all runs
 _HELD_OUT_EPISODES = 32  # the loss is measured on so many
 _HELD_OUT_FRAMES = 256  # of each of them

@@ -7,6 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from vla_ros.training import dagger, imitation
+from vla_ros.training.data.recordings import ROBOT_HELP
 
 _RECIPES = {"the simulator": dagger.Recipe, "recordings": imitation.Recipe}
 
@@ -14,7 +15,7 @@ _RECIPES = {"the simulator": dagger.Recipe, "recordings": imitation.Recipe}
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/policy"), help="folder of the run")
     parser.add_argument("--data", type=Path, nargs="+", metavar="PATH", help=imitation.DATA_HELP)
-    parser.add_argument("--robot", metavar="NAME", help=imitation.ROBOT_HELP)
+    parser.add_argument("--robot", metavar="NAME", help=ROBOT_HELP)
     parser.add_argument("--tensorboard", action="store_true", help="write OUT/tensorboard too")
     parser.add_argument(
         "--deepspeed", type=Path, metavar="FILE", help="such as config/deepspeed_zero1.json"

@@ -15,11 +15,11 @@ from typing import Any
 import cv2
 import numpy as np
 
-from vla_ros.robots.action_config import ActionConfig
 from vla_ros.training.data.bag import Bag
-from vla_ros.training.data.bags import Contract, open_bag
+from vla_ros.training.data.bags import open_bag
 from vla_ros.training.data.episode import Episode
 from vla_ros.training.data.folders import whole_folder
+from vla_ros.training.data.recordings import ROBOT_HELP, Robot
 from vla_ros.training.data.rlds import METADATA, OWN
 from vla_ros.training.data.rlds_to_bag import contract_of, nanoseconds
 from vla_ros.training.data.tfrecord import serialize_example, write_record
@@ -247,13 +247,6 @@ def _dictionary(features: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
 
 # --- vla bag to-rlds ------------------------------------------------------------------------------
 
-_ACTIONS = {
-    "arm": ActionConfig.get_arm_config,
-    "joint_arm": ActionConfig.get_joint_arm_config,
-    "humanoid": ActionConfig.get_humanoid_config,
-    "mobile_manipulator": ActionConfig.get_mobile_manipulator_config,
-}
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bags", type=Path, nargs="+", metavar="BAG", help="recordings, in order")
@@ -263,27 +256,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--images", choices=list(_ENCODERS), default="png")
     parser.add_argument(
         "--robot",
-        choices=list(_ACTIONS),
-        help="what the recordings of the package's own topics are read as; needless for those "
-        "of vla bag from-rlds",
+        metavar="NAME",
+        help=f"{ROBOT_HELP}; needless for those of vla bag from-rlds, which tell",
     )
 
 
 def main(arguments: argparse.Namespace) -> None:
-    robot = arguments.robot
-    given = Contract(_ACTIONS[robot]()) if robot else None
-    episodes = itertools.chain.from_iterable(_open(path, given) for path in arguments.bags)
+    if arguments.robot:
+        episodes = Robot.load(arguments.robot).episodes(arguments.bags)
+    else:
+        episodes = itertools.chain.from_iterable(map(_open, arguments.bags))
     target = write_rlds(
-        arguments.datasets, arguments.name, episodes, arguments.split, arguments.images
+        arguments.datasets, arguments.name, map(_noted, episodes), arguments.split, arguments.images
     )
     print(target)
 
 
-def _open(path: Path, given: Contract | None) -> Iterator[Episode]:
-    contract = given or contract_of(Bag(path))
+def _open(path: Path) -> Iterator[Episode]:
+    contract = contract_of(Bag(path))
     if contract is None:
         raise ValueError(f"{path} does not say what its actions are: give --robot")
-    for episode in open_bag(path, contract):
-        for note in episode.notes:
-            print(f"{episode.name}: {note}")
-        yield episode
+    return open_bag(path, contract)
+
+
+def _noted(episode: Episode) -> Episode:
+    for note in episode.notes:
+        print(f"{episode.name}: {note}")
+    return episode

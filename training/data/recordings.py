@@ -22,6 +22,7 @@ _PRESETS = {
     "humanoid": ActionConfig.get_humanoid_config,
     "mobile_manipulator": ActionConfig.get_mobile_manipulator_config,
 }
+ROBOT_HELP = f"what they are of: {', '.join(_PRESETS)}, or a YAML file"
 _BAG_FILES = (".mcap", ".db3", ".zstd")
 
 

@@ -42,6 +42,20 @@ def test_what_is_only_said_cannot_be_asked():
     assert encode("carrying the red cube", TOKENIZER.get_vocab_size())
 
 
+def test_unknown_words_are_passed_over_beside_a_needed_one():
+    def ids(text):
+        return language.encode(TOKENIZER, text, HEARD, ("red", "blue"))
+
+    unknown = TOKENIZER.token_to_id(language.UNKNOWN)
+    assert ids("juggle the red cube") == [unknown, *encode("the red cube")]
+    assert ids("carrying red") == [unknown, *encode("red")], "it is said, but never asked"
+    assert language.unheard(TOKENIZER, "Juggle the red teapot", HEARD) == ["juggle", "teapot"]
+    with pytest.raises(ValueError, match="'juggle the cube' names none of red, blue"):
+        ids("juggle the cube")
+    with pytest.raises(ValueError, match="unknown words 'juggle', 'several', 'teapots'"):
+        ids("juggle several red teapots")
+
+
 def test_special_tokens_cannot_be_said():
     with pytest.raises(ValueError, match="'unk'"):
         encode("push the red cube <unk>")

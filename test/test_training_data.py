@@ -17,7 +17,7 @@ from vla_ros.training.data.recordings import Robot
 from vla_ros.training.data.rlds_to_bag import write_bags
 from vla_ros.training.data.shards import write_shards
 from vla_ros.training.data.simulation import Shard, collect, task_list
-from vla_ros.training.data.windows import Windows
+from vla_ros.training.data.windows import Windows, mishear
 from vla_ros.training.imitation import split
 
 pytestmark = pytest.mark.timeout(240)
@@ -96,6 +96,17 @@ def test_task_lists_use_every_seed_once():
     tasks = task_list(FAMILIES, 12, 100)
     assert [seed for _, seed in tasks] == list(range(100, 112))
     assert [family for family, _ in tasks[:5]] == list(FAMILIES)
+
+
+def test_some_instructions_come_with_words_never_taught():
+    text = "push the small red block away from you"
+    rng = np.random.default_rng(0)
+    heard = [mishear(text, rng) for _ in range(400)]
+    assert 0.6 < heard.count(text) / 400 < 0.8
+    for other in set(heard) - {text}:
+        assert {"red", "away", "from", "you"} < set(other.split())
+        assert 1 <= other.count("<unk>") <= 2 and len(other.split()) <= 10
+    assert not all("push" in other for other in heard), "a verb can be unknown"
 
 
 def test_batches_depend_on_seed_and_step_only(shard, tmp_path):

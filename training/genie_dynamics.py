@@ -1,0 +1,206 @@
+"""`vla train dynamics`: how a world model's tokens follow each other, and the world model, whole.
+
+The tokenizer and the latent actions were trained into the same folder before. If the videos tell
+what the robot did, what maps that to latent actions is trained at the end.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vla_ros.models.genie.config import part
+from vla_ros.models.genie.dynamics import Dynamics, DynamicsConfig
+from vla_ros.models.genie.genie import WorldModel
+from vla_ros.models.genie.latent_actions import LatentActionModel
+from vla_ros.models.genie.tokenizer import VideoTokenizer
+from vla_ros.training import world_model
+from vla_ros.training.data.tokens import TokenClips
+from vla_ros.training.genie_pictures import Watch
+from vla_ros.training.genie_robot_actions import train_robot_actions
+from vla_ros.training.genie_rollouts import (
+    Sampling,
+    frame_psnr,
+    imagine,
+    moving_psnr,
+    random_actions,
+)
+from vla_ros.training.trainer import Objective, PolicyTrainer, begin
+from vla_ros.training.world_model import Videos, WorldSettings, pixels
+
+_WEIGHTS = {"tokens": 1.0, "prior": 0.1}
+_DAMAGE = 0.2  # at most such a share of the tokens of the past is wrong, as in a rollout
+_HELD_OUT_BATCHES = 4
+_ROLLOUTS = 24  # clips, whose imaginations are measured
+_SEEN, _HORIZON = 3, 4  # frames of each of them
+
+
+@dataclass(frozen=True)
+class Recipe(WorldSettings):
+    """How the dynamics are trained; the defaults are those of the shipped ones."""
+
+    steps: int = 3000
+    frames: int = 96
+    length: int = 6
+    learning_rate: float = 1.5e-3
+    weight_decay: float = 0.01
+    loaders: int = 0  # batches are indices
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        part(self.size, "dynamics")
+
+
+def train(
+    recipe: Recipe,
+    data: Sequence[Path] | None,
+    robot: str | None,
+    out: Path,
+    *,
+    tensorboard: bool = False,
+) -> Path:
+    """Train, resuming whatever out/dynamics holds; returns the world model's folder out/checkpoint.
+
+    Raises:
+        FileNotFoundError: the tokenizer or the latent actions were not trained yet.
+        ValueError: the data cannot be read, or the folder's run has other settings.
+    """
+    tokenizer, latent = (
+        kind.from_pretrained(_trained(out, name))
+        for kind, name in ((VideoTokenizer, "tokenizer"), (LatentActionModel, "latent-actions"))
+    )
+    told = vars(recipe) | {"data": [str(p.resolve()) for p in data or ()], "robot": robot}
+    args = begin(recipe, out / "dynamics", told)
+    with args.main_process_first(local=False):
+        videos = Videos.load(recipe, data, robot, tokenizer.config.image_size, out)
+        trained, held = (
+            TokenClips.of(clips, tokenizer, latent.encoder, out / "tokens")
+            for clips in (videos.trained, videos.held)
+        )
+    model = Dynamics(
+        DynamicsConfig(
+            **{
+                **part(recipe.size, "dynamics"),
+                "vocabulary": tokenizer.config.vocabulary,
+                "tokens": tokenizer.config.grid**2,
+                "actions": latent.config.codes,
+            }
+        )
+    )
+
+    def draw(step: int, rank: int) -> dict[str, Tensor]:
+        return trained.batch(recipe.seed, step, recipe.clips, recipe.length, rank)
+
+    watched = Watched.of(held)
+    trainer = PolicyTrainer(
+        Objective(model, losses, _WEIGHTS),
+        recipe,
+        args,
+        draw,
+        [held.batch(0, i, recipe.clips, recipe.length) for i in range(_HELD_OUT_BATCHES)],
+        tensorboard=tensorboard,
+        callbacks=[Watch(out / "dynamics", lambda m: watched.look(tokenizer, m))],
+    )
+    trainer.fit()
+    folder = out / "checkpoint"
+    if args.process_index == 0:
+        head = train_robot_actions(trained, held, latent.config.codes, recipe.dt, recipe.seed)
+        changes = {"camera": recipe.camera, "dt": recipe.dt}
+        WorldModel.of_parts(tokenizer, latent, model, head, **changes).save_pretrained(folder)
+    return folder
+
+
+def _trained(out: Path, name: str) -> Path:
+    folder = out / name / "checkpoint"
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is not there: run `vla train {name} --out {out}` first")
+    return folder
+
+
+def losses(model: Dynamics, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Losses and figures of a batch of "tokens" [B, T, N] and "actions" [B, T - 1], by name."""
+    tokens, actions = batch["tokens"], batch["actions"]
+    wanted, before = tokens[:, 1:], tokens[:, :-1]
+    hide = model.rates(wanted)
+    share = _DAMAGE * torch.rand(len(tokens), 1, 1, device=tokens.device)
+    damaged = torch.rand(tokens.shape, device=tokens.device) < share
+    noise = torch.randint_like(tokens, model.config.vocabulary)
+    context = torch.where(damaged, noise, tokens) if model.training else tokens
+    logits, prior = model(tokens, actions, hide, context)
+    right = logits.argmax(-1) == wanted[hide]
+    changed = (wanted != before)[hide]
+    return {
+        "tokens": F.cross_entropy(logits.float(), wanted[hide]),
+        "prior": F.cross_entropy(prior.float().flatten(0, 1), actions.flatten()),
+        "accuracy": right.float().mean(),
+        "accuracy_of_changed": (right & changed).sum() / changed.sum().clamp(min=1),
+        "accuracy_of_copy": 1 - changed.float().mean(),
+    }
+
+
+@dataclass(frozen=True)
+class Watched:
+    """Held-out clips to imagine the end of: frames [B, T, 3, S, S], tokens, actions."""
+
+    frames: Tensor
+    tokens: Tensor
+    actions: Tensor
+
+    @classmethod
+    def of(cls, held: TokenClips) -> Watched:
+        length = _SEEN + _HORIZON
+        frames = held.clips.batch(1, 0, _ROLLOUTS, length)["frames"]
+        batch = held.batch(1, 0, _ROLLOUTS, length)
+        return cls(pixels(frames), batch["tokens"], batch["actions"])
+
+    def look(
+        self, tokenizer: VideoTokenizer, model: Dynamics
+    ) -> tuple[list[tuple[str, Tensor]], dict[str, float]]:
+        """Rows of pictures, and figures: PSNR of what is imagined with the latent actions that
+        were inferred, and delta-PSNR (Genie, section 3): by how much random ones are worse."""
+        device = next(model.parameters()).device
+        tokenizer.to(device)
+        tokens, actions = self.tokens.to(device), self.actions.to(device)
+        real, last = self.frames[:, _SEEN:].to(device), self.frames[:, _SEEN - 1 : _SEEN].to(device)
+        others = actions.clone()
+        others[:, _SEEN - 1 :] = random_actions(actions, model.config.actions, 0)[:, _SEEN - 1 :]
+        _, told = imagine(tokenizer, model, tokens[:, :_SEEN], actions, Sampling())
+        _, astray = imagine(tokenizer, model, tokens[:, :_SEEN], others, Sampling())
+        copied = last.expand_as(real)
+        delta = frame_psnr(real, told) - frame_psnr(real, astray)
+        figures = {}
+        for name, frames in (("imagined", told), ("copied", copied)):
+            found, moving = frame_psnr(real, frames).mean(0), moving_psnr(last, real, frames)
+            for step in (1, _HORIZON):
+                figures[f"psnr_{step}_{name}"] = found[step - 1].item()
+                figures[f"moving_psnr_{step}_{name}"] = moving[step - 1].item()
+        figures[f"delta_{_HORIZON}_psnr"] = delta[:, -1].mean().item()
+        rows = []
+        for i in range(4):
+            rows.append(("real", self.frames[i]))
+            again = tokenizer.decode(tokens[i : i + 1])[0]
+            rows.append(("reconstructed", again))
+            rows.append(("imagined", torch.cat([again[:_SEEN], told[i]])))
+            rows.append(("random actions", torch.cat([again[:_SEEN], astray[i]])))
+        return rows, figures
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    world_model.add_arguments(parser, Recipe)
+
+
+def main(arguments: argparse.Namespace) -> None:
+    folder = train(
+        world_model.recipe_of(arguments, Recipe),
+        arguments.data,
+        arguments.robot,
+        arguments.out,
+        tensorboard=arguments.tensorboard,
+    )
+    print(f"world model written to {folder}")

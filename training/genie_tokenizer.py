@@ -1,0 +1,137 @@
+"""`vla train tokenizer`: the video tokenizer of a world model."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vla_ros.models.genie.config import part
+from vla_ros.models.genie.quantizers import codebook_use
+from vla_ros.models.genie.tokenizer import TokenizerConfig, VideoTokenizer, foreground
+from vla_ros.training import world_model
+from vla_ros.training.genie_pictures import Watch
+from vla_ros.training.trainer import Objective, PolicyTrainer, begin
+from vla_ros.training.world_model import Videos, WorldSettings, pixels, psnr
+
+_FOREGROUND = 6.0  # how much more what is or moves there counts than the table
+# Tokens that change where nothing does are noise to the dynamics: "still" holds them.
+_WEIGHTS = {"pixels": 1.0, "commitment": 1.0, "still": 0.1}
+_HELD_OUT_BATCHES = 4
+
+
+@dataclass(frozen=True)
+class Recipe(WorldSettings):
+    """How the tokenizer is trained; the defaults are those of the shipped one."""
+
+    steps: int = 6000
+    frames: int = 24
+    length: int = 4
+    learning_rate: float = 1.2e-3
+    quantizer: str = "fsq"  # or vq
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        part(self.size, "tokenizer")
+
+
+def train(
+    recipe: Recipe,
+    data: Sequence[Path] | None,
+    robot: str | None,
+    out: Path,
+    *,
+    tensorboard: bool = False,
+) -> Path:
+    """Train, resuming whatever out/tokenizer holds; returns its folder checkpoint/.
+
+    Raises:
+        ValueError: the data cannot be read, or the folder's run has other settings.
+    """
+    told = vars(recipe) | {"data": [str(p.resolve()) for p in data or ()], "robot": robot}
+    args = begin(recipe, out / "tokenizer", told)
+    model = VideoTokenizer(
+        TokenizerConfig(**{**part(recipe.size, "tokenizer"), "quantizer": recipe.quantizer})
+    )
+    with args.main_process_first(local=False):
+        videos = Videos.load(recipe, data, robot, model.config.image_size, out)
+
+    def draw(step: int, rank: int) -> dict[str, Tensor]:
+        return videos.trained.batch(recipe.seed, step, recipe.clips, recipe.length, rank)
+
+    held = [videos.held.batch(0, i, recipe.clips, recipe.length) for i in range(_HELD_OUT_BATCHES)]
+    trainer = PolicyTrainer(
+        Objective(model, losses, _WEIGHTS),
+        recipe,
+        args,
+        draw,
+        held,
+        tensorboard=tensorboard,
+        callbacks=[Watch(out / "tokenizer", lambda m: (rows(m, held[0]["frames"]), {}))],
+    )
+    return trainer.fit()
+
+
+def losses(model: VideoTokenizer, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Losses and figures of a batch of "frames" uint8 [B, T, S, S, 3], by name."""
+    frames = pixels(batch["frames"])
+    out = model(frames)
+    error = out["frames"] - frames
+    front = foreground(frames)
+    weight = 1 + (_FOREGROUND - 1) * front
+    weight = weight / weight.mean()
+    still = still_places(frames, model.config.patch)
+    vectors = out["vectors"].float().tanh()
+    drift = (vectors[:, 1:] - vectors[:, :-1]).abs().mean(-1)
+    with torch.no_grad():
+        square = (out["frames"].clamp(0, 1) - frames) ** 2
+        wanted = psnr(square.mean((-1, -2, -3))).mean()
+        same = out["tokens"][:, 1:] == out["tokens"][:, :-1]
+        front_error = (square * front).sum() / (3 * front.sum()).clamp(min=1)
+    return {
+        "pixels": (weight * (error.abs() + 4 * error**2)).mean(),
+        "commitment": out["commitment"],
+        "still": (drift * still).sum() / still.sum().clamp(min=1),
+        "psnr": wanted,
+        "foreground_psnr": psnr(front_error),
+        "codebook_use": torch.tensor(codebook_use(out["tokens"], model.config.vocabulary)),
+        "still_tokens": (same * still).sum() / still.sum().clamp(min=1),
+    }
+
+
+@torch.no_grad()
+def still_places(frames: Tensor, patch: int) -> Tensor:
+    """Tokens that had better be those of the frame before, as nothing changed there and around it:
+    float [B, T - 1, N], 0 or 1."""
+    changed = (frames[:, 1:] - frames[:, :-1]).abs().amax(2) > 0.02
+    around = F.max_pool2d(changed.float(), 3 * patch, patch, patch)
+    return (around.flatten(2) == 0).float()
+
+
+@torch.no_grad()
+def rows(model: VideoTokenizer, frames: Tensor) -> list[tuple[str, Tensor]]:
+    """Pictures of the first clips, [T, 3, S, S] each: real, and reconstructed."""
+    real = pixels(frames[:4].to(next(model.parameters()).device))
+    again = model.decode(model.encode(real))
+    pairs = zip(real, again, strict=True)
+    return [row for one, two in pairs for row in (("real", one), ("reconstructed", two))]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    world_model.add_arguments(parser, Recipe)
+
+
+def main(arguments: argparse.Namespace) -> None:
+    folder = train(
+        world_model.recipe_of(arguments, Recipe),
+        arguments.data,
+        arguments.robot,
+        arguments.out,
+        tensorboard=arguments.tensorboard,
+    )
+    print(f"checkpoint written to {folder}")

@@ -1,0 +1,118 @@
+"""What the trainings of a world model's parts share: data, settings, the folder of a run.
+
+runs/world/
+  data/             videos as shards, if they were recordings or came from the simulator
+  tokenizer/        the run of `vla train tokenizer`, see training/trainer.py
+  latent-actions/   of `vla train latent-actions`
+  tokens/           what the dynamics train on, written once for a tokenizer and latent actions
+  dynamics/         of `vla train dynamics`
+  checkpoint/       the world model, whole
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vla_ros.training.data.clips import Clips, videos
+from vla_ros.training.data.episode import Episode
+from vla_ros.training.data.recordings import ROBOT_HELP
+from vla_ros.training.genie_videos import collect
+from vla_ros.training.imitation import split
+from vla_ros.training.trainer import Settings
+
+_DATA_HELP = "bags, RLDS datasets or shards instead of new videos of the simulator"
+
+
+@dataclass(frozen=True)
+class WorldSettings(Settings):
+    """What the trainings of all parts have. `frames` is of a batch."""
+
+    size: str = "nano"
+    camera: str = "camera"
+    dt: float = 0.2  # s between frames; at 20 Hz nothing moves, and copying the last frame wins
+    length: int = 6  # frames of a clip
+    held_out: float = 0.05  # of the episodes
+    episodes: int = 400  # to collect, if no data are given
+    loaders: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.length < 2 or self.frames < self.length:
+            raise ValueError(
+                f"length is {self.length} and frames {self.frames}: a clip has 2 frames or more, a "
+                "batch a clip or more"
+            )
+        if not 0.0 < self.held_out < 1.0:
+            raise ValueError(f"held_out is {self.held_out}: give a share between 0 and 1")
+
+    @property
+    def clips(self) -> int:
+        """Clips of a batch."""
+        return self.frames // self.length
+
+
+@dataclass(frozen=True)
+class Videos:
+    """What parts are trained on, and what they are measured on."""
+
+    trained: Clips
+    held: Clips
+
+    @classmethod
+    def load(
+        cls,
+        settings: WorldSettings,
+        data: Sequence[Path] | None,
+        robot: str | None,
+        image_size: int,
+        out: Path,
+    ) -> Videos:
+        """Of `data`, or of the simulator. Raises ValueError, see `videos`."""
+        folder = out / "data"
+        if not data:
+            collect(folder / "simulator", settings.episodes, settings.seed, image_size)
+            data = [folder / "simulator"]
+        return cls.of(videos(data, robot, settings.camera, image_size, folder), settings)
+
+    @classmethod
+    def of(cls, episodes: Sequence[Episode], settings: WorldSettings) -> Videos:
+        parts = split(episodes, settings.held_out)
+        return cls(*(Clips(part, settings.camera, settings.dt) for part in parts))
+
+
+def pixels(frames: Tensor) -> Tensor:
+    """Frames as models read them: [B, T, 3, S, S] from 0 to 1, of uint8 [B, T, S, S, 3]."""
+    return frames.permute(0, 1, 4, 2, 3).float() / 255
+
+
+def psnr(error: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio, dB, of mean squared errors of pixels from 0 to 1."""
+    return -10 * torch.log10(error.clamp(min=1e-10))
+
+
+# -- the command line ------------------------------------------------------------------------------
+
+
+def add_arguments(parser: argparse.ArgumentParser, recipe: type[WorldSettings]) -> None:
+    parser.add_argument("--out", type=Path, default=Path("runs/world"), help="folder of the runs")
+    parser.add_argument("--data", type=Path, nargs="+", metavar="PATH", help=_DATA_HELP)
+    parser.add_argument("--robot", metavar="NAME", help=ROBOT_HELP)
+    parser.add_argument("--tensorboard", action="store_true", help="write curves for it too")
+    for field in fields(recipe):
+        parser.add_argument(
+            f"--{field.name.replace('_', '-')}",
+            type=type(field.default),
+            default=field.default,
+            help=f"default {field.default}",
+        )
+
+
+def recipe_of(arguments: argparse.Namespace, recipe: type[WorldSettings]) -> Any:
+    return recipe(**{field.name: getattr(arguments, field.name) for field in fields(recipe)})

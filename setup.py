@@ -48,6 +48,8 @@ setup(
         # `vla train policy --tensorboard` and `--deepspeed`.
         "tensorboard": ["tensorboard>=2.16"],
         "deepspeed": ["deepspeed>=0.18"],
+        # `vla eval --metrics` and `--data`; for `--minilm` see environment/minilm.txt.
+        "eval": ["dtaidistance>=2.5", "rouge-score>=0.1.2", "sacrebleu>=2.6"],
         # Open X-Embodiment and other RLDS datasets, without TensorFlow.
         "rlds": ["google-crc32c>=1.5", "protobuf>=4.25"],
         # Rivals of `vla bench vlam`.

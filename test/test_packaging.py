@@ -21,6 +21,7 @@ THIRD_PARTY = {
     "google": ("python3-protobuf", "protobuf"),
     "google_crc32c": (None, "google-crc32c"),
     "huggingface_hub": (None, "huggingface_hub"),
+    "dtaidistance": (None, "dtaidistance"),
     "cv2": ("python3-opencv", "opencv-python-headless"),
     "lz4": (None, "lz4"),
     "matplotlib": ("python3-matplotlib", "matplotlib"),
@@ -28,6 +29,8 @@ THIRD_PARTY = {
     "numpy": ("python3-numpy", "numpy"),
     "pinocchio": ("pinocchio", "pin"),
     "rosbags": (None, "rosbags"),
+    "rouge_score": (None, "rouge-score"),
+    "sacrebleu": (None, "sacrebleu"),
     "safetensors": (None, "safetensors"),
     "tokenizers": (None, "tokenizers"),
     "torch": ("python3-torch", "torch"),
@@ -117,7 +120,7 @@ def test_requirement_files_agree_with_setup():
     extras = setup["extras_require"]
     wanted = {
         *setup["install_requires"],
-        *(name for extra in ("rlds", "sim", "train", "vision") for name in extras[extra]),
+        *(name for extra in ("eval", "rlds", "sim", "train", "vision") for name in extras[extra]),
     }
     assert requirements("requirements.txt") == wanted
     assert requirements("requirements-test.txt") == set(extras["test"])

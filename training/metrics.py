@@ -58,15 +58,13 @@ class ChunkErrors:
     """
 
     def __init__(self, names: Sequence[str], horizon: int) -> None:
-        self.names, self.frames = tuple(names), 0
+        self.names, self.horizon, self.frames = tuple(names), horizon, 0
         shape = (horizon, len(self.names))
         self._count = np.zeros((horizon, 1))
         self._mean, self._spread = np.zeros(shape), np.zeros(shape)
         self._errors: dict[str, np.ndarray] = {}
 
-    def add(
-        self, wanted: np.ndarray, known: np.ndarray, guesses: Mapping[str, np.ndarray]
-    ) -> None:
+    def add(self, wanted: np.ndarray, known: np.ndarray, guesses: Mapping[str, np.ndarray]) -> None:
         """Add frames.
 
         Args:
@@ -74,7 +72,7 @@ class ChunkErrors:
             known: bool [T, K], which of them count.
             guesses: [T, K, A] of each guesser; the same guessers each time.
         """
-        block = ChunkErrors(self.names, len(self._count))
+        block = ChunkErrors(self.names, self.horizon)
         wanted, weight = np.asarray(wanted, np.float64), np.asarray(known, np.float64)[..., None]
         block.frames, block._count = len(wanted), weight.sum(0)
         block._mean = (weight * wanted).sum(0) / np.maximum(block._count, 1.0)
@@ -150,11 +148,29 @@ def trajectory_distance(one: np.ndarray, other: np.ndarray) -> float:
     with _extra():
         from dtaidistance import dtw_ndim
     paths = [np.ascontiguousarray(path, dtype=np.float64) for path in (one, other)]
-    if not all(path.ndim == 2 and path.size for path in paths) or len({p.shape[1] for p in paths}) > 1:
+    if (
+        not all(path.ndim == 2 and path.size for path in paths)
+        or len({p.shape[1] for p in paths}) > 1
+    ):
         shapes = " and ".join(str(list(path.shape)) for path in paths)
         raise ValueError(f"paths {shapes} cannot be compared: give [n, D] and [m, D]")
     total = dtw_ndim.distance_fast(*paths, inner_dist="euclidean")
     return float(total / max(map(len, paths)))
+
+
+def distance_figures(distances: Sequence[float], lengths: Sequence[float]) -> dict[str, Any]:
+    """Of many trajectories: their distances from others, and the lengths of those others.
+
+    Returns:
+        {"episodes", "mean", "median", "p95", "length"}; the last is the median length.
+    """
+    return {
+        "episodes": len(distances),
+        "mean": float(np.mean(distances)),
+        "median": float(np.median(distances)),
+        "p95": float(np.quantile(distances, 0.95)),
+        "length": float(np.median(lengths)),
+    }
 
 
 def path_length(path: np.ndarray) -> float:

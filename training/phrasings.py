@@ -1,4 +1,4 @@
-"""Other ways to say the goals of the simulator's tasks, from a file: what does training not cover?"""
+"""Other ways to say the goals of the simulator's tasks, from a file."""
 
 from __future__ import annotations
 
@@ -65,7 +65,9 @@ class Phrasings:
 def _check_names(what: str, told: Any, names: Sequence[str]) -> None:
     if not isinstance(told, dict) or set(told) != set(names):
         got = ", ".join(map(str, told)) if isinstance(told, dict) else type(told).__name__
-        raise ValueError(f"{what} must have the keys {', '.join(names)}, and no others; it has {got}")
+        raise ValueError(
+            f"{what} must have the keys {', '.join(names)}, and no others; it has {got}"
+        )
 
 
 def _check_texts(what: str, texts: Any, needed: set[str]) -> None:

@@ -32,7 +32,7 @@ class Recipe(WorldSettings):
     steps: int = 6000
     frames: int = 24
     length: int = 4
-    learning_rate: float = 1.2e-3
+    learning_rate: float = 2e-3
     quantizer: str = "fsq"  # or vq
 
     def __post_init__(self) -> None:
@@ -87,7 +87,7 @@ def losses(model: VideoTokenizer, batch: dict[str, Tensor]) -> dict[str, Tensor]
     weight = weight / weight.mean()
     still = still_places(frames, model.config.patch)
     vectors = out["vectors"].float().tanh()
-    drift = (vectors[:, 1:] - vectors[:, :-1]).abs().mean(-1)
+    drift = ((vectors[:, 1:] - vectors[:, :-1]) ** 2).mean(-1)
     with torch.no_grad():
         square = (out["frames"].clamp(0, 1) - frames) ** 2
         wanted = psnr(square.mean((-1, -2, -3))).mean()

@@ -26,6 +26,18 @@ _COMMANDS = {
         "vla_ros.training.policy",
         "train a policy, simulated or from recordings",
     ),
+    ("train", "tokenizer"): (
+        "vla_ros.training.genie_tokenizer",
+        "train a world model, first part: from video to tokens",
+    ),
+    ("train", "latent-actions"): (
+        "vla_ros.training.genie_latent_actions",
+        "train a world model, second part: what actions there are",
+    ),
+    ("train", "dynamics"): (
+        "vla_ros.training.genie_dynamics",
+        "train a world model, last part: what follows from what",
+    ),
 }
 _GROUPS = {
     "bag": ("look into recordings, or convert them", "ACTION"),

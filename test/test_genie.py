@@ -1,0 +1,229 @@
+"""The world model as nodes and players use it: sessions, surprise, errors, checkpoints."""
+
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from vla_ros.models.genie.config import WorldModelConfig
+from vla_ros.models.genie.dynamics import DynamicsConfig
+from vla_ros.models.genie.genie import WorldModel
+from vla_ros.models.genie.latent_actions import LatentActionConfig
+from vla_ros.models.genie.robot_actions import RobotActionConfig
+from vla_ros.models.genie.tokenizer import TokenizerConfig
+
+ROBOT = RobotActionConfig(
+    action_names=("x", "y", "z", "finger_opening"),
+    control_mode="end_effector_offset",
+    proprioception_names=("tool_x", "tool_y", "tool_z", "finger_opening"),
+    points=2,
+    dt=0.1,
+)
+TINY = WorldModelConfig(
+    TokenizerConfig(
+        image_size=16, patch=4, channels=(8,), width=16, heads=2, decoder_width=16,
+        decoder_heads=2, window=3, levels=(4, 3),
+    ),
+    LatentActionConfig(image_size=16, patch=4, width=16, heads=2, decoder_layers=1),
+    DynamicsConfig(vocabulary=12, tokens=16, width=16, heads=2, layers=2, window=3),
+    ROBOT,
+    longest=6,
+)  # fmt: skip
+
+
+@pytest.fixture
+def world():
+    torch.manual_seed(0)
+    model = WorldModel(TINY)
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=0.4)
+    model.latent_actions.train()
+    model.latent_actions(torch.rand(4, 4, 3, 16, 16))  # gives the codebook a beginning
+    return model.eval()
+
+
+def frames(count, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (count, 16, 16, 3), dtype=np.uint8)
+
+
+def watched(world, count=5, seed=0):
+    dream = world.start(seed)
+    for frame in frames(count):
+        dream.observe(frame)
+    return dream
+
+
+def test_a_session_sees_what_whole_sequences_give(world):
+    dream = world.start()
+    seen = frames(7)
+    observed = [dream.observe(frame) for frame in seen]
+    pixels = torch.from_numpy(seen).permute(0, 3, 1, 2).float()[None] / 255
+    _, codes, _ = world.latent_actions(pixels)
+    assert observed[0].surprise is None and observed[0].latent_action is None
+    assert [one.latent_action for one in observed[1:]] == codes[0].tolist()
+    assert all(one.surprise > 0 for one in observed[1:])
+
+
+def test_imagining_leaves_the_memory_alone_and_can_be_repeated(world):
+    dream = watched(world)
+    first = list(dream.imagine(latent_actions=[1, 2, 3]))
+    again = list(dream.imagine(latent_actions=[1, 2, 3]))
+    assert [one.latent_action for one in first] == [1, 2, 3]
+    for one, other in zip(first, again, strict=True):
+        assert one.frame.shape == (16, 16, 3) and one.frame.dtype == np.uint8
+        np.testing.assert_array_equal(one.frame, other.frame)
+    last = frames(6)[-1]
+    assert dream.observe(last) == _after_six(world)
+    other = list(watched(world, seed=1).imagine(latent_actions=[1, 2, 3], temperature=5.0))
+    assert any((a.frame != b.frame).any() for a, b in zip(first, other, strict=True))
+
+
+def _after_six(world):
+    return watched(world).observe(frames(6)[-1])
+
+
+def test_actions_decide_what_is_imagined(world):
+    dream = watched(world)
+    seen = {
+        code: next(dream.imagine(latent_actions=[code], temperature=0.0)).frame.tobytes()
+        for code in range(8)
+    }
+    assert len(set(seen.values())) > 1
+    assert len(list(dream.imagine(4))) == 4  # those that the model thinks likely
+
+
+def test_surprise_is_the_likelihood_given_the_action_or_over_all(world):
+    frame = frames(6)[-1]
+    alone = [watched(world).observe(frame, latent_action=code).surprise for code in range(8)]
+    unknown = watched(world).observe(frame).surprise
+    dream = watched(world)
+    prior = dream._memory.prior.softmax(-1).numpy()
+    wanted = -np.log(sum(p * np.exp(-16 * s) for p, s in zip(prior, alone, strict=True))) / 16
+    assert min(alone) < max(alone)
+    np.testing.assert_allclose(unknown, wanted, rtol=0.01)
+
+
+def test_robot_actions_become_latent_ones(world):
+    dream, felt = watched(world), np.zeros(4)
+    plan = np.linspace(0, 1, 24).reshape(6, 4)  # three steps of two points
+    codes = [one.latent_action for one in dream.imagine(actions=plan, proprioception=felt)]
+    assert len(codes) == 3
+    first = world.robot(torch.tensor(plan[None, :2]).float(), torch.zeros(1, 4))
+    assert codes[0] == int(first.argmax())
+    # Later steps are told from where the tool will be by then.
+    chances = world.robot.rollout(torch.tensor(plan).float(), torch.zeros(4))
+    moved = plan[2:4].copy()
+    moved[:, :3] -= plan[1, :3]
+    then = torch.tensor(plan[1]).float()
+    direct = world.robot(torch.tensor(moved[None]).float(), then[None]).softmax(-1)
+    torch.testing.assert_close(chances[1], direct[0])
+    assert dream.observe(frames(1)[0], actions=plan[:2], proprioception=felt).surprise > 0
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (lambda d: d.observe(np.zeros((15, 16, 3), np.uint8)), r"\[15, 16, 3\]"),
+        (lambda d: d.observe(np.zeros((16, 16, 3))), "float64"),
+        (lambda d: d.observe([1, 2]), "list"),
+        (lambda d: d.observe(frames(1)[0], latent_action=8), "latent action 8 is unknown"),
+        (lambda d: d.imagine(latent_actions=[0, -1]), "latent action -1 is unknown"),
+        (lambda d: d.imagine(0), "horizon is 0 frames: give 1 to 6"),
+        (lambda d: d.imagine(7), "horizon is 7 frames: give 1 to 6"),
+        (lambda d: d.imagine(2, latent_actions=[1]), "there are 1 actions"),
+        (lambda d: d.imagine(), "give a horizon"),
+        (
+            lambda d: d.imagine(latent_actions=[1], actions=np.zeros((2, 4))),
+            "not both",
+        ),
+        (
+            lambda d: d.imagine(actions=np.zeros((3, 4)), proprioception=np.zeros(4)),
+            "multiple of 2",
+        ),
+        (
+            lambda d: d.imagine(actions=np.zeros((2, 3)), proprioception=np.zeros(4)),
+            "finger_opening",
+        ),
+        (lambda d: d.imagine(actions=np.zeros((2, 4))), "tool_x"),
+        (
+            lambda d: d.imagine(actions=np.full((2, 4), np.nan), proprioception=np.zeros(4)),
+            "NaN",
+        ),
+    ],
+)
+def test_what_cannot_be_done_is_said_at_once(world, wrong, said):
+    with pytest.raises(ValueError, match=said):
+        wrong(watched(world))
+
+
+def test_nothing_is_imagined_before_something_is_seen(world):
+    with pytest.raises(ValueError, match="observe a frame"):
+        world.start().imagine(1)
+
+
+def test_a_world_model_without_robot_says_so():
+    world = WorldModel.from_size("nano")
+    dream = world.eval().start()
+    with pytest.raises(ValueError, match="without robot actions"):
+        dream.imagine(actions=np.zeros((4, 4)))
+
+
+def test_a_checkpoint_brings_the_same_imagination(world, tmp_path):
+    world.save_pretrained(tmp_path)
+    loaded = WorldModel.from_pretrained(tmp_path)
+    assert loaded.config == TINY
+    for one, other in zip(
+        watched(world).imagine(latent_actions=[3, 4]),
+        watched(loaded).imagine(latent_actions=[3, 4]),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(one.frame, other.frame)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match="missing settings"):
+        WorldModel.from_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match="model.safetensors"):
+        WorldModel.from_pretrained(tmp_path)
+
+
+def test_parts_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match="vocabulary 1000 and 900"):
+        WorldModelConfig(dynamics=DynamicsConfig(vocabulary=900))
+    with pytest.raises(ValueError, match="no size 'huge'"):
+        WorldModel.from_size("huge")
+
+
+def test_the_sizes_are_what_they_say():
+    with torch.device("meta"):
+        counts = {
+            size: sum(p.numel() for p in WorldModel.from_size(size).parameters()) / 1e6
+            for size in ("nano", "small", "paper")
+        }
+    assert 4 * counts["nano"] < 25  # MB in single precision
+    assert 20 < counts["small"] < 80 and counts["paper"] > 1000
+
+
+def test_a_late_frame_costs_what_an_early_one_does():
+    torch.manual_seed(0)
+    world = WorldModel.from_size("nano").eval()
+    dream = world.start()
+    for frame in np.zeros((6, 64, 64, 3), np.uint8):
+        dream.observe(frame)
+
+    def spent():
+        times, began = [], time.thread_time()
+        for _ in dream.imagine(latent_actions=[0] * 16, steps=2):
+            times.append(time.thread_time() - began)
+            began = time.thread_time()
+        return times
+
+    torch_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        runs = np.median([spent() for _ in range(4)], axis=0)
+    finally:
+        torch.set_num_threads(torch_threads)
+    assert np.median(runs[13:16]) < 1.2 * np.median(runs[1:4]) + 2e-3
+    assert runs.max() < 1.0

@@ -3,6 +3,7 @@
 import argparse
 import json
 import math
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -162,6 +163,30 @@ def test_conditions_are_for_episodes_offline(checkpoint):
     words = ["--checkpoint", str(checkpoint), "--live", "--condition", "camera"]
     with pytest.raises(ValueError, match="leave out --live"):
         evaluation.main(options(*words))
+
+
+def test_live_episodes_give_the_same_figures_and_the_nodes_rate(checkpoint, tmp_path, monkeypatch):
+    from vla_ros import live
+
+    class Arm:
+        def play(self, family, seed):
+            return EpisodeReport(
+                family, seed, "go", seed != 3, "it ended", 2.0, 40, rate=20.0, latency=0.02
+            )
+
+    def running(folder, *, processes):
+        assert folder == str(checkpoint) and processes
+        return nullcontext(Arm())
+
+    monkeypatch.setattr(live, "running", running)
+    path = tmp_path / "figures.json"
+    words = ["--live", "--processes", "--checkpoint", str(checkpoint), "--episodes", "4"]
+    evaluation.main(options(*words, "--json", str(path)))
+    figures = json.loads(path.read_text())
+    assert set(figures["success"].values()) == {0.75} and figures["live"] is True
+    assert figures["failures"]["bowl"] == {"it ended": 1}
+    assert figures["mean_rate"] == 20.0 and figures["mean_latency"] == pytest.approx(0.02)
+    assert figures["phrasings"] is None and "actions" not in figures
 
 
 def test_a_missing_checkpoint_is_one_clear_error():

@@ -89,6 +89,7 @@ def test_an_action_that_never_varies_has_no_error_over_its_variance(rng):
     assert over["by_name"]["grip"] is None and over["by_place"][1] is None
     assert over["all"] == pytest.approx(np.mean([over["by_name"]["x"], over["by_name"]["y"]]))
     assert figures["mse"]["policy"][1] == [None, None, None]
+    assert figures["mse"]["mean_action"][0][2] == 0.0
     json.dumps(figures, allow_nan=False)
 
 

@@ -123,6 +123,20 @@ def test_any_kind_of_recording_gives_the_same_figures_as_training(
     assert (tmp_path / "page.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_policy_agrees_with_what_was_recorded_while_it_drove(policy, robot, tmp_path):
+    """Frame by frame: a picture, memory or action that is off by one would show."""
+    model = VisionLanguageActionModel.from_pretrained(policy)
+    seen = recorded(0, 8)
+    run = model.start(seen.instruction)
+    pictures = [model.encode([picture]) for picture in seen.frames("front")]
+    done = [run.act(*frame).actions[0] for frame in zip(pictures, seen.proprioception, strict=True)]
+    write_shards(tmp_path / "shards", [replace(seen, actions=np.array(done))], ["front"], 64)
+    figures = Recordings(model, Robot.load(robot)).figures([tmp_path / "shards"])
+    first, *later = figures["actions"]["mse"]["policy"]
+    assert max(first) < 1e-12 < min(map(max, later))
+    assert figures["trajectory"]["all"]["p95"] < 1e-6 < figures["trajectory"]["all"]["length"]
+
+
 def test_shared_fields_are_the_simulators(policy, robot, sources, tmp_path):
     path = tmp_path / "figures.json"
     evaluated(policy, robot, "--data", sources["shards"], "--json", path)

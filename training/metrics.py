@@ -104,6 +104,7 @@ class ChunkErrors:
         count = np.where(self._count > 0, self._count, np.nan)
         variance = self._spread / count
         varies = variance > (_CONSTANT * self._mean) ** 2
+        variance = np.where(varies | np.isnan(variance), variance, 0.0)
         spread = np.where(varies, variance, np.nan)
         mse = {name: errors / count for name, errors in self._errors.items()} | {MEAN: variance}
         over = {name: value / spread for name, value in mse.items() if name != MEAN}

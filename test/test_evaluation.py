@@ -229,6 +229,9 @@ def test_the_expert_itself_has_no_error_and_says_what_it_says(checkpoint, monkey
     assert all(one.report.success for one in played)
     figures = compared(played)
     assert np.max(figures["actions"]["mse"]["policy"]) == 0.0
+    over = figures["actions"]["over_variance"]["last_action"]
+    assert 0.0 < over["by_place"][0] < over["by_place"][-1], "soon it is where it was sent"
+    assert over["by_name"]["finger_opening"] is None, "reaching, they stay open"
     assert figures["actions"]["frames"] == sum(one.report.steps for one in played)
     assert figures["trajectory"]["reach"]["p95"] < 1e-12
     assert 0.1 < figures["trajectory"]["all"]["length"] < 1.0

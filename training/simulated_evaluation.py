@@ -14,6 +14,7 @@ import torch
 
 from vla_ros.models.vlam import VisionLanguageActionModel
 from vla_ros.robots.action_config import ActionConfig
+from vla_ros.robots.panda import GRIPPER_OPEN
 from vla_ros.scene_language.instructions import FAMILIES
 from vla_ros.sim.arm import ArmWorld
 from vla_ros.sim.conditions import MAX_DISTRACTORS, Condition, Stage, evaluation_stage
@@ -211,9 +212,19 @@ class _Comparison:
         advice = np.array(self.advice)
         errors = ChunkErrors(self.action.action_names, self.action.horizon)
         known = np.ones(advice.shape[:2], bool)
-        errors.add(advice, known, {"policy": np.array(self.chunks)})
+        guesses = {"policy": np.array(self.chunks), "last_action": self._last(advice)}
+        errors.add(advice, known, guesses)
         distance = trajectory_distance(np.array(self.path), expert)
         return Measures(errors, self.sentences, distance, path_length(expert))
+
+    def _last(self, advice: np.ndarray) -> np.ndarray:
+        """The advice that was due on the frame before, told from where the tool is by now, [T, K,
+        4]; before the first frame it was to stay, with open fingers."""
+        path = np.array(self.path)
+        stay = np.array([[0.0, 0.0, 0.0, GRIPPER_OPEN]])
+        last = np.concatenate([stay, advice[:-1, 0]])
+        last[1:, :3] += path[:-1] - path[1:]
+        return np.repeat(last[:, None], self.action.horizon, axis=1)
 
 
 def check_comparable(action: ActionConfig) -> None:

@@ -41,14 +41,19 @@ CONTRACT = Contract(
 )
 
 
-def write(path: Path, size: float, storage: str) -> None:
-    """A recording with pictures of `size` bytes in all, 20 a second, and joints at 100 a second."""
+def write(path: Path, size: float, storage: str, episode: int = 0) -> None:
+    """A recording with pictures of `size` bytes in all, 20 a second, and joints at 100 a second.
+
+    Another instruction every `episode` pictures; none if that is 0.
+    """
     store = get_typestore(Stores.ROS2_JAZZY)
     message = {name.rpartition("/")[2]: kind for name, kind in store.types.items()}
     rng = np.random.default_rng(0)
     pictures = [rng.integers(0, 256, PICTURE, dtype=np.uint8) for _ in range(8)]
     with Writer(path, version=9, storage_plugin=PLUGINS[storage]) as writer:
         names = {"joint_states": "sensor_msgs/msg/JointState", "camera": "sensor_msgs/msg/Image"}
+        if episode:
+            names["instruction"] = "std_msgs/msg/String"
         topics = {
             name: writer.add_connection(name, kind, typestore=store) for name, kind in names.items()
         }
@@ -58,11 +63,14 @@ def write(path: Path, size: float, storage: str) -> None:
             header = message["Header"](stamp=stamp, frame_id="")
             empty = np.zeros(0)
             said = [
-                message["JointState"](header, ["a"], np.array([float(tick)]), empty, empty),
+                message["JointState"](header, ["a"], np.sin([0.03 * tick]), empty, empty),
                 message["Image"](header, 480, 640, "rgb8", 0, 3 * 640, pictures[tick // 5 % 8]),
+                message["String"](f"go to place {'abcdefgh'[tick // 500 % 8]}"),
             ]
-            for name, one in list(zip(names, said, strict=True))[: 1 + (tick % 5 == 0)]:
-                writer.write(topics[name], now, store.serialize_cdr(one, names[name]))
+            due = [True, tick % 5 == 0, episode and tick % (5 * episode) == 0]
+            for name, one, is_due in zip(names, said, due, strict=False):
+                if is_due:
+                    writer.write(topics[name], now, store.serialize_cdr(one, names[name]))
 
 
 def raw(path: Path) -> int:

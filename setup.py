@@ -42,6 +42,7 @@ setup(
             "matplotlib>=3.8",
             "pyyaml>=6.0",
             "rosbags>=0.11",
+            "torchmetrics>=1.4",
             "transformers>=5.20",
             "zstandard>=0.22",
         ],

@@ -34,6 +34,7 @@ THIRD_PARTY = {
     "safetensors": (None, "safetensors"),
     "tokenizers": (None, "tokenizers"),
     "torch": ("python3-torch", "torch"),
+    "torchmetrics": (None, "torchmetrics"),
     "tqdm": ("python3-tqdm", "tqdm"),
     "transformers": (None, "transformers"),
     "yaml": ("python3-yaml", "pyyaml"),

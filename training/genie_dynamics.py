@@ -27,6 +27,7 @@ from vla_ros.training.genie_robot_actions import train_robot_actions
 from vla_ros.training.genie_rollouts import (
     Sampling,
     frame_psnr,
+    frame_ssim,
     imagine,
     moving_psnr,
     random_actions,
@@ -45,8 +46,8 @@ _SEEN, _HORIZON = 3, 4  # frames of each of them
 class Recipe(WorldSettings):
     """How the dynamics are trained; the defaults are those of the shipped ones."""
 
-    steps: int = 3000
-    frames: int = 96
+    steps: int = 2500
+    frames: int = 48
     length: int = 6
     learning_rate: float = 1.5e-3
     weight_decay: float = 0.01
@@ -177,7 +178,9 @@ class Watched:
         figures = {}
         for name, frames in (("imagined", told), ("copied", copied)):
             found, moving = frame_psnr(real, frames).mean(0), moving_psnr(last, real, frames)
+            alike = frame_ssim(real, frames).mean(0)
             for step in (1, _HORIZON):
+                figures[f"ssim_{step}_{name}"] = alike[step - 1].item()
                 figures[f"psnr_{step}_{name}"] = found[step - 1].item()
                 figures[f"moving_psnr_{step}_{name}"] = moving[step - 1].item()
         figures[f"delta_{_HORIZON}_psnr"] = delta[:, -1].mean().item()

@@ -28,8 +28,8 @@ _HELD_OUT_BATCHES = 4
 class Recipe(WorldSettings):
     """How latent actions are trained; the defaults are those of the shipped ones."""
 
-    steps: int = 2500
-    frames: int = 48
+    steps: int = 1500
+    frames: int = 36
     length: int = 3
     learning_rate: float = 1.5e-3
 

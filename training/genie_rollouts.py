@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torchmetrics.functional.image import structural_similarity_index_measure
 
 from vla_ros.models.genie.dynamics import Dynamics
 from vla_ros.models.genie.tokenizer import VideoTokenizer
@@ -60,6 +61,13 @@ def imagine(
 def frame_psnr(real: Tensor, frames: Tensor) -> Tensor:
     """dB of each frame, [B, H], of frames [B, H, 3, S, S]."""
     return psnr(((real - frames) ** 2).mean((-1, -2, -3)))
+
+
+def frame_ssim(real: Tensor, frames: Tensor) -> Tensor:
+    """Structural similarity of each frame, [B, H], of frames [B, H, 3, S, S]."""
+    pairs = (x.flatten(0, 1).float() for x in (frames, real))
+    found = structural_similarity_index_measure(*pairs, data_range=1.0, reduction="none")
+    return found.unflatten(0, real.shape[:2])
 
 
 def moving_psnr(last: Tensor, real: Tensor, frames: Tensor) -> Tensor:

@@ -2,9 +2,11 @@
 
 vla eval --robot sim --episodes 300 --seed 0 --json offline.json
 vla eval --live --episodes 30 --seed 0 --json live.json --compare offline.json
-vla eval --robot sim --episodes 100 --seed 0 --condition all --json conditions.json
+vla eval --robot sim --episodes 100 --seed 0 --condition camera lights ... --json conditions.json
+vla eval --robot sim --checkpoint TWIN --episodes 100 --condition held-out-pairs --json twin.json
 vla eval --robot sim --episodes 300 --seed 0 --phrasings benchmarks/phrasings.json --json words.json
 python benchmarks/success.py offline.json live.json --conditions conditions.json --words words.json
+                             --twin twin.json
 """
 
 from __future__ import annotations
@@ -70,7 +72,9 @@ def command(report: Report) -> str:
         parts.append(f"--checkpoint {report['checkpoint']}")
     parts.append(f"--episodes {report['episodes']['reach']} --seed {report['seed']}")
     if "conditions" in report:
-        parts.append("--condition all")
+        parts.append(f"--condition {' '.join(report['conditions'])}")
+    elif report.get("condition", "usual") != "usual":
+        parts.append(f"--condition {report['condition']}")
     if report.get("phrasings"):
         parts.append(f"--phrasings {report['phrasings']}")
     return f"`{' '.join(parts)}`"
@@ -121,6 +125,17 @@ succeeds as often as by chance; who listens, when told about another object, sho
 {table(["condition", *FAMILIES, _TOGETHER], rows)}"""
 
 
+def pairs(twin: Report) -> str:
+    names = [*FAMILIES, _TOGETHER]
+    return f"""### Colours of shapes never seen together
+
+{command(twin)}
+Green cylinders and purple cubes were kept from the training of this policy, not of the one that
+ships (`vla train policy --hold-out-pairs`). Every object that an instruction means is one of them.
+
+{table(names, [[cell(twin, family) for family in names]])}"""
+
+
 def words(seen: Report, unseen: Report) -> str:
     rows = [
         [
@@ -157,10 +172,13 @@ def check(options: argparse.Namespace, reports: dict[str, Report]) -> None:
     live = {name: report["live"] for name, report in reports.items()}
     if live != {name: name == "live" for name in reports}:
         raise ValueError("give the offline report first, then the live one")
-    if len({report["checkpoint"] for report in reports.values()}) > 1:
+    twin = reports.get("twin")
+    if twin and twin["condition"] != "held-out-pairs":
+        raise ValueError(f"{options.twin} was not made by vla eval --condition held-out-pairs")
+    if len({report["checkpoint"] for report in reports.values() if report is not twin}) > 1:
         raise ValueError("the reports are of different checkpoints")
     if "conditions" in reports and "conditions" not in reports["conditions"]:
-        raise ValueError(f"{options.conditions} was not made by vla eval --condition all")
+        raise ValueError(f"{options.conditions} was not made by vla eval --condition, with several")
     if "words" in reports:
         seen, unseen = reports["offline"], reports["words"]
         if not unseen.get("phrasings"):
@@ -173,7 +191,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("offline", type=Path, help="JSON of vla eval")
     parser.add_argument("live", type=Path, help="JSON of vla eval --live")
-    parser.add_argument("--conditions", type=Path, help="JSON of vla eval --condition all")
+    parser.add_argument("--conditions", type=Path, help="JSON of vla eval --condition")
+    parser.add_argument("--twin", type=Path, help="JSON of vla eval --condition held-out-pairs")
     parser.add_argument("--words", type=Path, help="JSON of vla eval --phrasings")
     options = parser.parse_args()
     paths = {name: path for name, path in vars(options).items() if path is not None}
@@ -186,6 +205,8 @@ def main() -> int:
     parts.append(usual(reports["offline"], reports["live"]))
     if "conditions" in reports:
         parts.append(conditions(reports["conditions"]))
+    if "twin" in reports:
+        parts.append(pairs(reports["twin"]))
     if "words" in reports:
         parts.append(words(reports["offline"], reports["words"]))
     write_section("success", "\n\n".join(parts))

@@ -65,6 +65,7 @@ def test_rates_intervals_and_differences_are_told_with_their_commands(written):
                 "no-instruction": report(0.1),
             }
         ),
+        twin=report(0.5, checkpoint="other", condition="held-out-pairs"),
         words=report(0.5, phrasings="words.json", failures=lost, runs=[failed | {"reason": "x"}]),
     )
     assert row(text, "reach") == [
@@ -75,7 +76,11 @@ def test_rates_intervals_and_differences_are_told_with_their_commands(written):
     assert row(text, "all")[0] == "75/100 (66 to 82 %)"
     assert text.count("push 4 'push it'") == 1, "the outsider's phrasings are not shown"
     assert "`vla eval --live --episodes 8 --seed 0`" in text
-    assert "`vla eval --robot sim --episodes 20 --seed 0 --condition all`" in text
+    assert "`vla eval --robot sim --episodes 20 --seed 0 --condition usual swapped-" in text
+    assert row(text, "10/20", "never seen together")[-1] == "50/100 (40 to 60 %)"
+    assert (
+        "`vla eval --robot sim --checkpoint other --episodes 20 --seed 0 --condition held" in text
+    )
     assert row(text, "swapped-instruction") == ["5.0 %"] * 6
     assert row(text, "by chance", "| swapped")[:2] == ["33.3 %", "33.3 %"]
     assert row(text, "by chance", "| no-instruction")[:2] == ["6.7 %", "1.7 %"]
@@ -90,7 +95,8 @@ def test_rates_intervals_and_differences_are_told_with_their_commands(written):
         ({"offline": report(live=True)}, "offline report first"),
         ({"live": report()}, "offline report first"),
         ({"live": report(live=True, checkpoint="other")}, "different checkpoints"),
-        ({"conditions": report()}, "was not made by vla eval --condition all"),
+        ({"conditions": report()}, "was not made by vla eval --condition, with several"),
+        ({"twin": report(condition="usual")}, "was not made by vla eval --condition held-out"),
         ({"words": report()}, "was not made by vla eval --phrasings"),
         ({"words": report(phrasings="w", seed=1)}, "not of the same tasks"),
         ({"offline": {"robot": "widowx.yaml"}}, "offline is no report of the simulator"),

@@ -24,6 +24,9 @@ from vla_ros.sim.experts import expert_description
 from vla_ros.sim.tasks import sample_task
 from vla_ros.training.rollout import Observation, Rollout
 
+# What instructions call a cylinder, and nothing else.
+_ROUND = {"cylinder", "can", "tube", "tin", "barrel", "pillar"}
+
 
 @dataclass(frozen=True)
 class Frame:
@@ -63,7 +66,7 @@ def blind_guess(frames: list[Frame]) -> list[str]:
     for frame in frames:
         asked = frame.instruction.split()
         color = next(color for color in COLORS if color in asked)
-        round_ = {"cylinder", "can", "tube"} & set(asked)
+        round_ = _ROUND & set(asked) or "round block" in frame.instruction
         guesses.append(phase.replace("the", f"the {color} {'cylinder' if round_ else 'cube'}", 1))
     return guesses
 

@@ -1,5 +1,5 @@
-"""Shapes of a whole world model, and its sizes: nano ships, small is for one GPU, paper is the
-larger of Genie's ablations (Bruce et al. 2024, appendix)."""
+"""Shapes of a whole world model, and its sizes: nano ships, small is for one GPU, and paper has the
+layers, widths and codes of Genie's largest (Bruce et al. 2024, appendix), at 64 pixels."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SIZES: dict[str, dict[str, dict[str, Any]]] = {
             "patch": 16, "width": 1024, "heads": 16, "encoder_layers": 20, "decoder_layers": 20,
             "encoder_window": 16, "decoder_window": 16,
         },
-        "dynamics": {"width": 3072, "heads": 24, "layers": 12, "window": 16},
+        "dynamics": {"width": 5120, "heads": 40, "layers": 48, "window": 16},
     },
 }  # fmt: skip
 

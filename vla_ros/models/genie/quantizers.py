@@ -90,10 +90,10 @@ class VQ(nn.Module):
             self.codebook[idle], self.share[idle], self.idle[idle] = x[picked], 1.0, 0
 
     def _follow(self, x: Tensor, index: Tensor) -> None:
-        hits = F.one_hot(index, self.size).to(x.dtype)  # [V, size]
-        count = hits.sum(0)
+        count = torch.bincount(index, minlength=self.size)
+        sums = torch.zeros_like(self.codebook).index_add_(0, index, x)
         share = _DECAY * self.share + (1 - _DECAY) * count
-        sums = _DECAY * self.share[:, None] * self.codebook + (1 - _DECAY) * hits.T @ x
+        sums = _DECAY * self.share[:, None] * self.codebook + (1 - _DECAY) * sums
         self.codebook.copy_(sums / share.clamp(min=1e-6)[:, None])
         self.share.copy_(share)
         self.idle.add_(1).masked_fill_(count > 0, 0)

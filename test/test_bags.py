@@ -425,6 +425,13 @@ def test_one_clear_error_for_each_damage(tmp_path, capsys):
         assert captured.err.startswith("error: ") and messages[name] in captured.err, name
 
 
+def test_a_damaged_recording_hides_no_other(tmp_path, capsys):
+    whole = write_bag(tmp_path / "whole", robot())
+    assert cli.main(["bag", "report", str(tmp_path / "gone"), str(whole)]) == 1
+    captured = capsys.readouterr()
+    assert str(whole) in captured.out and captured.err.count("error: ") == 1
+
+
 # --- the report ---------------------------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,10 +160,20 @@ def _topic_report(topic: Topic, start: int, problem: str) -> TopicReport:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("path", help="folder of a recording, or one of its files")
+    parser.add_argument(
+        "paths", nargs="+", metavar="PATH", help="folder of a recording, or one of its files"
+    )
 
 
 def main(arguments: argparse.Namespace) -> int:
-    for line in BagReport.of(arguments.path).lines():
-        print(line)
-    return 0
+    """Returns the exit code: 1 when one of the recordings cannot be read; the others are told of."""
+    code = 0
+    for path in arguments.paths:
+        try:
+            lines = [*BagReport.of(path).lines()]
+        except (OSError, ValueError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            code = 1
+        else:
+            print("\n".join(lines))
+    return code

@@ -166,7 +166,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Returns the exit code: 1 when one of the recordings cannot be read; the others are told of."""
+    """Returns the exit code: 1 when one of the recordings cannot be read."""
     code = 0
     for path in arguments.paths:
         try:

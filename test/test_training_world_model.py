@@ -16,7 +16,12 @@ from vla_ros.models.genie import config
 from vla_ros.models.genie.genie import WorldModel
 from vla_ros.models.genie.latent_actions import LatentActionConfig, LatentActionModel
 from vla_ros.models.genie.tokenizer import TokenizerConfig, VideoTokenizer
-from vla_ros.training import genie_dynamics, genie_latent_actions, genie_tokenizer
+from vla_ros.training import (
+    genie_dynamics,
+    genie_latent_actions,
+    genie_robot_actions,
+    genie_tokenizer,
+)
 from vla_ros.training.data.clips import Clips, videos
 from vla_ros.training.data.shards import write_shards
 from vla_ros.training.data.tokens import TokenClips, blocks
@@ -43,6 +48,7 @@ COMMON = {
 @pytest.fixture(autouse=True)
 def _tiny(monkeypatch):
     monkeypatch.setitem(config.SIZES, "tiny", TINY)
+    monkeypatch.setattr(genie_robot_actions, "_STEPS", 300)
     torch.manual_seed(0)
 
 
@@ -98,6 +104,11 @@ def test_recordings_are_written_once_and_other_sizes_are_refused(shards, tmp_pat
         videos([shards], None, "front", 64, tmp_path)
     with pytest.raises(ValueError, match="no camera 'side'"):
         videos([shards], None, "side", 16, tmp_path)
+    parts = tmp_path / "parts"
+    parts.mkdir()
+    (parts / "one").symlink_to(shards)
+    (parts / ".two").symlink_to(shards)  # being written
+    assert len(videos([parts], None, "front", 16, tmp_path)) == 8
     (tmp_path / "bag").mkdir()
     with pytest.raises(ValueError, match="--robot"):
         videos([tmp_path / "bag"], None, "front", 16, tmp_path)
@@ -277,7 +288,7 @@ def test_help_names_the_options(name, capsys):
         (["tokenizer", "--size", "huge"], "no size 'huge'"),
         (["tokenizer", "--quantizer", "none"], "choose fsq or vq"),
         (["tokenizer", "--length", "1"], "2 frames or more"),
-        (["tokenizer", "--data", "nowhere"], "nowhere"),
+        (["tokenizer", "--data", "nowhere"], "nowhere does not exist"),
         (["latent-actions", "--held-out", "1"], "share between 0 and 1"),
         (["dynamics"], "vla train tokenizer"),
     ],

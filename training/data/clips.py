@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -113,17 +114,22 @@ def videos(
     """
     found: list[Episode] = []
     for path in paths:
-        if any(path.glob("*/lengths.npy")):
-            shards = sorted(p.parent for p in path.glob("*/lengths.npy"))
+        if not path.exists():
+            raise ValueError(f"{path} does not exist")
+        # Folders with a dot before their name are being written.
+        inside = [] if path.is_file() else sorted(path.glob("[!.]*"))
+        if any((part / "lengths.npy").is_file() for part in inside):
+            shards = [part for part in inside if (part / "lengths.npy").is_file()]
             episodes = [e for shard in shards for e in policy_episodes(shard)]
-        elif any(path.glob("*/episodes.json")):
+        elif any((part / "episodes.json").is_file() for part in inside):
             episodes = _of_shards(path)
-        elif any(path.glob("*/*/episodes.json")):
-            episodes = [e for part in sorted(path.iterdir()) for e in _of_shards(part)]
+        elif parts := [part for part in inside if any(part.glob("[!.]*/episodes.json"))]:
+            episodes = [e for part in parts for e in _of_shards(part)]
         else:
             if robot is None:
                 raise ValueError(f"{path} holds no shards: give --robot to read it as recordings")
-            target = folder / path.resolve().name
+            place = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]
+            target = folder / f"{path.resolve().name}-{place}"
             if not target.exists():
                 write_shards(target, Robot.load(robot).episodes([path]), (camera,), image_size)
             episodes = _of_shards(target)

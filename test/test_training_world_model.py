@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 from episodes import episode, reader
+from recordings import picture, write_bag
+from recordings import robot as recorded
 from safetensors.torch import load_file
 
 from vla_ros import cli
@@ -16,6 +18,7 @@ from vla_ros.models.genie import config
 from vla_ros.models.genie.genie import WorldModel
 from vla_ros.models.genie.latent_actions import LatentActionConfig, LatentActionModel
 from vla_ros.models.genie.tokenizer import TokenizerConfig, VideoTokenizer
+from vla_ros.observations import preprocess_image
 from vla_ros.training import (
     genie_dynamics,
     genie_latent_actions,
@@ -57,8 +60,8 @@ def driven(number: int, length: int = 30):
     rng = np.random.default_rng(number)
     ways = np.repeat(rng.integers(0, 2, length), 2)[:length] * 2 - 1
     place, pictures = 6, np.zeros((length, 16, 16, 3), np.uint8)
-    for picture, way in zip(pictures, ways, strict=True):
-        picture[4:8, place : place + 4] = 250
+    for image, way in zip(pictures, ways, strict=True):
+        image[4:8, place : place + 4] = 250
         place = int(np.clip(place + 2 * way, 0, 12))
     actions = np.zeros((length, 3), np.float32)
     actions[:, 0] = ways
@@ -112,6 +115,33 @@ def test_recordings_are_written_once_and_other_sizes_are_refused(shards, tmp_pat
     (tmp_path / "bag").mkdir()
     with pytest.raises(ValueError, match="--robot"):
         videos([tmp_path / "bag"], None, "front", 16, tmp_path)
+
+
+ROBOT = """
+action:
+  robot_type: arm
+  action_names: [a, b]
+  action_bounds: [[-100, 100], [-100, 100]]
+  joint_names: [a, b]
+  proprioception_names: [a]
+  dt: 0.1
+bag: {cameras: {front: camera}, state: joint_states, command: command}
+"""
+
+
+def test_bags_are_read_once_and_kept_as_shards(tmp_path):
+    file = tmp_path / "robot.yaml"
+    file.write_text(ROBOT)
+    bags = [tmp_path / name / "bag" for name in ("one", "two")]
+    for i, bag in enumerate(bags):
+        write_bag(bag, recorded(count=6, first=10 * i))
+    for _ in range(2):
+        found = videos(bags, str(file), "front", 8, tmp_path / "data")
+        assert [episode.actions[0, 0] for episode in found] == [1, 11]
+        clips = Clips(found, "front", 0.2)
+        wanted = preprocess_image(picture(14), 8)
+        np.testing.assert_array_equal(clips.frames(1, np.array([2, 4]))[1], wanted)
+    assert len(list((tmp_path / "data").iterdir())) == 2
 
 
 def test_tokens_of_blocks_are_those_of_the_whole_sequence(tmp_path):
@@ -197,8 +227,8 @@ def test_the_three_parts_come_to_a_world_model(shards, tmp_path, capsys):
     assert world.robot.config.points == 2
     assert "as inferred" in capsys.readouterr().out
     dream = world.start()
-    for picture in driven(9).frames("front", 0, 3):
-        dream.observe(picture)
+    for image in driven(9).frames("front", 0, 3):
+        dream.observe(image)
     plan = np.zeros((4, 3))
     assert len(list(dream.imagine(actions=plan, proprioception=np.zeros(2)))) == 2
     for name, figures in (

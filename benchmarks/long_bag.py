@@ -54,8 +54,9 @@ def resident(process: psutil.Process) -> int:
 def train(folder: Path, size: float, steps: int) -> tuple[int, float, float, float]:
     """Write a recording of `size` bytes and train from it.
 
-    Returns peak bytes resident, s until training began and s of a step, and the share of the steps'
-    time in which they waited for data (the first, which starts the loader, left out).
+    Returns peak bytes resident, s until the pictures were prepared, s of a step from then on, and
+    the share of the steps' time in which they waited for data (without the first steps, which start
+    the loader).
     """
     write(folder / "bag", size, "MCAP", EPISODE)
     (folder / "robot.yaml").write_text(ROBOT)
@@ -75,7 +76,7 @@ def train(folder: Path, size: float, steps: int) -> tuple[int, float, float, flo
         raise RuntimeError(f"{' '.join(command)} ended with {child.returncode}")
     state = json.loads((out / f"resume/step-{steps:08d}/trainer_state.json").read_text())
     waits = [entry["data_wait"] for entry in state["log_history"] if "data_wait" in entry]
-    step = next(e["train_runtime"] for e in state["log_history"] if "train_runtime" in e) / steps
+    step = (time.perf_counter() - began - prepared) / steps
     return peak, prepared, step, float(np.mean(waits[1:]))
 
 

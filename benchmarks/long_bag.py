@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+import torch
 from bags import write
 from measuring import machine, table
 from results import write_section
@@ -85,6 +86,7 @@ def main() -> None:
     parser.add_argument("--size", type=float, default=4.0, help="of the recording, GB; default 4")
     parser.add_argument("--steps", type=int, default=200, help="of training; default 200")
     options = parser.parse_args()
+    torch.set_num_threads(1)  # as who trains has
     rows = []
     for size in (options.size / 4, options.size):
         with tempfile.TemporaryDirectory() as folder:

@@ -9,14 +9,13 @@ episodes (bootstrap, 95 %), since clips of one episode are alike.
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from measuring import machine, ms, table
+from measuring import machine, ms, now, table
 from results import write_section
 from torch import Tensor
 from tqdm import tqdm
@@ -85,7 +84,7 @@ def robot_codes(world: WorldModel, episode: Episode, begin: int, stride: int) ->
     tool = episode.proprioception[part, [felt.index(name) for name in TOOL]]
     plan[:, :3] += tool - tool[0]
     chances = world.robot.rollout(
-        torch.from_numpy(plan), torch.from_numpy(episode.proprioception[begin])
+        torch.from_numpy(plan), torch.tensor(episode.proprioception[begin])
     )
     return chances.argmax(-1)
 
@@ -170,17 +169,17 @@ def token_rows(world: WorldModel, clips: list[Clip]) -> list[list[str]]:
 
 
 def speed(world: WorldModel) -> tuple[float, float]:
-    """Median seconds of wall time for frame 2 and frame 16 of an imagination."""
+    """Median seconds of processor time for frame 2 and frame 16 of an imagination."""
     dream = world.start()
     size = world.image_size
     for _ in range(SEEN):
         dream.observe(np.zeros((size, size, 3), np.uint8))
     runs = []
     for _ in range(7):
-        times, began = [], time.perf_counter()
+        times, began = [], now("cpu")
         for _ in dream.imagine(latent_actions=[0] * 16):
-            times.append(time.perf_counter() - began)
-            began = time.perf_counter()
+            times.append(now("cpu") - began)
+            began = now("cpu")
         runs.append(times)
     middle = np.median(runs, axis=0)
     return float(middle[1]), float(middle[15])
@@ -268,7 +267,7 @@ frame, all hidden and guessed at once from the real frames before:
 {table(["", "right", "copied ones right"], token_rows(world, clips))}
 
 The checkpoint has {size:.1f} MB. Imagining frame 2 takes {ms(second)} ms, frame 16
-{ms(sixteenth)} ms ({sixteenth / second:.2f} times), {torch.get_num_threads()} threads."""
+{ms(sixteenth)} ms ({sixteenth / second:.2f} times) of one thread."""
 
 
 def main() -> None:
@@ -277,7 +276,7 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=60)
     parser.add_argument("--videos", type=Path, default=Path("runs/world/held-out"))
     arguments = parser.parse_args()
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     world = WorldModel.from_pretrained(resolve(arguments.checkpoint))
     collect(arguments.videos, arguments.episodes, SEED, world.image_size)
     episodes = videos(

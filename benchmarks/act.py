@@ -43,7 +43,13 @@ from vla_ros.training.evaluation import wilson_interval, write_json
 OUR_SIZE = SMALL_ENCODER["image_size"]  # pixels
 ONE_FAMILY = "reach"  # on which ACT is trained alone too, to see that it learns
 ONE_EPISODES = 150
-FREE = ("lerobot", "jobs", "out")  # options that may change from one part of a run to the next
+POLICIES = {
+    "act": "ACT",
+    "cloned": "ours, the same labels",
+    "labelled": "ours, as usually trained",
+    "arm": "ours, as shipped (far more training)",
+}
+FREE = ("lerobot", "jobs", "out", "without")  # what may change when a run is gone on with
 
 
 @dataclass(frozen=True)
@@ -84,6 +90,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the first trial; default 0")
     parser.add_argument("--jobs", type=int, default=2, help="processes at once; default 2")
     parser.add_argument("--out", type=Path, default=Path("runs/act"), help="default runs/act")
+    parser.add_argument(
+        "--without", nargs="+", choices=("labelled", "arm"), default=[], help="rows to leave out"
+    )
     parser.add_argument("--act-image", type=int, default=64, help="pixels; default 64")
     parser.add_argument("--act-batch", type=int, default=32, help="default 32")
     parser.add_argument("--act-rate", type=float, default=1e-4, help="learning rate; default 1e-4")
@@ -113,7 +122,7 @@ def check_folder(out: Path, told: dict) -> None:
 
 
 def measure(options: argparse.Namespace, seeds: range) -> dict:
-    out, seconds = options.out.resolve(), 60 * options.minutes
+    out = options.out.resolve()
     shards, held_out = {}, {}
     for name, families, count, size in (
         ("ours", TURNS, options.episodes, OUR_SIZE),
@@ -144,36 +153,28 @@ def measure(options: argparse.Namespace, seeds: range) -> dict:
             seconds=60 * minutes, **act_options,
         )  # fmt: skip
 
+    def ours(name: str, source: Path) -> Trial:
+        train = partial(train_ours, name, source, out / name, 60 * options.minutes, 0)
+        return trial(name, train, partial(Ours, out / name / "checkpoint"))
+
+    make_one = partial(Act, python, out / "act-one")
     trials = [
         trial("act", act("act", options.minutes), partial(Act, python, out / "act")),
-        *(
-            trial(
-                kind,
-                partial(train_ours, kind, source, out / kind, seconds, 0),
-                partial(Ours, out / kind / "checkpoint"),
-            )
-            for kind, source in (("cloned", cloned), ("labelled", labelled))
-        ),
-        trial(
-            "act-one",
-            act("act-one", options.one_minutes),
-            partial(Act, python, out / "act-one"),
-            (ONE_FAMILY,),
-        ),
+        ours("cloned", cloned),
+        trial("act-one", act("act-one", options.one_minutes), make_one, (ONE_FAMILY,)),
+        ours("labelled", labelled),
         trial("arm", nothing, partial(Ours, resolve("arm"))),
     ]
-    ensembled = trial(
-        "ensembled", nothing, partial(Act, python, out / "act-one", True), (ONE_FAMILY,)
-    )
+    trials = [t for t in trials if t.name not in options.without]
     spawn = multiprocessing.get_context("spawn")
     # A process for each, whose time is all its own.
     with ProcessPoolExecutor(options.jobs, mp_context=spawn, max_tasks_per_child=1) as pool:
         found = {t.name: pool.submit(t.run) for t in trials}
         found["act-one"].result()
-        found["ensembled"] = pool.submit(ensembled.run)
+        make = partial(make_one, ensembled=True)
+        found["ensembled"] = pool.submit(trial("ensembled", nothing, make, (ONE_FAMILY,)).run)
         results = {name: future.result() for name, future in found.items()}
-    timed = [t for t in trials if t.name != "act-one"]
-    policies = {t.name: t.make() for t in timed}
+    policies = {t.name: t.make() for t in trials if t.name != "act-one"}
     times = inference_ms(policies)
     for policy in policies.values():
         policy.close()
@@ -194,18 +195,13 @@ def success(verdicts: list[list]) -> str:
 def report(options: argparse.Namespace, results: dict) -> str:
     trials, act = results["trials"], results["act"]
     rows = []
-    for name, title in (
-        ("act", "ACT"),
-        ("cloned", "ours, the same labels"),
-        ("labelled", "ours, as usually trained"),
-        ("arm", "ours, as shipped (far more training)"),
-    ):
+    for name in results["inference_ms"]:
         trial, cost = trials[name], trials[name]["cost"]
         median, late = results["inference_ms"][name]
         every = [verdict for verdicts in trial["verdicts"].values() for verdict in verdicts]
         rows.append(
             [
-                title,
+                POLICIES[name],
                 f"{trial['parameters'] / 1e6:.2f} M",
                 f"{cost['seconds']:.0f}" if cost else "-",
                 cost["steps"] if cost else "-",
@@ -219,9 +215,13 @@ def report(options: argparse.Namespace, results: dict) -> str:
     ensembled = trials["ensembled"]["verdicts"][ONE_FAMILY]
     precision = {"bf16": "bf16 autocast, as ours", "fp32": "fp32"}[options.act_precision]
     last = options.seed + options.trials - 1
+    usual = """ "As usually trained": the same episodes with all that the
+simulator tells, as `vla train policy` without DAgger (a second instruction for each frame, places,
+descriptions)."""
     command = (
         f"python benchmarks/act.py --lerobot PYTHON --episodes {options.episodes} "
-        f"--minutes {options.minutes:g} --trials {options.trials}"
+        f"--minutes {options.minutes:g} --one-minutes {options.one_minutes:g} "
+        f"--trials {options.trials}"
     )
     return f"""## Beside LeRobot's ACT
 
@@ -243,9 +243,7 @@ ImageNet weights, which no package registry has), but for images of {options.act
 batches of {options.act_batch}, a learning rate of {options.act_rate:g} instead of 1e-5, and
 {precision}. It has no language, so it is told the goal outright (one-hot family, colour, shape,
 direction) where ours hears a sentence. "The same labels": images, proprioception, instruction and
-the expert's chunk, as ACT. "As usually trained": the same episodes with all that the simulator
-tells, as `vla train policy` without DAgger (a second instruction for each frame, places,
-descriptions).
+the expert's chunk, as ACT.{usual if "labelled" in trials else ""}
 
 ACT's error on {HELD_OUT} held-out episodes is {1e3 * errors["offset"]:.1f} mm (the mean chunk's:
 {1e3 * errors["mean_offset"]:.1f} mm). That it learns here at all: from {ONE_EPISODES} episodes of

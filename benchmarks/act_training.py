@@ -94,7 +94,9 @@ def train_ours(kind: str, data: Path, out: Path, seconds: float, seed: int) -> C
     if not told.exists():
         trials = []
         for steps in CALIBRATION:
-            trials.append(ours_once(kind, data, out.with_name(f".{out.name}-{steps}"), steps, seed))
+            folder = out.with_name(f".{out.name}-{steps}")
+            trials.append(ours_once(kind, data, folder, steps, seed))
+            shutil.rmtree(folder)
         write_json(told, vars(ours_once(kind, data, out, steps_for(seconds, *trials), seed)))
     return Cost(**json.loads(told.read_text()))
 

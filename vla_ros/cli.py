@@ -20,7 +20,7 @@ _COMMANDS = {
     ("bag", "report"): ("vla_ros.training.data.bag_report", "rates, gaps and jumps of a recording"),
     ("bag", "to-rlds"): ("vla_ros.training.data.bag_to_rlds", "recordings as an RLDS dataset"),
     ("demo",): ("vla_ros.demo", "the simulated arm follows instructions; leaves a video"),
-    ("eval",): ("vla_ros.training.evaluation", "measure a policy, in the simulator or on recordings"),
+    ("eval",): ("vla_ros.training.evaluation", "measure a policy, simulated or on recordings"),
     ("record",): ("vla_ros.record", "record episodes of the running stack, one bag each"),
     ("train", "policy"): (
         "vla_ros.training.policy",

@@ -237,6 +237,8 @@ def test_numbers_out_of_the_robots_bounds_are_refused(recordings, tmp_path):
     Path(robot).write_text(ROBOT.replace("[-0.1, 0.1], [-0.1, 0.1]", "[-0.1, 0.1], [-0.01, 0.01]"))
     with pytest.raises(ValueError, match="y lies between .* same unit"):
         imitation.train(RECORDED, data, robot, tmp_path / "run")
+    Path(robot).write_text(ROBOT.replace("[-0.1, 0.1], [-0.1, 0.1]", "[-0.1, 0.1], [-0.09, 0.09]"))
+    assert imitation.train(replace(RECORDED, steps=1), data, robot, tmp_path / "slightly").is_dir()
 
 
 def test_two_processes_train_one_model(recordings, tmp_path):

@@ -22,7 +22,6 @@ from vla_ros.models.genie.latent_actions import LatentActionModel
 from vla_ros.models.genie.tokenizer import VideoTokenizer
 from vla_ros.training import world_model
 from vla_ros.training.data.tokens import TokenClips
-from vla_ros.training.genie_pictures import Watch
 from vla_ros.training.genie_robot_actions import train_robot_actions
 from vla_ros.training.genie_rollouts import (
     Sampling,
@@ -32,12 +31,18 @@ from vla_ros.training.genie_rollouts import (
     moving_psnr,
     random_actions,
 )
-from vla_ros.training.trainer import Objective, PolicyTrainer, begin
-from vla_ros.training.world_model import Videos, WorldSettings, pixels
+from vla_ros.training.trainer import Objective
+from vla_ros.training.world_model import (
+    Videos,
+    WorldSettings,
+    fit,
+    held_out,
+    pixels,
+    start,
+)
 
 _WEIGHTS = {"tokens": 1.0, "prior": 0.1}
 _DAMAGE = 0.2  # at most such a share of the tokens of the past is wrong, as in a rollout
-_HELD_OUT_BATCHES = 4
 _ROLLOUTS = 24  # clips, whose imaginations are measured
 _SEEN, _HORIZON = 3, 4  # frames of each of them
 
@@ -76,8 +81,7 @@ def train(
         kind.from_pretrained(_trained(out, name))
         for kind, name in ((VideoTokenizer, "tokenizer"), (LatentActionModel, "latent-actions"))
     )
-    told = vars(recipe) | {"data": [str(p.resolve()) for p in data or ()], "robot": robot}
-    args = begin(recipe, out / "dynamics", told)
+    args = start(recipe, data, robot, out / "dynamics")
     with args.main_process_first(local=False):
         videos = Videos.load(recipe, data, robot, tokenizer.config.image_size, out)
         trained, held = (
@@ -95,20 +99,16 @@ def train(
         )
     )
 
-    def draw(step: int, rank: int) -> dict[str, Tensor]:
-        return trained.batch(recipe.seed, step, recipe.clips, recipe.length, rank)
-
     watched = Watched.of(held)
-    trainer = PolicyTrainer(
+    fit(
         Objective(model, losses, _WEIGHTS),
         recipe,
         args,
-        draw,
-        [held.batch(0, i, recipe.clips, recipe.length) for i in range(_HELD_OUT_BATCHES)],
+        trained,
+        held_out(recipe, held),
+        lambda m: watched.look(tokenizer, m),
         tensorboard=tensorboard,
-        callbacks=[Watch(out / "dynamics", lambda m: watched.look(tokenizer, m))],
     )
-    trainer.fit()
     folder = out / "checkpoint"
     if args.process_index == 0:
         head = train_robot_actions(trained, held, latent.config.codes, recipe.dt, recipe.seed)
@@ -199,11 +199,4 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> None:
-    folder = train(
-        world_model.recipe_of(arguments, Recipe),
-        arguments.data,
-        arguments.robot,
-        arguments.out,
-        tensorboard=arguments.tensorboard,
-    )
-    print(f"world model written to {folder}")
+    print(f"world model written to {world_model.run(arguments, Recipe, train)}")

@@ -15,13 +15,19 @@ from vla_ros.models.genie.latent_actions import LatentActionConfig, LatentAction
 from vla_ros.models.genie.quantizers import codebook_use
 from vla_ros.models.genie.tokenizer import moving
 from vla_ros.training import world_model
-from vla_ros.training.genie_pictures import Watch
-from vla_ros.training.trainer import Objective, PolicyTrainer, begin
-from vla_ros.training.world_model import Videos, WorldSettings, pixels, psnr
+from vla_ros.training.trainer import Objective
+from vla_ros.training.world_model import (
+    Videos,
+    WorldSettings,
+    fit,
+    held_out,
+    pixels,
+    psnr,
+    start,
+)
 
 _MOVING = 10.0  # how much more what moves counts than what does not
 _WEIGHTS = {"pixels": 1.0, "commitment": 1.0}
-_HELD_OUT_BATCHES = 4
 
 
 @dataclass(frozen=True)
@@ -51,26 +57,21 @@ def train(
     Raises:
         ValueError: the data cannot be read, or the folder's run has other settings.
     """
-    told = vars(recipe) | {"data": [str(p.resolve()) for p in data or ()], "robot": robot}
-    args = begin(recipe, out / "latent-actions", told)
+    args = start(recipe, data, robot, out / "latent-actions")
     model = LatentActionModel(LatentActionConfig(**part(recipe.size, "latent_actions")))
     with args.main_process_first(local=False):
         videos = Videos.load(recipe, data, robot, model.config.image_size, out)
 
-    def draw(step: int, rank: int) -> dict[str, Tensor]:
-        return videos.trained.batch(recipe.seed, step, recipe.clips, recipe.length, rank)
-
-    held = [videos.held.batch(0, i, recipe.clips, recipe.length) for i in range(_HELD_OUT_BATCHES)]
-    trainer = PolicyTrainer(
+    held = held_out(recipe, videos.held)
+    return fit(
         Objective(model, losses, _WEIGHTS),
         recipe,
         args,
-        draw,
+        videos.trained,
         held,
+        lambda m: (rows(m, held[0]["frames"]), {}),
         tensorboard=tensorboard,
-        callbacks=[Watch(out / "latent-actions", lambda m: (rows(m, held[0]["frames"]), {}))],
     )
-    return trainer.fit()
 
 
 def losses(model: LatentActionModel, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -119,11 +120,4 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> None:
-    folder = train(
-        world_model.recipe_of(arguments, Recipe),
-        arguments.data,
-        arguments.robot,
-        arguments.out,
-        tensorboard=arguments.tensorboard,
-    )
-    print(f"checkpoint written to {folder}")
+    print(f"checkpoint written to {world_model.run(arguments, Recipe, train)}")

@@ -15,15 +15,21 @@ from vla_ros.models.genie.config import part
 from vla_ros.models.genie.quantizers import codebook_use
 from vla_ros.models.genie.tokenizer import TokenizerConfig, VideoTokenizer, foreground
 from vla_ros.training import world_model
-from vla_ros.training.genie_pictures import Watch
-from vla_ros.training.trainer import Objective, PolicyTrainer, begin
-from vla_ros.training.world_model import Videos, WorldSettings, pixels, psnr
+from vla_ros.training.trainer import Objective
+from vla_ros.training.world_model import (
+    Videos,
+    WorldSettings,
+    fit,
+    held_out,
+    pixels,
+    psnr,
+    start,
+)
 
 _FOREGROUND = 6.0  # how much more what is or moves there counts than the table
 # Tokens that change where nothing does are noise to the dynamics: "still" holds them.
 _WEIGHTS = {"pixels": 1.0, "commitment": 1.0, "still": 0.1, "spread": 0.05}
 _SPREAD = 0.8  # standard deviation with which the levels of FSQ are used about equally
-_HELD_OUT_BATCHES = 4
 
 
 @dataclass(frozen=True)
@@ -55,28 +61,23 @@ def train(
     Raises:
         ValueError: the data cannot be read, or the folder's run has other settings.
     """
-    told = vars(recipe) | {"data": [str(p.resolve()) for p in data or ()], "robot": robot}
-    args = begin(recipe, out / "tokenizer", told)
+    args = start(recipe, data, robot, out / "tokenizer")
     model = VideoTokenizer(
         TokenizerConfig(**{**part(recipe.size, "tokenizer"), "quantizer": recipe.quantizer})
     )
     with args.main_process_first(local=False):
         videos = Videos.load(recipe, data, robot, model.config.image_size, out)
 
-    def draw(step: int, rank: int) -> dict[str, Tensor]:
-        return videos.trained.batch(recipe.seed, step, recipe.clips, recipe.length, rank)
-
-    held = [videos.held.batch(0, i, recipe.clips, recipe.length) for i in range(_HELD_OUT_BATCHES)]
-    trainer = PolicyTrainer(
+    held = held_out(recipe, videos.held)
+    return fit(
         Objective(model, losses, _WEIGHTS),
         recipe,
         args,
-        draw,
+        videos.trained,
         held,
+        lambda m: (rows(m, held[0]["frames"]), {}),
         tensorboard=tensorboard,
-        callbacks=[Watch(out / "tokenizer", lambda m: (rows(m, held[0]["frames"]), {}))],
     )
-    return trainer.fit()
 
 
 def losses(model: VideoTokenizer, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -143,11 +144,4 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> None:
-    folder = train(
-        world_model.recipe_of(arguments, Recipe),
-        arguments.data,
-        arguments.robot,
-        arguments.out,
-        tensorboard=arguments.tensorboard,
-    )
-    print(f"checkpoint written to {folder}")
+    print(f"checkpoint written to {world_model.run(arguments, Recipe, train)}")

@@ -12,22 +12,25 @@ runs/world/
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+import transformers
+from torch import Tensor, nn
 
 from vla_ros.training.data.clips import Clips, videos
 from vla_ros.training.data.episode import Episode
 from vla_ros.training.data.recordings import ROBOT_HELP
+from vla_ros.training.genie_pictures import Look, Watch
 from vla_ros.training.genie_videos import collect
 from vla_ros.training.imitation import split
-from vla_ros.training.trainer import Settings
+from vla_ros.training.trainer import Objective, PolicyTrainer, Settings, begin
 
 _DATA_HELP = "bags, RLDS datasets or shards instead of new videos of the simulator"
+_HELD_OUT_BATCHES = 4
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,59 @@ class Videos:
         return cls(*(Clips(part, settings.camera, settings.dt) for part in parts))
 
 
+class Batches(Protocol):
+    """What a part draws batches from: Clips, or TokenClips."""
+
+    def batch(
+        self, seed: int, step: int, count: int, length: int, rank: int = 0
+    ) -> dict[str, Tensor]: ...
+
+
+def start(
+    recipe: WorldSettings, data: Sequence[Path] | None, robot: str | None, folder: Path
+) -> transformers.TrainingArguments:
+    """Make the folder of a part's run, or find that it is of the same run; see `begin`."""
+    told = vars(recipe) | {"data": [str(p.resolve()) for p in data or ()], "robot": robot}
+    return begin(recipe, folder, told)
+
+
+def held_out(recipe: WorldSettings, held: Batches) -> list[dict[str, Tensor]]:
+    """The batches that a part is measured on."""
+    return [held.batch(0, i, recipe.clips, recipe.length) for i in range(_HELD_OUT_BATCHES)]
+
+
+def fit(
+    objective: Objective,
+    recipe: WorldSettings,
+    args: transformers.TrainingArguments,
+    trained: Batches,
+    held: Sequence[dict[str, Tensor]],
+    look: Callable[[nn.Module], Look],
+    *,
+    tensorboard: bool,
+) -> Path:
+    """Train a part; returns its folder checkpoint/.
+
+    Args:
+        objective: the part and its losses.
+        recipe: of the training.
+        args: of `start`.
+        trained: what to train on.
+        held: of `held_out`.
+        look: see `Watch`.
+        tensorboard: write the curves for it too.
+    """
+
+    def draw(step: int, rank: int) -> dict[str, Tensor]:
+        return trained.batch(recipe.seed, step, recipe.clips, recipe.length, rank)
+
+    watch = Watch(Path(args.output_dir), look)
+    trainer = PolicyTrainer(
+        objective, recipe, args, draw, held, tensorboard=tensorboard, callbacks=[watch]
+    )
+    return trainer.fit()
+
+
 def pixels(frames: Tensor) -> Tensor:
     """Frames as models read them: [B, T, 3, S, S] from 0 to 1, of uint8 [B, T, S, S, 3]."""
     return frames.permute(0, 1, 4, 2, 3).float() / 255
@@ -114,5 +170,10 @@ def add_arguments(parser: argparse.ArgumentParser, recipe: type[WorldSettings]) 
         )
 
 
-def recipe_of(arguments: argparse.Namespace, recipe: type[WorldSettings]) -> Any:
-    return recipe(**{field.name: getattr(arguments, field.name) for field in fields(recipe)})
+def run(
+    arguments: argparse.Namespace, recipe: type[WorldSettings], train: Callable[..., Path]
+) -> Path:
+    """Call the `train` of a part as the command line says."""
+    told: dict[str, Any] = {f.name: getattr(arguments, f.name) for f in fields(recipe)}
+    data, robot, out = arguments.data, arguments.robot, arguments.out
+    return train(recipe(**told), data, robot, out, tensorboard=arguments.tensorboard)

@@ -30,7 +30,7 @@ from vla_ros.sim.conditions import Condition
 from vla_ros.sim.report import EpisodeReport
 from vla_ros.sim.tasks import check_seeds
 from vla_ros.training import metrics
-from vla_ros.training.data.recordings import Robot
+from vla_ros.training.data.recordings import DATA_HELP, ROBOT_HELP, Robot
 from vla_ros.training.evaluation_page import check_kind, draw
 from vla_ros.training.evaluation_text import comparison, overview, table
 from vla_ros.training.phrasings import Phrasings
@@ -167,8 +167,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--robot",
         type=_robot,
         default="sim",
-        help="sim; with --data what they are of: arm, joint_arm, humanoid, mobile_manipulator, or "
-        "a YAML file; default sim",
+        help=f"sim; with --data {ROBOT_HELP}; default sim",
     )
     parser.add_argument("--checkpoint", default="arm", help="name or folder; default arm")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
@@ -186,7 +185,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         type=Path,
         metavar="PATH",
-        help="recordings (bags, RLDS datasets, shards, folders of them) instead of the simulator",
+        help=DATA_HELP,
     )
     sim = parser.add_argument_group("in the simulator")
     sim.add_argument(

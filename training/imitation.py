@@ -28,7 +28,6 @@ from vla_ros.training.data.statistics import StatisticsBuilder
 from vla_ros.training.data.windows import LENGTHS, Batch
 from vla_ros.training.trainer import Objective, PolicyTrainer, Settings, begin
 
-DATA_HELP = "recordings (bags, RLDS datasets, shards, folders of them) instead of the simulator"
 _SPLIT_SEED = 0  # which episodes are held out is the same in all runs
 _HELD_OUT_EPISODES = 32  # the loss is measured on so many
 _HELD_OUT_FRAMES = 256  # of each of them

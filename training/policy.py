@@ -7,14 +7,14 @@ from dataclasses import fields
 from pathlib import Path
 
 from vla_ros.training import dagger, imitation
-from vla_ros.training.data.recordings import ROBOT_HELP
+from vla_ros.training.data.recordings import DATA_HELP, ROBOT_HELP
 
 _RECIPES = {"the simulator": dagger.Recipe, "recordings": imitation.Recipe}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/policy"), help="folder of the run")
-    parser.add_argument("--data", type=Path, nargs="+", metavar="PATH", help=imitation.DATA_HELP)
+    parser.add_argument("--data", type=Path, nargs="+", metavar="PATH", help=DATA_HELP)
     parser.add_argument("--robot", metavar="NAME", help=ROBOT_HELP)
     parser.add_argument("--tensorboard", action="store_true", help="write OUT/tensorboard too")
     parser.add_argument(

@@ -22,6 +22,7 @@ _PRESETS = {
     "humanoid": ActionConfig.get_humanoid_config,
     "mobile_manipulator": ActionConfig.get_mobile_manipulator_config,
 }
+DATA_HELP = "recordings (bags, RLDS datasets, shards, folders of them) instead of the simulator"
 ROBOT_HELP = f"what they are of: {', '.join(_PRESETS)}, or a YAML file"
 _BAG_FILES = (".mcap", ".db3", ".zstd")
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
-from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
+from tokenizers import Encoding, Regex, Tokenizer, models, normalizers, pre_tokenizers
 from torch import Tensor, nn
 
 from vla_ros.models.mamba import MambaStack, RMSNorm
@@ -73,10 +73,11 @@ def encode(tokenizer: Tokenizer, text: str, heard: int, needed: Sequence[str] = 
         ValueError: the text is empty, has words outside the vocabulary (all are named), or none
             that is needed.
     """
-    ids = tokenizer.encode(text, add_special_tokens=False).ids
+    encoding = tokenizer.encode(text, add_special_tokens=False)
+    ids = encoding.ids
     if not ids:
         raise empty_instruction()
-    unknown = unheard(tokenizer, text, heard)
+    unknown = _unheard(encoding, text, heard)
     if len(unknown) > (_MOST_UNKNOWN * len(ids) if needed else 0):
         raise unknown_words(text, unknown)
     if needed and not {tokenizer.token_to_id(word) for word in needed} & set(ids):
@@ -86,7 +87,10 @@ def encode(tokenizer: Tokenizer, text: str, heard: int, needed: Sequence[str] = 
 
 def unheard(tokenizer: Tokenizer, text: str, heard: int) -> list[str]:
     """The words of an instruction that are outside the vocabulary."""
-    encoding = tokenizer.encode(text, add_special_tokens=False)
+    return _unheard(tokenizer.encode(text, add_special_tokens=False), text, heard)
+
+
+def _unheard(encoding: Encoding, text: str, heard: int) -> list[str]:
     spans = zip(encoding.ids, encoding.offsets, strict=True)
     return [text[a:b].lower() for i, (a, b) in spans if i == _SPECIAL[UNKNOWN] or i >= heard]
 

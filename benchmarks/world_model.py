@@ -104,13 +104,16 @@ def imagine_all(world: WorldModel, clips: list[Clip]) -> None:
             "robot": torch.stack([clip.robot for clip in group]),
         }
         shown: dict[str, Tensor] = {}
+        last = torch.stack([clip.frames[SEEN - 1] for clip in group])
         for name, later in chosen.items():
             actions = torch.cat([before[:, : SEEN - 1], later], dim=1)
             seen = tokens[:, :SEEN]
-            shown[name] = imagine(world.tokenizer, world.dynamics, seen, actions, Sampling())[1]
+            shown[name] = imagine(world.tokenizer, world.dynamics, seen, actions, last, Sampling())[
+                1
+            ]
         with torch.inference_mode():
-            shown["reconstructed"] = world.tokenizer.decode(tokens)[:, SEEN:]
-        last = torch.stack([clip.frames[SEEN - 1] for clip in group])
+            shown["reconstructed"] = world.tokenizer.decode(tokens, last)[:, SEEN:]
+            shown["alone"] = world.tokenizer.decode(tokens)[:, SEEN:]
         shown["copied"] = last[:, None].expand_as(shown["inferred"])
         for i, clip in enumerate(group):
             clip.imagined = {name: frames[i] for name, frames in shown.items()}
@@ -192,7 +195,8 @@ def report(world: WorldModel, clips: list[Clip], checkpoint: str, told: str) -> 
         "robot": "imagined, robot's actions",
         "shuffled": "imagined, another clip's actions",
         "copied": "last frame copied",
-        "reconstructed": "tokenizer alone (the real tokens)",
+        "reconstructed": "tokenizer: the real tokens and the last frame seen",
+        "alone": "tokenizer: the real tokens alone",
     }
     rows, moving_rows = [], []
     per_clip: dict[str, np.ndarray] = {}

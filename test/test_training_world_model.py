@@ -2,12 +2,14 @@
 
 import csv
 import json
+import shutil
 from dataclasses import replace
 
 import cv2
 import numpy as np
 import pytest
 import torch
+import yaml
 from episodes import episode, reader
 from recordings import picture, write_bag
 from recordings import robot as recorded
@@ -25,6 +27,7 @@ from vla_ros.training import (
     genie_robot_actions,
     genie_tokenizer,
 )
+from vla_ros.training.data.bag_to_rlds import write_rlds
 from vla_ros.training.data.clips import Clips, videos
 from vla_ros.training.data.shards import write_shards
 from vla_ros.training.data.tokens import TokenClips, blocks
@@ -144,6 +147,24 @@ def test_bags_are_read_once_and_kept_as_shards(tmp_path):
     assert len(list((tmp_path / "data").iterdir())) == 2
 
 
+def test_rlds_videos_are_read_once_and_kept_as_shards(tmp_path):
+    folder = write_rlds(tmp_path, "toys", map(driven, range(2)))
+    told = yaml.safe_load(ROBOT)
+    told["action"] |= {"action_names": ["x", "y", "grip"], "action_bounds": [[-9, 9]] * 3}
+    told["action"] |= {"joint_names": ["x", "y", "grip"], "control_mode": driven(0).control_mode}
+    told["action"]["proprioception_names"] = list(driven(0).proprioception_names)
+    del told["bag"]
+    file = tmp_path / "robot.yaml"
+    file.write_text(yaml.safe_dump(told))
+    for _ in range(2):
+        found = videos([folder], str(file), "front", 16, tmp_path / "data")
+    assert len(found) == 2 and len(list((tmp_path / "data").iterdir())) == 1
+    for kept, real in zip(found, map(driven, range(2)), strict=True):
+        np.testing.assert_array_equal(kept.actions, real.actions)
+        for one, other in zip(kept.frames("front"), real.frames("front"), strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
 def test_tokens_of_blocks_are_those_of_the_whole_sequence(tmp_path):
     torch.manual_seed(1)
     tokenizer = VideoTokenizer(TokenizerConfig(**TINY["tokenizer"])).eval()
@@ -249,9 +270,20 @@ class Killed(Exception):
     """Instead of a signal."""
 
 
-@pytest.mark.parametrize("which", ["tokenizer", "latent-actions"])
+MODULES = {
+    "tokenizer": genie_tokenizer, "latent-actions": genie_latent_actions,
+    "dynamics": genie_dynamics,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("which", MODULES)
 def test_a_run_that_was_killed_ends_as_if_it_was_not(shards, tmp_path, monkeypatch, which):
-    module = genie_tokenizer if which == "tokenizer" else genie_latent_actions
+    module = MODULES[which]
+    if which == "dynamics":
+        for out in (tmp_path / "whole", tmp_path / "killed"):
+            train_all(shards, out, steps=2)
+            shutil.rmtree(out / "dynamics")
+            shutil.rmtree(out / "checkpoint")
     recipe = module.Recipe(**COMMON | {"steps": 6}, length=3)
     whole = module.train(recipe, [shards], None, tmp_path / "whole")
     losses, count = module.losses, 0

@@ -171,8 +171,8 @@ class Watched:
         real, last = self.frames[:, _SEEN:].to(device), self.frames[:, _SEEN - 1 : _SEEN].to(device)
         others = actions.clone()
         others[:, _SEEN - 1 :] = random_actions(actions, model.config.actions, 0)[:, _SEEN - 1 :]
-        _, told = imagine(tokenizer, model, tokens[:, :_SEEN], actions, Sampling())
-        _, astray = imagine(tokenizer, model, tokens[:, :_SEEN], others, Sampling())
+        _, told = imagine(tokenizer, model, tokens[:, :_SEEN], actions, last[:, 0], Sampling())
+        _, astray = imagine(tokenizer, model, tokens[:, :_SEEN], others, last[:, 0], Sampling())
         copied = last.expand_as(real)
         delta = frame_psnr(real, told) - frame_psnr(real, astray)
         figures = {}
@@ -187,7 +187,7 @@ class Watched:
         rows = []
         for i in range(4):
             rows.append(("real", self.frames[i]))
-            again = tokenizer.decode(tokens[i : i + 1])[0]
+            again = tokenizer.decode(tokens[i : i + 1], last[i])[0]
             rows.append(("reconstructed", again))
             rows.append(("imagined", torch.cat([again[:_SEEN], told[i]])))
             rows.append(("random actions", torch.cat([again[:_SEEN], astray[i]])))

@@ -34,7 +34,7 @@ _WEIGHTS = {"pixels": 1.0, "commitment": 1.0}
 class Recipe(WorldSettings):
     """How latent actions are trained; the defaults are those of the shipped ones."""
 
-    steps: int = 1500
+    steps: int = 4000
     frames: int = 36
     length: int = 3
     learning_rate: float = 1.5e-3

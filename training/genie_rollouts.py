@@ -30,6 +30,7 @@ def imagine(
     dynamics: Dynamics,
     tokens: Tensor,
     actions: Tensor,
+    last: Tensor | None,
     sampling: Sampling,
     seed: int = 0,
 ) -> tuple[Tensor, Tensor]:
@@ -38,6 +39,7 @@ def imagine(
     Args:
         tokens: int64 [B, C, N], of the frames that were seen.
         actions: int64 [B, C - 1 + H], between those, and then those to imagine.
+        last: the last frame that was seen, [B, 3, S, S], to draw from; None: from tokens alone.
 
     Returns:
         Tokens int64 [B, H, N] and frames [B, H, 3, S, S] from 0 to 1.
@@ -52,7 +54,7 @@ def imagine(
     for action in actions[:, seen - 1 :].unbind(1):
         new = dynamics.sample(action, past, generator=generator, **vars(sampling))
         _, _, past = dynamics.step(new, action, past)
-        frame, shown = tokenizer.decode_step(new[:, None], shown)
+        frame, shown = tokenizer.decode_step(new[:, None], shown, last)
         drawn.append(new)
         frames.append(frame)
     return torch.stack(drawn, 1), torch.cat(frames, 1)

@@ -29,6 +29,7 @@ from vla_ros.training.world_model import (
 _FOREGROUND = 6.0  # how much more what is or moves there counts than the table
 # Tokens that change where nothing does are noise to the dynamics: "still" holds them.
 _WEIGHTS = {"pixels": 1.0, "commitment": 1.0, "still": 0.1, "spread": 0.05}
+_REFERENCE = 0.75  # of the clips are decoded with a reference, their first frame
 _SPREAD = 0.8  # standard deviation with which the levels of FSQ are used about equally
 
 
@@ -36,9 +37,9 @@ _SPREAD = 0.8  # standard deviation with which the levels of FSQ are used about 
 class Recipe(WorldSettings):
     """How the tokenizer is trained; the defaults are those of the shipped one."""
 
-    steps: int = 4000
-    frames: int = 24
-    length: int = 4
+    steps: int = 7000
+    frames: int = 32
+    length: int = 8
     learning_rate: float = 1.2e-3
     warmup: int = 100
     quantizer: str = "fsq"  # or vq
@@ -83,7 +84,11 @@ def train(
 def losses(model: VideoTokenizer, batch: dict[str, Tensor]) -> dict[str, Tensor]:
     """Losses and figures of a batch of "frames" uint8 [B, T, S, S, 3], by name."""
     frames = pixels(batch["frames"])
-    out = model(frames)
+    reference = frames[:, 0]
+    given = torch.ones(len(frames), dtype=torch.bool, device=frames.device)
+    if model.training:
+        given = torch.rand(len(frames), device=frames.device) < _REFERENCE
+    out = model(frames, reference, given)
     error = out["frames"] - frames
     front = foreground(frames)
     weight = 1 + (_FOREGROUND - 1) * front
@@ -93,7 +98,7 @@ def losses(model: VideoTokenizer, batch: dict[str, Tensor]) -> dict[str, Tensor]
     drift = ((vectors[:, 1:] - vectors[:, :-1]) ** 2).mean(-1)
     with torch.no_grad():
         square = (out["frames"].clamp(0, 1) - frames) ** 2
-        wanted = psnr(square.mean((-1, -2, -3))).mean()
+        alone = out["frames"] if model.training else model.decode(out["tokens"])
         same = out["tokens"][:, 1:] == out["tokens"][:, :-1]
         front_error = (square * front).sum() / (3 * front.sum()).clamp(min=1)
     return {
@@ -103,7 +108,8 @@ def losses(model: VideoTokenizer, batch: dict[str, Tensor]) -> dict[str, Tensor]
         "spread": spread(out["vectors"].float().flatten(0, 2))
         if model.config.quantizer == "fsq"
         else out["commitment"].new_zeros(()),
-        "psnr": wanted,
+        "psnr": psnr(square[:, 1:].mean((-1, -2, -3))).mean(),
+        "psnr_alone": psnr(((alone.clamp(0, 1) - frames) ** 2).mean((-1, -2, -3))).mean(),
         "foreground_psnr": psnr(front_error),
         "codebook_use": torch.tensor(codebook_use(out["tokens"], model.config.vocabulary)),
         "still_tokens": (same * still).sum() / still.sum().clamp(min=1),
@@ -134,9 +140,13 @@ def still_places(frames: Tensor, patch: int) -> Tensor:
 def rows(model: VideoTokenizer, frames: Tensor) -> list[tuple[str, Tensor]]:
     """Pictures of the first clips, [T, 3, S, S] each: real, and reconstructed."""
     real = pixels(frames[:4].to(next(model.parameters()).device))
-    again = model.decode(model.encode(real))
-    pairs = zip(real, again, strict=True)
-    return [row for one, two in pairs for row in (("real", one), ("reconstructed", two))]
+    tokens = model.encode(real)
+    shown = {
+        "real": real,
+        "from tokens alone": model.decode(tokens),
+        "and the first frame": model.decode(tokens, real[:, 0]),
+    }
+    return [(label, shown[label][i]) for i in range(len(real)) for label in shown]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

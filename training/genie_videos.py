@@ -2,7 +2,8 @@
 
 A model of what actions do must see actions that an expert would not choose, in places where an
 expert goes: so the scripted experts drive, and are driven off their way, every now and then, for
-long enough that it shows at the world model's pace.
+long enough that it shows at the world model's pace. Nothing else happens: what pushes an object or
+changes the light is to surprise the model.
 """
 
 from __future__ import annotations
@@ -17,9 +18,8 @@ from vla_ros.robots.action_config import ActionConfig
 from vla_ros.robots.panda import GRIPPER_CLOSED, GRIPPER_OPEN
 from vla_ros.scene_language.instructions import FAMILIES
 from vla_ros.sim.arm import CAMERAS, ArmWorld
-from vla_ros.sim.conditions import MAX_DISTRACTORS, training_stage
 from vla_ros.sim.experts import MAX_OFFSET, expert_chunk
-from vla_ros.sim.tasks import FIRST_TRAINING_SEED, Outcome, Task
+from vla_ros.sim.tasks import FIRST_TRAINING_SEED, Outcome, Task, sample_task
 from vla_ros.training.data.episode import Episode
 from vla_ros.training.data.shards import write_shards
 from vla_ros.training.data.simulation import task_list
@@ -31,6 +31,7 @@ _SEEDS = FIRST_TRAINING_SEED + 50_000_000  # apart from those of policies
 _MAX_SECONDS = 8.0
 _TAIL = 1.0  # s recorded after a success
 _ASTRAY = 0.06  # probability a frame that a detour begins
+_MAX_LATENCY = 6  # ticks of 10 ms, not reached
 _LOWEST = 0.025  # m, tool height that a detour stays above
 
 
@@ -49,16 +50,15 @@ def collect(folder: Path, count: int, seed: int, image_size: int) -> Path:
     if count < 2:
         raise ValueError(f"{count} episodes are too few: give 2 or more")
     tasks = task_list(FAMILIES, count, _SEEDS + seed * 100_000)
-    worlds: dict[str, ArmWorld] = {}
+    world = ArmWorld()
     starts = range(0, count, _PART)
     missing = [s for s in starts if not _part(folder, s).exists()]
     for start in tqdm(missing, desc="videos", unit="part", disable=not missing):
         rng = np.random.default_rng([seed, start])
         part = tasks[start : start + _PART]
-        episodes = [_record(family, number, rng, worlds, image_size) for family, number in part]
+        episodes = [_record(family, number, rng, world, image_size) for family, number in part]
         write_shards(_part(folder, start), episodes, CAMERAS, image_size)
-    for world in worlds.values():
-        world.close()
+    world.close()
     return folder
 
 
@@ -67,16 +67,12 @@ def _part(folder: Path, start: int) -> Path:
 
 
 def _record(
-    family: str, seed: int, rng: np.random.Generator, worlds: dict[str, ArmWorld], image_size: int
+    family: str, seed: int, rng: np.random.Generator, world: ArmWorld, image_size: int
 ) -> Episode:
-    stage = training_stage(family, seed, rng)
-    if stage.visuals not in worlds:
-        worlds[stage.visuals] = ArmWorld(visuals=stage.visuals, distractors=MAX_DISTRACTORS)
-    world = worlds[stage.visuals]
-    rollout = Rollout(
-        world, image_size=image_size, dt=_ACTION.dt, latency_ticks=stage.latency_ticks
-    )
-    return record(rollout, stage.task, wandering_expert(world, rng), name=f"{family} {seed}")
+    latency = int(rng.integers(_MAX_LATENCY))
+    rollout = Rollout(world, image_size=image_size, dt=_ACTION.dt, latency_ticks=latency)
+    task = sample_task(family, seed)
+    return record(rollout, task, wandering_expert(world, rng), name=f"{family} {seed}")
 
 
 def record(

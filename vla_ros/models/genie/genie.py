@@ -122,6 +122,7 @@ class _Memory:
     latent: FramePast | None = None
     dynamics: Past | None = None
     prior: Tensor | None = None  # logits [A]
+    last: Tensor | None = None  # the frame that was seen last, [1, 3, S, S]
 
 
 class Dream:
@@ -165,7 +166,7 @@ class Dream:
         surprise = None
         if old.dynamics is not None:
             surprise = self._surprise(tokens[:, 0], chances)
-        self._memory = replace(old, encoder=encoder, latent=latent)
+        self._memory = replace(old, encoder=encoder, latent=latent, last=pixels[:, 0])
         self._memory = self._after(tokens, None if surprise is None else code)
         self._count += 1
         return Observed(surprise, None if surprise is None else int(code))
@@ -227,7 +228,9 @@ class Dream:
                     randomness=randomness,
                     generator=generator,
                 )
-                frame, decoder = self._world.tokenizer.decode_step(tokens[:, None], memory.decoder)
+                frame, decoder = self._world.tokenizer.decode_step(
+                    tokens[:, None], memory.decoder, memory.last
+                )
                 _, prior, past = self._world.dynamics.step(tokens, code, memory.dynamics)
                 memory = replace(memory, decoder=decoder, dynamics=past, prior=prior[0])
                 picture = (frame[0, 0] * 255).round().to(torch.uint8).permute(1, 2, 0)

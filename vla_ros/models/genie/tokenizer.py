@@ -5,6 +5,10 @@
 
 Both sides are causal in time. The paper embeds patches and has ST blocks only; at a size that runs
 on a CPU those learn little more than the background, and convolutions all of it.
+
+And a robot always has a frame that it really saw: given such a reference, the convolutions of the
+decoder take from it what is still there, and draw only what the tokens say is new. The tokens do
+without: a frame can be decoded with no reference.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -82,10 +87,17 @@ class VideoTokenizer(Part):
         self.decoder = STTransformer(
             c.decoder_width, c.decoder_layers, c.decoder_heads, places, c.window
         )
-        self.head = frame_head(c.patch, c.channels, c.decoder_width)
+        self.head = FrameHead(c.patch, c.channels, c.decoder_width)
 
-    def forward(self, frames: Tensor) -> dict[str, Tensor]:
+    def forward(
+        self, frames: Tensor, reference: Tensor | None = None, given: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """The frames again.
+
+        Args:
+            frames: [B, T, 3, S, S].
+            reference: a frame of the same video to draw from, [B, 3, S, S].
+            given: whether each has one, bool [B]; all, if left out.
 
         Returns:
             "frames" [B, T, 3, S, S], not clamped; "vectors" [B, T, N, C] before quantisation;
@@ -94,7 +106,7 @@ class VideoTokenizer(Part):
         vectors = self.to_code(self.encoder(self._embed(frames)))
         code, tokens, commitment = self.quantizer(vectors)
         return {
-            "frames": self._pixels(self.decoder(self.from_code(code))),
+            "frames": self._pixels(self.decoder(self.from_code(code)), reference, given),
             "vectors": vectors,
             "tokens": tokens,
             "commitment": commitment,
@@ -104,9 +116,10 @@ class VideoTokenizer(Part):
         """Tokens of whole sequences."""
         return self.quantizer(self.to_code(self.encoder(self._embed(frames))))[1]
 
-    def decode(self, tokens: Tensor) -> Tensor:
-        """Frames of whole sequences."""
-        return self._pixels(self.decoder(self.from_code(self.quantizer.codes(tokens)))).clamp(0, 1)
+    def decode(self, tokens: Tensor, reference: Tensor | None = None) -> Tensor:
+        """Frames of whole sequences; `reference` as in `forward`."""
+        places = self.decoder(self.from_code(self.quantizer.codes(tokens)))
+        return self._pixels(places, reference).clamp(0, 1)
 
     def encode_step(self, frame: Tensor, past: Past | None) -> tuple[Tensor, Past]:
         """Tokens [B, 1, N] of one more frame [B, 1, 3, S, S], and the past of the next."""
@@ -114,26 +127,31 @@ class VideoTokenizer(Part):
         return self.quantizer(self.to_code(encoded))[1], present
 
     def decode_step(
-        self, tokens: Tensor, past: Past | None, *, pixels: bool = True
+        self,
+        tokens: Tensor,
+        past: Past | None,
+        reference: Tensor | None = None,
+        *,
+        pixels: bool = True,
     ) -> tuple[Tensor | None, Past]:
         """One more frame [B, 1, 3, S, S] of tokens [B, 1, N], and the past of the next.
 
-        Without `pixels` only the latter: for frames that were seen, not imagined.
+        `reference` as in `forward`. Without `pixels` only the past: for frames that were seen.
         """
         code = self.from_code(self.quantizer.codes(tokens))
         decoded, present = self.decoder.step(code, past)
-        return self._pixels(decoded).clamp(0, 1) if pixels else None, present
+        return self._pixels(decoded, reference).clamp(0, 1) if pixels else None, present
 
     def _embed(self, frames: Tensor) -> Tensor:
         """[B, T, N, D]."""
         places = self.stem(frames.flatten(0, 1) - 0.5)
         return places.flatten(2).transpose(1, 2).unflatten(0, frames.shape[:2])
 
-    def _pixels(self, x: Tensor) -> Tensor:
+    def _pixels(self, x: Tensor, reference: Tensor | None, given: Tensor | None = None) -> Tensor:
         batch, length = x.shape[:2]
         grid = self.config.grid
         places = x.flatten(0, 1).transpose(1, 2).unflatten(2, (grid, grid))
-        return self.head(places).unflatten(0, (batch, length)).float() + 0.5
+        return self.head(places, reference, given).unflatten(0, (batch, length))
 
 
 def frame_stem(patch: int, channels: Sequence[int], width: int) -> nn.Sequential:
@@ -146,19 +164,66 @@ def frame_stem(patch: int, channels: Sequence[int], width: int) -> nn.Sequential
     return nn.Sequential(*layers)
 
 
-def frame_head(patch: int, channels: Sequence[int], width: int) -> nn.Sequential:
-    """The other way round."""
-    if not channels:
-        return nn.Sequential(nn.ConvTranspose2d(width, 3, patch, stride=patch))
-    layers: list[nn.Module] = []
-    coarse = width
-    for fine in reversed(channels):
-        layers += [nn.Conv2d(coarse, 4 * fine, 1 if coarse == width else 3, padding="same")]
-        layers += [nn.PixelShuffle(2), Residual(fine)]
-        coarse = fine
-    last = nn.Conv2d(coarse, 12, 3, padding=1)
-    nn.init.zeros_(last.weight)  # grey at first
-    return nn.Sequential(*layers, last, nn.PixelShuffle(2))
+class FrameHead(nn.Module):
+    """The other way round, drawing on a reference frame where that helps."""
+
+    def __init__(self, patch: int, channels: Sequence[int], width: int) -> None:
+        super().__init__()
+        self.channels = tuple(channels)
+        if not channels:
+            self.patches = nn.ConvTranspose2d(width, 3, patch, stride=patch)
+            return
+        fine = channels[0]
+        # The reference at half its size, a quarter ..., and at last at the places of tokens.
+        self.look = nn.ModuleList(
+            [nn.Sequential(nn.Conv2d(12, fine, 3, padding=1), Residual(fine))]
+            + [
+                nn.Sequential(nn.Conv2d(one, two, 4, stride=2, padding=1), Residual(two))
+                for one, two in pairwise([*channels, width])
+            ]
+        )
+        self.merge = nn.Sequential(nn.Conv2d(2 * width, width, 1), Residual(width), Residual(width))
+        self.widen = nn.ModuleList(
+            nn.Conv2d(one, 4 * two, 3, padding=1) for one, two in pairwise([width, *channels[::-1]])
+        )
+        self.refine = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(2 * one, one, 1), Residual(one)) for one in channels[::-1]
+        )
+        self.last = nn.Conv2d(fine, 16, 3, padding=1)
+        nn.init.zeros_(self.last.weight)  # at first grey, and half of the reference
+
+    def forward(self, places: Tensor, reference: Tensor | None, given: Tensor | None) -> Tensor:
+        """[B * T, 3, S, S] of places [B * T, D, S / patch, S / patch].
+
+        Args:
+            places: decoded tokens.
+            reference: [B, 3, S, S] from 0 to 1; None: no frame has one.
+            given: whether each has one, bool [B].
+        """
+        if not self.channels:
+            return self.patches(places).float() + 0.5
+        size = places.shape[-1] * 2 ** (len(self.channels) + 1)
+        known = torch.ones(1) if given is None else given
+        if reference is None:
+            reference = places.new_zeros(1, 3, size, size)
+            known = torch.zeros(1)
+        known = known.to(places.device, torch.float32).reshape(-1, 1, 1, 1)
+        seen = [F.pixel_unshuffle((reference - 0.5) * known, 2)]
+        for layer in self.look:
+            seen.append(layer(seen[-1]))
+        times = len(places) // len(reference)
+        x = self.merge(torch.cat([places, _each(seen.pop(), times)], 1))
+        for widen, refine in zip(self.widen, self.refine, strict=True):
+            x = F.pixel_shuffle(widen(x), 2)
+            x = refine(torch.cat([x, _each(seen.pop(), times)], 1))
+        drawn = F.pixel_shuffle(self.last(x), 2).float()
+        still = drawn[:, 3:].sigmoid() * _each(known.expand(len(reference), 1, 1, 1), times)
+        return still * _each(reference, times) + (1 - still) * (drawn[:, :3] + 0.5)
+
+
+def _each(x: Tensor, times: int) -> Tensor:
+    """The rows of x, each so many times."""
+    return x.repeat_interleave(times, dim=0)
 
 
 class Residual(nn.Module):

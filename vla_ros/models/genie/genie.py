@@ -11,8 +11,9 @@ keys and values of the few frames that it can see.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -201,16 +202,36 @@ class Dream:
                 fit the actions, or as `observe`.
         """
         codes = self._codes(horizon, latent_actions, actions, proprioception)
+        return self._imagine(self._seen(), codes, steps, temperature, randomness)
+
+    def play(
+        self,
+        latent_actions: Iterable[int],
+        *,
+        steps: int = 8,
+        temperature: float = 0.5,
+        randomness: float = 1.0,
+    ) -> Iterator[Imagined]:
+        """As `imagine`, by latent actions that are chosen while one looks: each is taken when its
+        frame is asked for. Ends with them, or with the longest imagination.
+
+        Raises:
+            ValueError: nothing was seen yet; when its frame is asked for, an unknown code.
+        """
+        codes = map(self._check, islice(latent_actions, self._world.config.longest))
+        return self._imagine(self._seen(), codes, steps, temperature, randomness)
+
+    def _seen(self) -> _Memory:
         if self._memory.dynamics is None:
             raise ValueError("nothing was seen yet: observe a frame before imagining")
-        return self._imagine(self._memory, codes, steps, temperature, randomness)
+        return self._memory
 
     # -- the steps ---------------------------------------------------------------------------------
 
     def _imagine(
         self,
         memory: _Memory,
-        codes: Sequence[int | None],
+        codes: Iterable[int | None],
         steps: int,
         temperature: float,
         randomness: float,

@@ -2,13 +2,14 @@
 
 import math
 import time
+from itertools import pairwise
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vla_ros.safety.gate import Chunk, CommandGate, GateConfig, State
+from vla_ros.safety.gate import UNKNOWN, Chunk, CommandGate, GateConfig, State
 
 NAMES = ("shoulder", "elbow", "finger")
 LOWER = np.array([-2.0, -1.0, 0.0])
@@ -194,6 +195,13 @@ def test_bad_joint_states_are_refused_and_lead_to_a_hold_that_names_them(names, 
         ({"lookahead": 0.0}, "lookahead"),
         ({"chunk_timeout": math.inf}, "chunk_timeout"),
         ({"hold_time": -1.0}, "hold_time"),
+        ({"surprise_hold": -1.0}, "surprise_hold"),
+        ({"surprise_slow": math.nan}, "surprise_slow"),
+        ({"surprise_slow": 3.0, "surprise_hold": 2.0}, "held before it is slowed"),
+        ({"slowdown": 0.0}, "slowdown"),
+        ({"slowdown": 1.1}, "slowdown"),
+        ({"surprise_pause": 0.0}, "surprise_pause"),
+        ({"surprise_timeout": math.inf}, "surprise_timeout"),
     ],
 )
 def test_unsafe_configuration_is_refused_by_name(changes, word):
@@ -284,6 +292,167 @@ def test_robot_moved_away_during_a_hold_is_not_dragged_back():
     np.testing.assert_array_equal(gate.command(10.26).positions, put)
 
 
+# --- surprise ---------------------------------------------------------------------------------
+
+SURPRISE = {"surprise_slow": 1.0, "surprise_hold": 2.0, "slowdown": 0.25}
+FAR = [2.0, 3.0, 0.04]
+
+
+def drive(gate: CommandGate, start: float, end: float, surprise=None):
+    """Commands at 50 Hz to a robot that follows them, and its plan is always to go FAR.
+
+    `surprise(stamp)` is told every 0.2 s, 0.1 s after its frame. Yields time and command.
+    """
+    for tick in range(round((end - start) * 50)):
+        now = start + tick * 0.02
+        gate.update_state(NAMES, START if gate.last is None else gate.last, now)
+        assert gate.accept(make_chunk(now, FAR), now) == ""
+        if surprise is not None and tick % 10 == 5:
+            assert gate.update_surprise(surprise(now - 0.1), now - 0.1, now) == ""
+        yield now, gate.command(now)
+
+
+def test_surprise_slows_until_it_is_over():
+    gate = open_gate(**SURPRISE)
+    before = START
+    steps, slowed = {}, {}
+    for now, command in drive(gate, 10.02, 11.5, lambda t: 1.5 if 10.35 < t < 10.75 else 0.5):
+        steps[now] = (command.positions - before) / (VELOCITY * 0.02)
+        before, slowed[now] = command.positions, gate.slowed
+    # Told at 10.52 of 10.42, at 10.72 of 10.62, and no longer at 10.92.
+    slow = [now for now, is_slow in slowed.items() if is_slow]
+    assert slow == pytest.approx(np.arange(10.52, 10.91, 0.02))
+    for now, step in steps.items():
+        expected = 0.25 if slowed[now] else 1.0
+        np.testing.assert_allclose(step[1], expected, rtol=1e-6)
+
+
+def test_slowed_robot_that_is_slow_anyway_does_as_planned():
+    slowed, free = open_gate(**SURPRISE), open_gate()
+    assert slowed.update_surprise(1.5, 10.0, 10.0) == ""
+    # From START, where the first command is due at 10.04, on at a fifth of the limits.
+    ramp = START + (np.arange(1, 9)[:, None] * 0.05 - 0.04) * 0.2 * VELOCITY
+    for gate in (slowed, free):
+        assert gate.accept(Chunk(10.0, 0.05, NAMES, ramp), 10.0) == ""
+    for now in np.arange(10.02, 10.14, 0.02):
+        np.testing.assert_array_equal(slowed.command(now).positions, free.command(now).positions)
+    assert slowed.slowed and slowed.limited == 0 and not free.slowed
+
+
+def test_one_spike_holds_at_once_and_for_one_pause():
+    gate = open_gate(**SURPRISE)
+    held = []
+    for now, command in drive(gate, 10.02, 13.0, lambda t: 2.5 if 10.35 < t < 10.55 else 0.5):
+        if gate.state is State.HOLD:
+            assert command is None or command.hold
+            assert gate.reason.endswith("not expected: surprise 2.5 over 2") and not gate.slowed
+            held.append(now)
+        else:
+            assert gate.state is State.ACTIVE and gate.reason == ""
+    assert held == pytest.approx(np.arange(10.52, 11.51, 0.02))
+
+
+def test_fault_that_lasts_pauses_again_and_again():
+    gate = open_gate(**SURPRISE, surprise_pause=0.5)
+    states = [(now, gate.state) for now, _ in drive(gate, 10.02, 14.0, lambda t: 9.0)]
+    changes = [now for (_, before), (now, after) in pairwise(states) if before != after]
+    begins, ends = changes[::2], changes[1::2]
+    assert len(begins) >= 3
+    for begin, end in zip(begins, ends, strict=False):
+        assert end - begin == pytest.approx(0.5)
+    for end, begin in zip(ends, begins[1:], strict=False):
+        # A frame of 0.4 s after the pause or later, one frame is 0.2 s, and 0.1 s to tell it.
+        assert 0.5 - 1e-6 <= begin - end <= 0.7 + 1e-6
+
+
+def test_frames_of_a_pause_do_not_count():
+    gate = open_gate(**SURPRISE, surprise_timeout=5.0)
+    gate.update_surprise(3.0, 10.01, 10.01)
+
+    def fresh(now):
+        gate.update_state(NAMES, START, now)
+        gate.accept(make_chunk(now), now)
+        return gate.command(now)
+
+    assert fresh(10.02).hold
+    for stamp in (10.5, 11.0, 11.4):  # in the pause to 11.02, and 0.38 s after it
+        assert gate.update_surprise(3.0, stamp, stamp) == ""
+    assert not fresh(11.41).hold and not gate.slowed
+    gate.update_surprise(3.0, 11.43, 11.43)
+    assert fresh(11.44).hold
+
+
+def test_pause_begins_only_where_the_robot_would_have_moved():
+    gate = open_gate(**SURPRISE)
+    gate.command(10.2)
+    gate.update_surprise(3.0, 10.2, 10.2)
+    assert gate.command(10.21).hold and "older" in gate.reason and not gate.slowed
+    gate.update_state(NAMES, START, 10.5)
+    gate.accept(make_chunk(10.5), 10.5)
+    gate.update_surprise(0.5, 10.5, 10.5)
+    assert not gate.command(10.5).hold
+
+
+def test_surprise_of_a_world_model_that_went_silent_is_forgotten():
+    gate = open_gate(**SURPRISE)
+    gate.update_surprise(1.5, 10.0, 10.0)
+    for now, _ in drive(gate, 10.02, 12.0):
+        assert gate.slowed == (now <= 11.0 + 1e-9)
+        assert gate.surprise == (1.5 if gate.slowed else UNKNOWN)
+        assert gate.state is State.ACTIVE
+
+
+def test_unknown_surprise_is_no_surprise():
+    gate = open_gate(**SURPRISE)
+    gate.update_surprise(1.5, 10.0, 10.0)
+    assert gate.update_surprise(UNKNOWN, 10.01, 10.01) == ""
+    gate.command(10.02)
+    assert gate.surprise == UNKNOWN and not gate.slowed
+
+
+@pytest.mark.parametrize(
+    ("value", "stamp", "word"),
+    [
+        (math.nan, 10.02, "not finite"),
+        (math.inf, 10.02, "not finite"),
+        (9.0, math.nan, "not finite"),
+        (-0.5, 10.02, "negative"),
+        (9.0, 10.2, "future"),
+        (9.0, 9.0, "older than 0.5 s"),
+    ],
+)
+@pytest.mark.parametrize("known", [False, True])
+def test_bad_surprise_is_named_and_changes_nothing(value, stamp, word, known):
+    gate, twin = (open_gate(**SURPRISE, surprise_timeout=0.5) for _ in range(2))
+    if known:
+        for each in (gate, twin):
+            assert each.update_surprise(1.5, 8.9, 9.0) == ""
+    assert word in gate.update_surprise(value, stamp, 10.02)
+    for now in (10.02, 10.04):
+        np.testing.assert_array_equal(gate.command(now).positions, twin.command(now).positions)
+    assert (gate.state, gate.slowed, gate.surprise) == (twin.state, twin.slowed, twin.surprise)
+
+
+def test_surprise_that_comes_after_a_newer_one_is_passed_over():
+    gate = open_gate(**SURPRISE)
+    assert gate.update_surprise(0.5, 10.02, 10.03) == ""
+    assert gate.update_surprise(9.0, 10.01, 10.03) == ""
+    assert gate.update_surprise(9.0, 10.02, 10.03) == ""
+    assert not gate.command(10.04).hold and gate.surprise == 0.5
+
+
+def test_clock_that_restarts_forgets_surprise_and_pause():
+    gate = open_gate(now=100.0, **SURPRISE)
+    gate.update_surprise(9.0, 100.0, 100.0)
+    assert gate.command(100.01).hold
+    assert gate.command(1.0) is None and gate.surprise == UNKNOWN
+    gate.update_state(NAMES, START, 1.0)
+    gate.accept(make_chunk(1.0), 1.0)
+    assert not gate.command(1.0).hold
+    assert gate.update_surprise(9.0, 1.0, 1.0) == ""
+    assert gate.command(1.02).hold
+
+
 # --- time -------------------------------------------------------------------------------------
 
 
@@ -330,6 +499,7 @@ events = st.lists(
         st.tuples(st.just("wait"), st.floats(0.0, 0.6)),
         st.tuples(st.just("jitter"), st.floats(-0.04, 0.05)),
         st.tuples(st.just("state"), st.lists(plain, min_size=3, max_size=3)),
+        st.tuples(st.just("all well"), st.lists(plain, min_size=3, max_size=3)),
         st.tuples(st.just("odd state"), st.lists(wild, max_size=4)),
         st.tuples(
             st.just("chunk"),
@@ -342,15 +512,32 @@ events = st.lists(
             ),
         ),
         st.tuples(st.just("restart"), st.floats(0.1, 50.0)),
+        st.tuples(
+            st.just("surprise"),
+            st.tuples(st.one_of(st.floats(-1.0, 4.0), wild), st.floats(-1.2, 0.1)),
+        ),
     ),
     max_size=60,
 )
 
 
+def feed(gate, kind, value, now):
+    if kind in ("state", "odd state"):
+        gate.update_state(NAMES, value, now)
+    elif kind == "all well":
+        gate.update_state(NAMES, START if gate.last is None else gate.last, now)
+        gate.accept(make_chunk(now, value), now)
+    elif kind == "chunk":
+        points, offset, dt = value
+        gate.accept(Chunk(now + offset, dt, NAMES, np.array(points)), now)
+    elif kind == "surprise":
+        gate.update_surprise(value[0], now + value[1], now)
+
+
 @settings(max_examples=300, deadline=None)
 @given(events, st.booleans())
 def test_whatever_comes_in_what_goes_out_is_safe(sequence, follow):
-    gate = make_gate(margin=[0.1, 0.1, 0.0])
+    gate = make_gate(margin=[0.1, 0.1, 0.0], **SURPRISE)
     now, previous, previous_time, sent_hold_until = 1000.0, None, 0.0, 0.0
     for kind, value in sequence:
         before = gate.state
@@ -358,11 +545,7 @@ def test_whatever_comes_in_what_goes_out_is_safe(sequence, follow):
             now += value
         elif kind == "restart":
             now -= value
-        elif kind in ("state", "odd state"):
-            gate.update_state(NAMES, value, now)
-        elif kind == "chunk":
-            points, offset, dt = value
-            gate.accept(Chunk(now + offset, dt, NAMES, np.array(points)), now)
+        feed(gate, kind, value, now)
         if follow and gate.last is not None:
             gate.update_state(NAMES, gate.last, now)
         silent = gate.state is not State.ACTIVE and now > sent_hold_until
@@ -384,12 +567,40 @@ def test_whatever_comes_in_what_goes_out_is_safe(sequence, follow):
             start, allowed = np.clip(gate.measured, LOWER, UPPER), 0.04
         else:
             start, allowed = previous, min(max(passed, 0.0), 0.04)
-        assert (np.abs(position - start) <= VELOCITY * allowed + 1e-9).all()
+        fastest = VELOCITY * (SURPRISE["slowdown"] if gate.slowed else 1.0)
+        assert command.hold or (np.abs(position - start) <= fastest * allowed + 1e-9).all()
+        assert not command.hold or (np.abs(position - start) <= VELOCITY * allowed + 1e-9).all()
+        assert not (command.hold and gate.slowed)
         previous, previous_time = position, max(now, previous_time if passed > -0.05 else now)
         if command.hold:
             sent_hold_until = gate._hold_since + gate.config.hold_time
         else:
             sent_hold_until = math.inf
+
+
+@settings(max_examples=200, deadline=None)
+@given(events)
+def test_without_thresholds_surprise_changes_nothing(sequence):
+    told, untold = make_gate(), make_gate()
+    now = 1000.0
+    for kind, value in sequence:
+        if kind in ("wait", "jitter"):
+            now += value
+        elif kind == "restart":
+            now -= value
+        feed(told, kind, value, now)
+        if kind != "surprise":
+            feed(untold, kind, value, now)
+        one, other = told.command(now), untold.command(now)
+        assert (one is None) == (other is None)
+        if one is not None:
+            np.testing.assert_array_equal(one.positions, other.positions)
+            assert one.time_from_start == other.time_from_start and one.hold == other.hold
+        assert (told.state, told.reason, told.limited) == (
+            untold.state,
+            untold.reason,
+            untold.limited,
+        )
 
 
 def test_command_is_cheap():

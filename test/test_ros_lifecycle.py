@@ -143,7 +143,7 @@ def test_gate_creates_and_removes_its_topics(make):
     node = make(CommandGateNode)
     subscriptions = len(list(node.subscriptions))
     node.bring_up()
-    assert len(list(node.subscriptions)) == subscriptions + 2
+    assert len(list(node.subscriptions)) == subscriptions + 3
     node.trigger_deactivate()
     assert len(list(node.subscriptions)) == subscriptions
     node.trigger_cleanup()

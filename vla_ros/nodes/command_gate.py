@@ -1,7 +1,8 @@
 """Node command_gate: the only one that moves the robot.
 
-`action_chunk` and `joint_states` in, `joint_trajectory` and `gate_status` out. All decisions are
-those of vla_ros.safety.gate; this file moves messages.
+`action_chunk` and `joint_states` in, `joint_trajectory` and `gate_status` out; the surprise in
+`imagination` is advice, and nothing waits for it. All decisions are those of vla_ros.safety.gate;
+this file moves messages.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import Header
 from trajectory_msgs.msg import JointTrajectory
 
-from vla_ros.msg import ActionChunk, GateStatus
+from vla_ros.msg import ActionChunk, GateStatus, Imagination
 from vla_ros.robots import panda
 from vla_ros.ros import qos
 from vla_ros.ros.lifecycle import OK, WARN, LifecycleNode
@@ -71,6 +72,27 @@ PARAMETERS = {
     "future_tolerance": Parameter(
         0.05, "Stamps may be ahead of the clock by this much, s.", 0.0, 1.0
     ),
+    "surprise_slow": Parameter(
+        0.0,
+        "Go slower while the world model's surprise is above this, in its unit; 0: never. Without "
+        "a world model, or when it is late, nothing is slowed or held.",
+        0.0,
+        1e6,
+    ),
+    "surprise_hold": Parameter(
+        0.0, "Hold for surprise_pause when the surprise is above this; 0: never.", 0.0, 1e6
+    ),
+    "slowdown": Parameter(0.1, "Share of the velocity limits to use while slowed.", 0.01, 1.0),
+    "surprise_pause": Parameter(
+        1.0,
+        "A hold by surprise lasts this long, s; then the robot goes on, and is held again if what "
+        "it sees from 0.4 s later on still surprises.",
+        0.1,
+        60.0,
+    ),
+    "surprise_timeout": Parameter(
+        1.0, "A surprise of a frame older than this says nothing, s.", 0.1, 10.0
+    ),
     "base_frame": Parameter(panda.BASE_FRAME, "Frame named in gate_status and joint_trajectory."),
 }
 
@@ -93,6 +115,11 @@ class CommandGateNode(LifecycleNode):
             state_timeout=params.state_timeout,
             hold_time=params.hold_time,
             future_tolerance=params.future_tolerance,
+            surprise_slow=params.surprise_slow,
+            surprise_hold=params.surprise_hold,
+            slowdown=params.slowdown,
+            surprise_pause=params.surprise_pause,
+            surprise_timeout=params.surprise_timeout,
         )
         if params.lookahead * params.rate < 1.0:
             raise ValueError(
@@ -105,10 +132,12 @@ class CommandGateNode(LifecycleNode):
     def activate(self) -> None:
         self._gate = CommandGate(self._config)
         self._stamp = to_time(0.0)  # of the observation behind the chunk in use
-        self._reported: tuple[State, str, int] | None = None
+        self._reported: tuple[State, str, int, bool] | None = None
         self._status_due = -1.0
         self.subscribe(ActionChunk, "action_chunk", self._on_chunk, qos.standard(1))
         self.subscribe(JointState, "joint_states", self._on_joint_states, qos.standard(1))
+        # Not only the newest: an imagined video follows the surprise of a newer frame.
+        self.subscribe(Imagination, "imagination", self._on_imagination, qos.standard())
         self.every(1.0 / self.params.rate, self._tick)
         self._tick()  # the first status; a new gate sends no command
 
@@ -127,6 +156,8 @@ class CommandGateNode(LifecycleNode):
             "rejected": gate.rejected,
             "limited": gate.limited,
             "last_rejection": gate.last_rejection,
+            "surprise": gate.surprise,
+            "slowed": gate.slowed,
         }
         level = OK if gate.state is State.ACTIVE else WARN
         return level, f"{gate.state.name}: {gate.reason}".removesuffix(": "), details
@@ -147,13 +178,18 @@ class CommandGateNode(LifecycleNode):
             self._stamp = message.header.stamp
             self._tick()
 
+    def _on_imagination(self, message: Imagination) -> None:
+        stamp = seconds(message.header.stamp)
+        problem = self._gate.update_surprise(message.surprise, stamp, self.now)
+        self.log_edge("surprise", problem and f"surprise ignored: {problem}")
+
     def _tick(self) -> None:
         now = self.now
         command = self._gate.command(now)
         if command is not None:
             self._publish(command)
         gate = self._gate
-        if self._reported != (gate.state, gate.reason, gate.rejected):
+        if self._reported != (gate.state, gate.reason, gate.rejected, gate.slowed):
             self._report(now)
         elif not 0.0 < self._status_due - now < 1.0:
             self._report(now)
@@ -166,7 +202,8 @@ class CommandGateNode(LifecycleNode):
 
     def _report(self, now: float) -> None:
         gate = self._gate
-        before, self._reported = self._reported, (gate.state, gate.reason, gate.rejected)
+        before = self._reported
+        self._reported = (gate.state, gate.reason, gate.rejected, gate.slowed)
         self._status_due = now + _STATUS_PERIOD
         if before is None or before[:2] != self._reported[:2]:
             text = f"{gate.state.name}: {gate.reason}".removesuffix(": ")
@@ -174,6 +211,8 @@ class CommandGateNode(LifecycleNode):
                 self.get_logger().warning(text)
             else:  # rclpy wants one severity a line of code
                 self.get_logger().info(text)
+        slowed = "slowed: the camera shows what was not expected" if gate.slowed else ""
+        self.log_edge("slowed", slowed)
         stamp = self._stamp
         seen = gate.accepted > 0
         status = GateStatus(
@@ -185,6 +224,8 @@ class CommandGateNode(LifecycleNode):
             rejected=gate.rejected,
             limited=gate.limited,
             last_rejection=gate.last_rejection,
+            surprise=gate.surprise,
+            slowed=gate.slowed,
             joint_names=self._config.names,
         )
         status.header.stamp = to_time(max(now, 0.0))

@@ -7,6 +7,10 @@ both stay fresh, and holds the last commanded position otherwise:
     CLOSED --chunk and joint states--> ACTIVE --stale, finished, off track--> HOLD --fresh--> ACTIVE
        ^------------------------- time went backwards, reset() -------------------------'
 
+A world model may say how much the newest camera frame surprised it (`update_surprise`): above one
+threshold the robot goes slower, above another it holds for a while. That is advice. Its absence
+stops nothing, so a gate without a world model is as safe as a gate was before there was one.
+
 There is no clock inside: every call takes the time, float seconds on the one clock that also
 stamps chunks and joint states. Nothing is locked: call it from one thread.
 """
@@ -24,6 +28,11 @@ import numpy as np
 _CHANGED = 1e-9
 # Time given to a hold that the robot has reached already, s.
 _ARRIVED = 0.01
+# Two frames of the world model, s: the first ones after a pause show a robot that stood still and
+# starts, which is not what was commanded.
+_RECOVERY = 0.4
+
+UNKNOWN = -1.0  # the surprise that nobody told
 
 
 class State(IntEnum):
@@ -53,6 +62,11 @@ class GateConfig:
     state_timeout: float = 0.2  # s: age of the joint states at which to hold
     hold_time: float = 0.3  # s: how long a hold is repeated before the gate falls silent
     future_tolerance: float = 0.05  # s: stamps may run ahead of `now` by this much
+    surprise_slow: float = 0.0  # go slower above this surprise (unit of the world model); 0: never
+    surprise_hold: float = 0.0  # hold above this surprise; 0: never
+    slowdown: float = 0.1  # share of `velocity` while slowed, above 0, up to 1
+    surprise_pause: float = 1.0  # s: how long one hold by surprise lasts
+    surprise_timeout: float = 1.0  # s: a surprise of an older frame says nothing
 
     def __post_init__(self) -> None:
         self.names = tuple(self.names)
@@ -81,12 +95,23 @@ class GateConfig:
                 f"no position of {self.names[int(empty.argmax())]} is allowed: "
                 "its lower limit plus margin lies above its upper limit minus margin"
             )
-        for field in ("lookahead", "chunk_timeout", "state_timeout"):
+        times = ("lookahead", "chunk_timeout", "state_timeout")
+        for field in (*times, "surprise_pause", "surprise_timeout"):
             if not 0.0 < getattr(self, field) < math.inf:
                 raise ValueError(f"{field} must be above 0 s and finite")
         for field in ("hold_time", "future_tolerance"):
             if not 0.0 <= getattr(self, field) < math.inf:
                 raise ValueError(f"{field} must be 0 s or more and finite")
+        for field in ("surprise_slow", "surprise_hold"):
+            if not 0.0 <= getattr(self, field) < math.inf:
+                raise ValueError(f"{field} must be 0 (never) or more and finite")
+        if 0.0 < self.surprise_hold < self.surprise_slow:
+            raise ValueError(
+                f"surprise_slow ({self.surprise_slow:g}) is above surprise_hold "
+                f"({self.surprise_hold:g}): the robot would be held before it is slowed"
+            )
+        if not 0.0 < self.slowdown <= 1.0:
+            raise ValueError("slowdown must be above 0, up to 1: to stop, set surprise_hold")
 
 
 @dataclass
@@ -120,21 +145,27 @@ class CommandGate:
         self.rejected = 0  # chunks refused
         self.limited = 0  # commands changed by a position or velocity limit
         self.last_rejection = ""
+        self.slowed = False  # whether the newest command had to keep to the slower limits
         self._inner_lower = config.lower + config.margin
         self._inner_upper = config.upper - config.margin
         self._orders: dict[tuple[str, ...], np.ndarray | str] = {}
         self.reset("started")
 
     def reset(self, reason: str) -> None:
-        """Close, forgetting the chunk, the joint states, the last command and the time."""
+        """Close, forgetting chunk, joint states, surprise, the last command and the time."""
         self.state = State.CLOSED
         self.reason = reason
+        self.slowed = False
         self._no_chunk = f"{reason}: waiting for an action chunk"
         self._state_fault = f"{reason}: waiting for joint states"
         self.chunk: Chunk | None = None  # the one in use, points in the order of config.names
         self.last: np.ndarray | None = None  # [D] last commanded positions
         self.measured: np.ndarray | None = None  # [D] newest measured positions
         self.measured_stamp = -math.inf
+        self.surprise = UNKNOWN  # of the newest frame that is not too old
+        self._surprise_stamp = -math.inf
+        self._paused_at = -math.inf  # when the last hold by surprise began
+        self._pause_reason = ""
         self._now = -math.inf
         self._last_time = -math.inf
         self._hold_since = -math.inf
@@ -183,12 +214,34 @@ class CommandGate:
         self.last_rejection = reason
         return reason
 
+    def update_surprise(self, value: float, stamp: float, now: float) -> str:
+        """Take how much the frame of `stamp` surprised the world model, 0 or more, or UNKNOWN.
+
+        Returns "" or why it is refused; what is refused changes nothing. One that is not newer
+        than the newest is passed over without a word: imagined videos carry it too, and are late.
+        """
+        if not (math.isfinite(value) and math.isfinite(stamp)):
+            return "the surprise or its stamp is not finite"
+        if value < 0.0 and value != UNKNOWN:
+            return f"the surprise is negative, but not {UNKNOWN:g} for unknown"
+        if stamp <= self._surprise_stamp:
+            return ""
+        # No ages in these texts: the same fault should read the same, frame after frame.
+        if stamp - now > self.config.future_tolerance:
+            return "the surprise is stamped in the future: synchronise the clocks"
+        if now - stamp > self.config.surprise_timeout:
+            return f"the surprise is of a frame older than {self.config.surprise_timeout:g} s"
+        self.surprise = value
+        self._surprise_stamp = stamp
+        return ""
+
     # --- output ---------------------------------------------------------------------------
 
     def command(self, now: float) -> Command | None:
         """The command to send at `now`, or None to send nothing. Call at 50 Hz or faster."""
         self._advance(now)
         self.reason = self._obstacle(now)
+        self.slowed = not self.reason and self._is_surprised(self.config.surprise_slow)
         if self.reason:
             return self._hold(now)
 
@@ -204,8 +257,14 @@ class CommandGate:
         due = max(now, chunk.stamp) + config.lookahead
         wanted = _interpolate(chunk, due)
         target = np.minimum(np.maximum(wanted, self._inner_lower), self._inner_upper)
+        # Slower limits, not a slower clock: what is wanted is still the chunk's point at its time,
+        # so a robot that would move faster than the limits falls behind its chunk, and one that
+        # moves with care anyway does not change. To fall behind is what is meant here: a policy
+        # plans again from where the robot is with every frame, so the lag is that of one chunk and
+        # does not add up; and nothing has to be caught up with when the surprise is over.
+        velocity = config.velocity * config.slowdown if self.slowed else config.velocity
         # Never more time than the command gives the robot, however late this call comes.
-        step = config.velocity * min(max(now - self._last_time, 0.0), config.lookahead)
+        step = velocity * min(max(now - self._last_time, 0.0), config.lookahead)
         target = np.minimum(np.maximum(target, self.last - step), self.last + step)
         if np.abs(target - wanted).max() > _CHANGED:
             self.limited += 1
@@ -238,10 +297,15 @@ class CommandGate:
         self._last_time = now - self.config.lookahead
 
     def _advance(self, now: float) -> None:
-        """Close when the clock restarted; a small step back only counts as no time passed."""
+        """Close when the clock restarted; a small step back only counts as no time passed.
+
+        A surprise that has grown old is forgotten: whoever told it may be gone.
+        """
         if now < self._now - self.config.future_tolerance:
             self.reset("time went backwards")
         self._now = max(now, self._now)
+        if now - self._surprise_stamp > self.config.surprise_timeout:
+            self.surprise = UNKNOWN
 
     # --- checks: each returns "" or what is wrong -------------------------------------------
 
@@ -265,7 +329,35 @@ class CommandGate:
             return f"the action chunk is older than {config.chunk_timeout:g} s"
         if now + config.lookahead > chunk.stamp + len(chunk.points) * chunk.dt + 1e-6:
             return "the action chunk is finished"
-        return "" if self.state is State.ACTIVE else self._outside()
+        problem = "" if self.state is State.ACTIVE else self._outside()
+        # Last: a pause begins only where the robot would have moved.
+        return problem or self._pause(now)
+
+    def _pause(self, now: float) -> str:
+        """A surprise above `surprise_hold` holds for `surprise_pause`, whatever comes meanwhile.
+
+        So one spike costs one pause, and a fault that lasts pauses again and again.
+        """
+        config = self.config
+        if now - self._paused_at < config.surprise_pause:
+            return self._pause_reason
+        if not self._is_surprised(config.surprise_hold):
+            return ""
+        self._paused_at = now
+        self._pause_reason = (
+            "the camera shows what was not expected: "
+            f"surprise {self.surprise:.3g} over {config.surprise_hold:.3g}"
+        )
+        return self._pause_reason
+
+    def _is_surprised(self, threshold: float) -> bool:
+        """Whether the newest surprise is above the threshold (0: never) and counts.
+
+        Those of frames from before the end of a pause and shortly after it do not: they are told
+        already, or show a robot that did not do what was commanded because it was held.
+        """
+        recovered = self._paused_at + self.config.surprise_pause + _RECOVERY
+        return 0.0 < threshold < self.surprise and self._surprise_stamp > recovered
 
     def _off_track(self) -> str:
         """A joint far from its command is blocked or was moved: hold it where it is."""

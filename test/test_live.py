@@ -10,7 +10,7 @@ from rclpy.context import Context
 from rclpy.parameter import Parameter
 from std_msgs.msg import Header
 
-from vla_ros import demo, film, live
+from vla_ros import demo, live
 from vla_ros.msg import ActionChunk
 from vla_ros.nodes.command_gate import CommandGateNode
 from vla_ros.nodes.sim_robot import SimRobot
@@ -93,46 +93,6 @@ def test_the_expert_succeeds_through_the_live_gate(family):
     finally:
         threads.stop()
         context.try_shutdown()
-
-
-# --- pictures -------------------------------------------------------------------------------------
-
-
-def test_a_recorded_episode_becomes_a_film_and_a_sheet(tmp_path):
-    task = sample_task("pick", 1)
-    studio = film.Studio()
-    world = studio._world
-    world.reset(task)
-    recording = film.Recording(task)
-    for _ in range(3):
-        recording.states.append(world.data.qpos.copy())
-        recording.outcomes.append(Outcome.RUNNING)
-    pictures = list(studio.pictures(recording))
-    studio.close()
-    assert len(pictures) == 3 and pictures[0].shape == (480, 640, 3)
-    with film.Video(tmp_path / "film.mp4") as video:
-        for picture in pictures:
-            video.add(film.caption(picture, "episode 1 of 1", "x " * 100, Outcome.SUCCEEDED))
-    assert (tmp_path / "film.mp4").stat().st_size > 1000
-    report = EpisodeReport("pick", 1, "lift the red cube " * 5, True, "fulfilled", 2.0, 40)
-    sheet = film.contact_sheet([(report, pictures), (report, pictures[:2])])
-    assert sheet.height > 300 and np.asarray(sheet).std() > 10
-    assert [path.name for path in tmp_path.iterdir()] == ["film.mp4"]
-
-
-def test_an_interrupted_film_leaves_nothing(tmp_path):
-    with pytest.raises(KeyboardInterrupt):
-        with film.Video(tmp_path / "film.mp4"):
-            raise KeyboardInterrupt
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize(
-    ("count", "wanted", "chosen"),
-    [(1, 6, [0]), (3, 6, [0, 1, 2]), (11, 6, [0, 2, 4, 6, 8, 10])],
-)
-def test_pictures_are_spread_from_the_first_to_the_last(count, wanted, chosen):
-    assert film.spread(count, wanted) == chosen
 
 
 def test_a_line_of_the_demo_tells_all(capsys):

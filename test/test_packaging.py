@@ -49,13 +49,14 @@ ARROWS = {
     "checkpoints": set(),
     "observations": {"robots"},
     "recording": set(),
+    "video": set(),
     "models": {"robots", "scene_language"},
     "sim": {"robots", "scene_language"},
     "ros": {"robots", "safety", "msg", "srv", "action"},
     "nodes": {"ros", "models", "safety", "robots", "observations", "checkpoints", "sim"}
     | {"recording", "scene_language", "msg", "srv", "action"},
     "training": {"models", "observations", "robots", "scene_language", "safety", "sim"}
-    | {"checkpoints", "live"},  # live: only inside a function, see below
+    | {"checkpoints", "video", "live"},  # live: only inside a function, see below
 }
 WITH_ROS = {"ros", "nodes"}  # rooms that may import ROS packages
 # Not rooms but the ways in: they run the whole stack and may import all. No room imports them.

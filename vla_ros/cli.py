@@ -21,6 +21,7 @@ _COMMANDS = {
     ("bag", "to-rlds"): ("vla_ros.training.data.bag_to_rlds", "recordings as an RLDS dataset"),
     ("demo",): ("vla_ros.demo", "the simulated arm follows instructions; leaves a video"),
     ("eval",): ("vla_ros.training.evaluation", "measure a policy, simulated or on recordings"),
+    ("imagine",): ("vla_ros.training.genie_play", "what a world model expects; by codes or keys"),
     ("record",): ("vla_ros.record", "record episodes of the running stack, one bag each"),
     ("train", "policy"): (
         "vla_ros.training.policy",

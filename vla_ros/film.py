@@ -6,10 +6,8 @@ finer than what its cameras deliver.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import cv2
@@ -33,7 +31,11 @@ _SIZE = (480, 640)  # height, width of the picture, pixels
 _INSET = 150
 _BAR = 64
 _SHEET_PART = (slice(40, 480), slice(70, 450))  # of the picture, rows and columns
-_INK, _PAPER, _GREY = (245, 245, 245), (24, 26, 30), (150, 154, 160)
+_SIDE, _PANEL = 216, 192  # widths of the column beside the picture, and of what is in it
+_INK, _PAPER, _GREY, _DARK = (245, 245, 245), (24, 26, 30), (150, 154, 160), (44, 47, 54)
+_CURVE = (240, 190, 80)
+_CLOSE = 1e-3  # s that times of the same moment may differ
+_FRESH = 0.3  # s: an older frame is not what the camera shows
 _COLORS = {
     Outcome.RUNNING: _GREY,
     Outcome.SUCCEEDED: (96, 211, 122),
@@ -44,9 +46,10 @@ _COLORS = {
 
 @dataclass
 class Recording:
-    """One episode: at every frame the world's positions, and what the judge says."""
+    """One episode: at every frame the time (s), the world's positions, what the judge says."""
 
     task: Task
+    times: list[float] = field(default_factory=list)
     states: list[np.ndarray] = field(default_factory=list)
     outcomes: list[Outcome] = field(default_factory=list)
 
@@ -68,6 +71,7 @@ class Recorder:
         elif self._robot.ticks % round(1 / (FRAMES_PER_SECOND * TICK)):
             return
         if self.recordings:
+            self.recordings[-1].times.append(world.time)
             self.recordings[-1].states.append(world.data.qpos.copy())
             self.recordings[-1].outcomes.append(world.outcome)
 
@@ -125,33 +129,127 @@ def caption(picture: np.ndarray, number: str, instruction: str, outcome: Outcome
     return np.asarray(canvas)
 
 
-class Video:
-    """An MP4 file that appears when it is closed, whole or not at all. A context manager.
+@dataclass(frozen=True)
+class _Expected:
+    """A frame that the world model imagined."""
 
-    Raises:
-        OSError: this OpenCV cannot write MP4.
+    made: float  # s, when the last real frame before it was taken
+    time: float  # s, when the camera was to show it
+    dt: float  # s between imagined frames
+    frame: np.ndarray
+
+
+class Expectations:
+    """What the camera showed and what the world model expected; all times in s of one clock.
+
+    Frames are uint8 [S, S, 3] and kept as they come: give small ones.
     """
 
-    def __init__(self, path: Path, frames_per_second: float = FRAMES_PER_SECOND) -> None:
-        self._path, self._partial = path, path.with_name(f".partial-{path.name}")
-        size = (_SIZE[1], _SIZE[0] + _BAR)
-        code = cv2.VideoWriter_fourcc(*"mp4v")
-        self._writer = cv2.VideoWriter(str(self._partial), code, frames_per_second, size)
-        if not self._writer.isOpened():
-            raise OSError(f"cannot write {path}: this OpenCV has no mp4v encoder, install another")
+    def __init__(self) -> None:
+        self._shown: list[tuple[float, np.ndarray]] = []
+        self._expected: list[_Expected] = []
+        self._surprises: dict[float, float] = {}
 
-    def add(self, frame: np.ndarray) -> None:
-        self._writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+    def add_camera(self, time: float, frame: np.ndarray) -> None:
+        """A frame that was taken at `time`, later than those before."""
+        self._shown.append((time, frame))
 
-    def __enter__(self) -> Video:
-        return self
+    def add_imagination(
+        self, made: float, dt: float, frames: Sequence[np.ndarray], surprise: float
+    ) -> None:
+        """What was imagined after the real frame of `made`: frame k is expected at `made` + (k + 1)
+        dt. May come late, and again.
 
-    def __exit__(self, kind: type | None, *_: object) -> None:
-        self._writer.release()
-        if kind is None:
-            os.replace(self._partial, self._path)
+        Args:
+            surprise: by that real frame; negative if it is not known.
+        """
+        for k, frame in enumerate(frames):
+            self._expected.append(_Expected(made, made + (k + 1) * dt, dt, frame))
+        if surprise >= 0.0:
+            self._surprises[made] = surprise
+
+    def camera(self, time: float, since: float) -> np.ndarray | None:
+        """The newest frame taken from `since` to `time`, if it is fresh."""
+        found = [shown for shown in self._shown if since <= shown[0] <= time + _CLOSE]
+        return found[-1][1] if found and time - found[-1][0] < _FRESH else None
+
+    def imagined(self, time: float, since: float) -> tuple[np.ndarray, float] | None:
+        """The frame expected at a time nearest to `time`, and how long before that it was made, s.
+
+        Of several the one that was made last; None if nothing made after `since` was expected
+        within half the time between imagined frames.
+        """
+        near = [
+            one
+            for one in self._expected
+            if one.made >= since and abs(one.time - time) <= one.dt / 2 + _CLOSE
+        ]
+        if not near:
+            return None
+        distance = min(abs(one.time - time) for one in near)
+        best = max(
+            (one for one in near if abs(one.time - time) < distance + _CLOSE),
+            key=lambda one: one.made,
+        )
+        return best.frame, best.time - best.made
+
+    def surprises(self, since: float, until: float) -> list[tuple[float, float]]:
+        """Time and surprise of the frames of that time."""
+        return sorted(o for o in self._surprises.items() if since <= o[0] <= until + _CLOSE)
+
+    def scale(self) -> float:
+        """What a curve of surprises should reach up to: the newly laid out scene that an episode
+        begins with may be more."""
+        values = list(self._surprises.values())
+        return 1.5 * float(np.quantile(values, 0.95)) if values else 0.0
+
+
+def beside(
+    picture: np.ndarray, expectations: Expectations, time: float, episode: tuple[float, float]
+) -> np.ndarray:
+    """The picture, and right of it what the camera showed at `time` and what was expected then.
+
+    Args:
+        picture: uint8 RGB [H, W, 3], with its caption.
+        expectations: of the whole film.
+        time: s.
+        episode: s, when it began and when it ended: nothing of others is shown.
+    """
+    height, width = picture.shape[:2]
+    began, ended = episode
+    canvas = Image.new("RGB", (width + _SIDE, height), _PAPER)
+    canvas.paste(Image.fromarray(picture), (0, 0))
+    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=16)
+    imagined: tuple[str, np.ndarray | None] = ("nothing imagined", None)
+    if expected := expectations.imagined(time, began):
+        imagined = (f"imagined {expected[1]:.1f} s before", expected[0])
+    shown = ("camera", expectations.camera(time, began))
+    for number, (words, frame) in enumerate((shown, imagined)):
+        top, left = number * (_PANEL + 30), width + (_SIDE - _PANEL) // 2
+        draw.text((left, top + 6), words, _GREY, font)
+        place = (left, top + 28)
+        if frame is None:
+            canvas.paste(_DARK, (*place, left + _PANEL, top + 28 + _PANEL))
         else:
-            self._partial.unlink(missing_ok=True)
+            large = cv2.resize(frame, (_PANEL, _PANEL), interpolation=cv2.INTER_CUBIC)
+            canvas.paste(Image.fromarray(large), place)
+    top = 2 * (_PANEL + 30)
+    known = expectations.surprises(began, time)
+    words = f"surprise {known[-1][1]:.2f}" if known else "surprise not known"
+    draw.text((left, top + 6), words, _GREY, font)
+    bottom, room = height - 14, height - 14 - (top + 34)
+    draw.line([(left, bottom), (left + _PANEL, bottom)], _GREY)
+    scale = max(expectations.scale(), 1e-6)
+    points = [
+        (
+            left + _PANEL * (when - began) / max(ended - began, 1e-6),
+            bottom - room * min(value / scale, 1.0),
+        )
+        for when, value in known
+    ]
+    if len(points) > 1:
+        draw.line(points, _CURVE, 2)
+    return np.asarray(canvas)
 
 
 def contact_sheet(rows: list[tuple[EpisodeReport, list[np.ndarray]]]) -> Image.Image:

@@ -1,0 +1,128 @@
+"""The demo's film: episodes drawn again, and beside them what was seen and what was expected."""
+
+import cv2
+import numpy as np
+import pytest
+
+from vla_ros import film
+from vla_ros.sim.report import EpisodeReport
+from vla_ros.sim.tasks import Outcome, sample_task
+from vla_ros.video import Video
+
+
+def grey(value, side=8):
+    return np.full((side, side, 3), value, np.uint8)
+
+
+def value_of(frame):
+    return None if frame is None else int(frame[0, 0, 0])
+
+
+def frames_of(path):
+    video = cv2.VideoCapture(str(path))
+    found = []
+    while (read := video.read())[0]:
+        found.append(read[1][..., ::-1])
+    return found
+
+
+def test_a_recorded_episode_becomes_a_film_and_a_sheet(tmp_path):
+    task = sample_task("pick", 1)
+    studio = film.Studio()
+    world = studio._world
+    world.reset(task)
+    recording = film.Recording(task)
+    for _ in range(3):
+        recording.states.append(world.data.qpos.copy())
+        recording.outcomes.append(Outcome.RUNNING)
+    pictures = list(studio.pictures(recording))
+    studio.close()
+    assert len(pictures) == 3 and pictures[0].shape == (480, 640, 3)
+    seen = film.Expectations()
+    with Video(tmp_path / "film.mp4", film.FRAMES_PER_SECOND) as video:
+        for number, picture in enumerate(pictures):
+            told = film.caption(picture, "episode 1 of 1", "x " * 100, Outcome.SUCCEEDED)
+            video.add(film.beside(told, seen, 0.1 * number, (0.0, 0.2)))
+    (first, *others) = frames_of(tmp_path / "film.mp4")
+    assert len(others) == 2 and first.shape[0] == told.shape[0] and first.shape[1] > 640
+    assert np.abs(first[:480, :400].astype(int) - pictures[0][:, :400]).mean() < 10
+    report = EpisodeReport("pick", 1, "lift the red cube " * 5, True, "fulfilled", 2.0, 40)
+    sheet = film.contact_sheet([(report, pictures), (report, pictures[:2])])
+    assert sheet.height > 300 and np.asarray(sheet).std() > 10
+    assert [path.name for path in tmp_path.iterdir()] == ["film.mp4"]
+
+
+def test_the_frame_beside_is_the_one_expected_for_that_time():
+    seen = film.Expectations()
+    seen.add_imagination(10.0, 0.2, [grey(v) for v in (1, 2, 3, 4, 5)], 0.5)  # 10.2 .. 11.0
+    seen.add_imagination(10.4, 0.2, [grey(v) for v in (11, 12)], -1.0)  # 10.6, 10.8
+
+    def at(time, since=9.0):
+        found = seen.imagined(time, since)
+        return found and (value_of(found[0]), round(found[1], 6))
+
+    assert at(10.21) == (1, 0.2) and at(10.38) == (2, 0.4)
+    assert at(10.6) == (11, 0.2) and at(10.77) == (12, 0.4)  # made last
+    assert at(11.0) == (5, 1.0)
+    assert at(10.0) is None and at(11.2) is None
+    assert at(10.6, since=10.1) == (11, 0.2) and at(10.4, since=10.1) is None
+    assert at(10.9, since=10.5) is None  # of another episode
+
+
+def test_the_camera_beside_is_what_it_showed_last():
+    seen = film.Expectations()
+    for number in range(4):
+        seen.add_camera(5.0 + 0.05 * number, grey(number))
+    assert value_of(seen.camera(5.11, 0.0)) == 2 and value_of(seen.camera(5.3, 0.0)) == 3
+    assert seen.camera(4.9, 0.0) is None and seen.camera(6.0, 0.0) is None
+    assert seen.camera(5.11, 5.2) is None
+
+
+def test_surprises_come_in_order_once_and_only_if_known():
+    seen = film.Expectations()
+    for made, surprise in ((1.0, -1.0), (1.2, 0.5), (1.4, 0.7), (1.2, 0.5), (3.0, 9.0)):
+        seen.add_imagination(made, 0.2, [], surprise)
+    assert seen.surprises(1.0, 1.3) == [(1.2, 0.5)]
+    assert seen.surprises(0.0, 2.0) == [(1.2, 0.5), (1.4, 0.7)]
+    assert seen.scale() > 0.7 and film.Expectations().scale() == 0.0
+
+
+def test_panels_show_camera_and_imagination_or_are_dark():
+    seen = film.Expectations()
+    seen.add_camera(1.0, grey(200))
+    seen.add_imagination(0.8, 0.2, [grey(100)], 0.4)
+    seen.add_imagination(1.0, 0.2, [], 0.6)
+    picture = np.zeros((544, 640, 3), np.uint8)
+    column = film.beside(picture, seen, 1.0, (0.0, 2.0))[:, 640:]
+    assert column.shape[1] > 200 and (column == 200).all(-1).sum() > 150**2
+    assert (column == 100).all(-1).sum() > 150**2
+    assert (column == film._CURVE).all(-1).sum() > 5
+    blank = film.beside(picture, film.Expectations(), 1.0, (0.0, 2.0))[:, 640:]
+    assert (blank == film._DARK).all(-1).sum() > 2 * 150**2
+
+
+def test_an_interrupted_film_leaves_nothing(tmp_path):
+    with pytest.raises(KeyboardInterrupt), Video(tmp_path / "film.mp4", 5.0) as video:
+        video.add(grey(0, 64))
+        assert list(tmp_path.iterdir())
+        raise KeyboardInterrupt
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_video_is_of_one_size_and_in_a_folder(tmp_path):
+    with pytest.raises(ValueError, match="even"), Video(tmp_path / "a.mp4", 5.0) as video:
+        video.add(grey(0, 33))
+    with pytest.raises(ValueError, match="32"), Video(tmp_path / "a.mp4", 5.0) as video:
+        video.add(grey(0, 64))
+        video.add(grey(0, 32))
+    with pytest.raises(OSError, match="nowhere"), Video(tmp_path / "nowhere/a.mp4", 5.0) as video:
+        video.add(grey(0, 64))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("count", "wanted", "chosen"),
+    [(1, 6, [0]), (3, 6, [0, 1, 2]), (11, 6, [0, 2, 4, 6, 8, 10])],
+)
+def test_pictures_are_spread_from_the_first_to_the_last(count, wanted, chosen):
+    assert film.spread(count, wanted) == chosen

@@ -42,7 +42,7 @@ class WorldSettings(Settings):
     dt: float = 0.2  # s between frames; at 20 Hz nothing moves, and copying the last frame wins
     length: int = 6  # frames of a clip
     held_out: float = 0.05  # of the episodes
-    episodes: int = 400  # to collect, if no data are given
+    episodes: int = 1000  # to collect, if no data are given
     loaders: int = 1
 
     def __post_init__(self) -> None:

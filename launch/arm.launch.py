@@ -50,6 +50,12 @@ ARGUMENTS = [
         description="folder for a recording of each episode; empty: none are made",
     ),
     DeclareLaunchArgument(
+        "world_model",
+        default_value="true",
+        choices=["true", "false"],
+        description="run the node that imagines what the camera will show",
+    ),
+    DeclareLaunchArgument(
         "use_sim_time",
         default_value=EqualsSubstitution(LaunchConfiguration("robot"), "sim"),
         description="take the time from /clock; true by default for sim",
@@ -118,6 +124,8 @@ def nodes(context: LaunchContext) -> list[Node]:
         lifecycle_node("action_policy", checkpoint | instruction),
         lifecycle_node("command_gate", {}, remappings=[("joint_trajectory", command_topic)]),
     ]
+    if given["world_model"] == "true":
+        actions.append(lifecycle_node("world_model", {}))
     if given["record"]:
         remappings = [("joint_trajectory", command_topic)]
         folder = {"folder": given["record"]}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from vla_ros.robots import panda
-from vla_ros.robots.actions import end_effector_chunk_to_joints
+from vla_ros.robots.actions import end_effector_chunk_to_joints, joint_chunk_to_end_effector
 from vla_ros.robots.kinematics import TOOL_DOWN, ArmKinematics
 
 
@@ -52,6 +52,21 @@ def test_a_chunk_of_offsets_arrives_where_it_says(kinematics):
         position, _ = kinematics.forward(target[:-1])
         np.testing.assert_allclose(position, start + action[:3], atol=1e-3)
         assert target[-1] == action[3]
+
+
+def test_offsets_come_back_from_joint_targets(kinematics):
+    rng = np.random.default_rng(0)
+    measured = panda.HOME + rng.normal(scale=0.05, size=8) * ([1] * 7 + [0])
+    tool, _ = kinematics.forward(measured[:-1])
+    steps = rng.uniform(-0.01, 0.01, (8, 3)).cumsum(axis=0)
+    actions = np.column_stack([steps, rng.uniform(0.0, 0.04, 8)])
+    targets = end_effector_chunk_to_joints(kinematics, measured, actions)
+    again = joint_chunk_to_end_effector(kinematics, measured, targets)
+    np.testing.assert_allclose(again, actions, atol=1e-3)
+    # Told from elsewhere, the same targets are other offsets.
+    elsewhere = joint_chunk_to_end_effector(kinematics, panda.HOME, targets)
+    home, _ = kinematics.forward(panda.HOME[:-1])
+    np.testing.assert_allclose(elsewhere[:, :3] - again[:, :3], np.tile(tool - home, (8, 1)))
 
 
 def test_no_offset_keeps_the_arm_where_it_is(kinematics):

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LAUNCH = ROOT / "launch" / "arm.launch.py"
 # Parameters of nodes; config/widowx.yaml describes a robot to training.
 CONFIGS = sorted(path for path in ROOT.glob("config/*.yaml") if path.name != "widowx.yaml")
-LIFECYCLE = {"vision_encoder", "action_policy", "command_gate", "recorder"}
+LIFECYCLE = {"vision_encoder", "action_policy", "world_model", "command_gate", "recorder"}
 ALWAYS = LIFECYCLE - {"recorder"}
 
 
@@ -48,6 +48,7 @@ def test_arguments_are_those_promised_and_described():
         "namespace",
         "params_file",
         "record",
+        "world_model",
         "checkpoint",
         "instruction",
         "use_sim_time",
@@ -134,6 +135,11 @@ def test_a_folder_for_recordings_starts_the_recorder_on_the_robots_topics():
         from_file["/recorder"].expanded_remapping_rules
         == from_file["/command_gate"].expanded_remapping_rules
     )
+
+
+def test_without_world_model_nothing_imagines():
+    from_file = actions(world_model="false")
+    assert set(from_file) == {f"/{name}" for name in ALWAYS - {"world_model"} | {"sim_robot"}}
 
 
 def test_missing_params_file_is_an_error():

@@ -16,6 +16,7 @@ _PUBLIC = {
     "RobotType": "vla_ros.robots.action_config",
     "VLAMConfig": "vla_ros.models.vlam_config",
     "VisionLanguageActionModel": "vla_ros.models.vlam",
+    "WorldModel": "vla_ros.models.genie.genie",
 }
 __all__ = sorted(_PUBLIC)
 

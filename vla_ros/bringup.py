@@ -22,6 +22,7 @@ import vla_ros.nodes  # noqa: F401  (before torch: sets how many threads librari
 from vla_ros.nodes.action_policy import ActionPolicyNode
 from vla_ros.nodes.command_gate import CommandGateNode
 from vla_ros.nodes.vision_encoder import VisionEncoderNode
+from vla_ros.nodes.world_model import WorldModelNode
 from vla_ros.ros.running import (
     StartError,
     Threads,
@@ -49,6 +50,7 @@ class Stack:
         use_sim_time: None for yes with "sim".
         command_topic: where joint trajectories go; "" for the robot's usual one.
         record: folder for a recording of each episode; "" for none.
+        world_model: whether to run the node that imagines what the camera will show.
         overrides: parameters by node name, before those of the file.
         ros_args: further ROS arguments for all nodes, such as ["-r", "old:=new"].
 
@@ -67,6 +69,7 @@ class Stack:
         use_sim_time: bool | None = None,
         command_topic: str = "",
         record: str | Path = "",
+        world_model: bool = True,
         overrides: Mapping[str, Mapping[str, Any]] | None = None,
         ros_args: Sequence[str] = (),
     ) -> None:
@@ -95,6 +98,8 @@ class Stack:
         }
         if robot == "sim":
             self._parameters["sim_robot"] = {}  # it makes the time
+        if world_model:
+            self._parameters["world_model"] = {"use_sim_time": use_sim_time}
         if record:
             self._parameters["recorder"] = {"folder": str(record)}
         if checkpoint:
@@ -128,6 +133,8 @@ class Stack:
 
                 self._start("recorder", RecorderNode)
             self._start("command_gate", CommandGateNode)
+            if "world_model" in self._parameters:
+                self._start("world_model", WorldModelNode)
             self._start("action_policy", ActionPolicyNode)
             self._start("vision_encoder", VisionEncoderNode)
         except StartError:
@@ -199,6 +206,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--command-topic", default="", help="takes the joint trajectories")
     parser.add_argument("--record", metavar="FOLDER", default="", help="of episodes, one bag each")
     parser.add_argument(
+        "--world-model",
+        choices=("true", "false"),
+        default="true",
+        help="imagine what the camera will show (default: true)",
+    )
+    parser.add_argument(
         "--use-sim-time",
         choices=("true", "false"),
         help="take the time from /clock (default: with --robot sim)",
@@ -228,6 +241,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             use_sim_time=use_sim_time,
             command_topic=options.command_topic,
             record=options.record,
+            world_model=options.world_model == "true",
             ros_args=options.ros_args,
         )
         stop_on_signals(stack.ended)

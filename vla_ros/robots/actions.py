@@ -1,4 +1,4 @@
-"""From end-effector actions to joint targets: the step between a policy and the command gate."""
+"""End-effector actions and joint targets: the step between a policy and the command gate."""
 
 from __future__ import annotations
 
@@ -30,3 +30,21 @@ def end_effector_chunk_to_joints(
         targets[k, :-1] = q
         targets[k, -1] = action[3]
     return targets
+
+
+def joint_chunk_to_end_effector(
+    kinematics: ArmKinematics, measured: np.ndarray, points: np.ndarray
+) -> np.ndarray:
+    """What `end_effector_chunk_to_joints` was given, from what it returned.
+
+    Args:
+        kinematics: of the arm's n joints.
+        measured: joint positions [n + 1], rad and m, from whose tool position offsets are told.
+        points: [K, n + 1] joint position targets, rad and m.
+
+    Returns:
+        [K, 4]: offsets of the tool target (m, base frame) and the finger opening (m).
+    """
+    origin, _ = kinematics.forward(measured[:-1])
+    tools = [kinematics.forward(point[:-1])[0] for point in points]
+    return np.column_stack([np.array(tools) - origin, points[:, -1]])

@@ -17,7 +17,7 @@ from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Header
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
-from vla_ros.msg import ActionChunk, VisualTokens
+from vla_ros.msg import ActionChunk, Imagination, VisualTokens
 from vla_ros.safety.gate import Chunk, Command
 
 _TOKEN_TYPES = {VisualTokens.FLOAT16: np.dtype("<f2"), VisualTokens.FLOAT32: np.dtype("<f4")}
@@ -120,6 +120,34 @@ def tokens_from_message(message: VisualTokens) -> np.ndarray:
             f"visual tokens of shape {shape} and {kind} do not fill {len(message.data)} bytes"
         )
     return np.frombuffer(message.data, dtype=kind).reshape(shape)
+
+
+# --- imagination ----------------------------------------------------------------------------------
+
+UNKNOWN_SURPRISE = -1.0
+
+
+def imagination_message(
+    header: Header,
+    dt: float,
+    frames: Sequence[np.ndarray] = (),
+    latent_actions: Sequence[int] = (),
+    surprise: float | None = None,
+) -> Imagination:
+    """Imagined frames uint8 [S, S, 3], `dt` s apart; `header` is that of the last real one."""
+    begin = seconds(header.stamp)
+    return Imagination(
+        header=header,
+        dt=dt,
+        frames=[
+            image_message(
+                frame, Header(stamp=to_time(begin + (k + 1) * dt), frame_id=header.frame_id)
+            )
+            for k, frame in enumerate(frames)
+        ],
+        latent_actions=array("i", latent_actions),
+        surprise=UNKNOWN_SURPRISE if surprise is None else surprise,
+    )
 
 
 # --- action chunks and commands -------------------------------------------------------------------

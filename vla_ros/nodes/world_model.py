@@ -1,0 +1,465 @@
+"""Node world_model: the camera and what the robot is told in, `imagination` out.
+
+It observes a frame every `dt` of the model, with the robot actions that led to it where they are
+known, and says how much the frame surprised it. Every so often, and when the service `imagine`
+asks, it imagines what comes next: one frame at a time, so that no real one waits for long.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.clock import Clock
+from rclpy.clock_type import ClockType
+from rclpy.task import Future
+from sensor_msgs.msg import Image, JointState
+from std_msgs.msg import Header
+
+from vla_ros.checkpoints import resolve
+from vla_ros.models.genie.genie import Dream, Imagined, WorldModel
+from vla_ros.msg import ActionChunk, GateStatus, Imagination
+from vla_ros.observations import (
+    image_from_message,
+    joints_from_message,
+    preprocess_image,
+    proprioception,
+)
+from vla_ros.robots import panda
+from vla_ros.robots.action_config import ActionConfig
+from vla_ros.robots.actions import joint_chunk_to_end_effector
+from vla_ros.robots.kinematics import ArmKinematics
+from vla_ros.ros import qos
+from vla_ros.ros.heard import STAMP_ROUNDING, Heard
+from vla_ros.ros.lifecycle import OK, WARN, LifecycleNode
+from vla_ros.ros.messages import (
+    chunk_from_message,
+    image_message,
+    imagination_message,
+    seconds,
+)
+from vla_ros.ros.parameters import Parameter
+from vla_ros.ros.running import run
+from vla_ros.srv import Imagine
+
+_PATIENCE = 0.1  # s that a frame waits for the chunk before it; the gate follows no later one
+_REST = 0.02  # s between two imagined frames, for the messages that have come
+
+PARAMETERS = {
+    "checkpoint": Parameter(
+        "world", "A checkpoint of the package by name, or the path of a folder."
+    ),
+    "camera_topic": Parameter(
+        "", "Image topic; empty: CAMERA/image_raw of the camera that the checkpoint knows."
+    ),
+    "horizon": Parameter(
+        8, "Frames that are imagined every imagine_period; the checkpoint has a limit.", 1, 1000
+    ),
+    "imagine_period": Parameter(
+        1.0, "Imagine what comes next this often, s; 0: only when asked.", 0.0, 3600.0, live=True
+    ),
+}
+
+
+@dataclass
+class Seen:
+    """The frame that was observed last."""
+
+    stamp: float  # s
+    header: Header
+    frame: np.ndarray  # uint8 [S, S, 3]
+    surprise: float | None
+
+
+@dataclass
+class Imagining:
+    """Frames to come, of which some have been imagined."""
+
+    begin: Seen
+    steps: Iterator[Imagined]
+    horizon: int
+    asked: Future | None = None  # of (why not, Imagination), for the service
+    imagined: list[Imagined] = field(default_factory=list)
+
+
+class WorldModelNode(LifecycleNode):
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__("world_model", PARAMETERS, **kwargs)
+        self._imaginings: deque[Imagining] = deque()
+        # As long as the node lives, so that every call is answered; and in a group of its own, as
+        # an unfinished call would keep the other callbacks of its group waiting.
+        group = ReentrantCallbackGroup()
+        self.create_service(Imagine, "imagine", self._on_imagine, callback_group=group)
+
+    def configure(self) -> None:
+        torch.set_num_threads(1)
+        path = resolve(self.params.checkpoint)
+        self._world = WorldModel.from_pretrained(path)
+        config, arm = self._world.config, ActionConfig.get_arm_config()
+        for name in ("control_mode", "action_names", "proprioception_names"):
+            here, there = getattr(arm, name), getattr(config.robot, name, None)
+            if config.robot and there != here:
+                raise ValueError(
+                    f"the checkpoint {path} is of a robot with {name} {_words(there)}, this one "
+                    f"has {_words(here)}: train one for this robot or choose another checkpoint"
+                )
+        if self.params.horizon > config.longest:
+            raise ValueError(
+                f"horizon is {self.params.horizon}, but the checkpoint {path} imagines at most "
+                f"{config.longest} frames: give 1 to {config.longest}"
+            )
+        self._topic = self.params.camera_topic or f"{config.camera}/image_raw"
+        self._kinematics = ArmKinematics()
+        self._publisher = self.publisher(Imagination, "imagination", qos.standard())
+        # Reliable: what RViz and rqt ask for unless told otherwise.
+        self._pictures = self.publisher(Image, "imagination/image", qos.standard(1))
+
+    def activate(self) -> None:
+        self._heard = Heard()
+        self._forget()
+        self._received = self._observed = self._known = self._begun = 0
+        self._unfit = ""  # what is wrong with the images
+        self._observing_time = self._imagining_time = 0.0  # s, of the newest frame
+        self._imagined_since = 0  # frames, since the newest real one
+        # Steady time: this is about work to do, not about the robot. It runs while there is some.
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self._work = self.create_timer(_REST, self._imagine_frame, clock=steady)
+        self._work.cancel()
+        self._while_active.append(lambda: self.destroy_timer(self._work))
+        self.subscribe(Image, self._topic, self._on_image, qos.sensor())
+        # Deep enough for what comes while a frame is observed: the newest is not all here.
+        self.subscribe(JointState, "joint_states", self._on_joint_states, qos.standard(100))
+        self.subscribe(ActionChunk, "action_chunk", self._on_chunk, qos.standard())
+        self.subscribe(GateStatus, "gate_status", self._on_gate_status, qos.latched())
+
+    def deactivate(self) -> None:
+        while self._imaginings:
+            self._end(self._imaginings.popleft(), "world_model was deactivated meanwhile")
+
+    def cleanup(self) -> None:
+        self._world = self._dream = None
+
+    def diagnose(self) -> tuple[bytes, str, dict[str, Any]]:
+        received, observed = self._received, self._observed
+        known, begun = self._known, self._begun
+        self._received = self._observed = self._known = self._begun = 0
+        surprise = self._seen.surprise if self._seen else None
+        details = {
+            "frames_per_second": observed,
+            "with_known_actions": known,
+            "observing_ms": round(1e3 * self._observing_time, 1),
+            "imagining_ms": round(1e3 * self._imagining_time, 1),
+            "surprise": "unknown" if surprise is None else round(surprise, 3),
+        }
+        problem = "" if received else f"no images on {self._topic}"
+        self.log_edge("images", problem)
+        if received and self._unfit:
+            problem = self._unfit
+        elif received > 1 and self._stamps[0] == self._stamps[-1]:
+            problem = f"images on {self._topic}, but their stamps stand still"
+        elif begun > 1:
+            problem = (
+                f"frames are more than {1.5 * self._world.config.dt:g} s apart, and each gap makes "
+                "the model begin anew: is the camera slower, or the machine too busy?"
+            )
+        return (WARN, problem, details) if problem else (OK, "observing", details)
+
+    # --- what comes in ----------------------------------------------------------------------
+
+    def _forget(self) -> None:
+        """Begin anew with the next image."""
+        self._dream: Dream | None = None
+        self._seen: Seen | None = None
+        self._waiting: Image | None = None
+        self._stamps: deque[float] = deque(maxlen=9)  # of images
+        self._last_imagined = -np.inf  # stamp
+
+    def _on_joint_states(self, message: JointState) -> None:
+        stamp = seconds(message.header.stamp)
+        self._heard.felt(stamp, message)
+        self._observe_when_known(stamp)
+
+    def _on_chunk(self, message: ActionChunk) -> None:
+        problem = ""
+        try:
+            chunk = chunk_from_message(message)
+        except ValueError as error:
+            problem = str(error)
+        else:
+            if chunk.names != panda.JOINT_NAMES:
+                problem = f"they move {', '.join(chunk.names)}"
+            elif not len(chunk.points) or not np.isfinite(chunk.points).all() or chunk.dt <= 0:
+                problem = "they hold no points, NaN or infinity, or no time between points"
+        self.log_edge("chunk", problem and f"action chunks are passed over: {problem}")
+        if not problem:
+            self._heard.told(chunk)
+            self._observe_when_known(chunk.stamp)
+
+    def _on_gate_status(self, message: GateStatus) -> None:
+        active = message.state == GateStatus.ACTIVE
+        self._heard.gated(seconds(message.header.stamp), active)
+
+    def _on_image(self, message: Image) -> None:
+        stamp = seconds(message.header.stamp)
+        self._received += 1
+        if self._stamps and stamp < self._stamps[-1]:
+            self._forget()  # the clock began anew
+        self._stamps.append(stamp)
+        self._observe_when_known(stamp)
+        if self._waiting is None and self._is_due(stamp):
+            self._waiting = message
+            self._observe_when_known(stamp)
+
+    def _is_due(self, stamp: float) -> bool:
+        """Whether an image is the next frame; a gap in the frames makes it the first."""
+        if self._seen is None:
+            return True
+        dt = self._world.config.dt
+        passed = stamp - self._seen.stamp
+        if passed > 1.5 * dt + STAMP_ROUNDING:
+            self._dream = self._seen = None
+            return True
+        return passed >= dt - self._tolerance()
+
+    def _tolerance(self) -> float:
+        """Half the camera's period."""
+        periods = [later - earlier for earlier, later in pairwise(self._stamps)]
+        return min([*periods, self._world.config.dt]) / 2 + STAMP_ROUNDING
+
+    # --- observing --------------------------------------------------------------------------
+
+    def _observe_when_known(self, now: float) -> None:
+        """Observe the frame that waits once it is known what led to it, or will not be.
+
+        Args:
+            now: the newest stamp on any topic, s.
+        """
+        message = self._waiting
+        if message is None:
+            return
+        stamp = seconds(message.header.stamp)
+        if now - stamp < _PATIENCE and self._may_become_known(stamp):
+            return
+        self._waiting = None
+        try:
+            picture = preprocess_image(image_from_message(message), self._world.image_size)
+        except ValueError as error:
+            self._unfit = f"frames are not observed: {error}"
+            self.log_edge("image", self._unfit)
+            return
+        self._unfit = ""
+        self.log_edge("image", "")
+        self._observe(picture, message.header, stamp)
+
+    def _may_become_known(self, stamp: float) -> bool:
+        """Whether the last of the chunks that led to the frame is still to come."""
+        robot, seen, chunk = self._world.config.robot, self._seen, self._heard.chunk
+        if robot is None or seen is None or chunk is None:
+            return False
+        last = seen.stamp + (robot.points - 1) * robot.dt
+        missing = self._heard.point(last, robot.dt / 2) is None
+        return missing and chunk.stamp < last and self._heard.obeys(seen.stamp, stamp)
+
+    def _observe(self, picture: np.ndarray, header: Header, stamp: float) -> None:
+        began = time.perf_counter()
+        if self._dream is None:
+            self._dream = self._world.start()
+            self._begun += 1
+        told = self._told(stamp)
+        if told is None:
+            observed = self._dream.observe(picture)
+        else:
+            actions, felt = told
+            observed = self._dream.observe(picture, actions=actions, proprioception=felt)
+            self._known += 1
+        self._observing_time = time.perf_counter() - began
+        self._observed += 1
+        self._imagined_since = 0
+        self._seen = Seen(stamp, header, picture, observed.surprise)
+        self._publisher.publish(
+            imagination_message(header, self._world.config.dt, surprise=observed.surprise)
+        )
+        self._imagine_now_and_then()
+
+    def _told(self, stamp: float) -> tuple[np.ndarray, np.ndarray] | None:
+        """Robot actions and proprioception of the step that ends at `stamp`; None: unknown.
+
+        As in training: of every frame in between, the first point of the chunk decided on it.
+        """
+        robot, seen, config = self._world.config.robot, self._seen, self._world.config
+        if robot is None or seen is None or not self._heard.obeys(seen.stamp, stamp):
+            return None
+        if abs(stamp - seen.stamp - config.dt) > self._tolerance():
+            return None
+        points = [
+            self._heard.point(seen.stamp + k * robot.dt, robot.dt / 2) for k in range(robot.points)
+        ]
+        if any(point is None for point in points):
+            return None
+        return self._from_tool(seen.stamp, np.stack(points))
+
+    def _from_tool(self, stamp: float, points: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+        """Joint targets [K, D] as the model's actions, and proprioception at `stamp`."""
+        try:
+            measured = self._measured(stamp)
+        except ValueError as error:
+            self.log_edge("joints", f"robot actions are unknown: {error}")
+            return None
+        self.log_edge("joints", "")
+        actions = joint_chunk_to_end_effector(self._kinematics, measured, points)
+        return actions, proprioception(measured, self._kinematics)
+
+    def _measured(self, stamp: float) -> np.ndarray:
+        """Joint positions [D]. Raises ValueError when they are not known."""
+        return joints_from_message(self._heard.joints(stamp), panda.JOINT_NAMES)
+
+    # --- imagining --------------------------------------------------------------------------
+
+    def _imagine_now_and_then(self) -> None:
+        """Begin to imagine under the newest chunk's plan, when it is time and somebody looks."""
+        period, stamp = self.params.imagine_period, self._seen.stamp
+        if not period or self._imaginings:
+            return
+        if stamp - self._last_imagined < period - self._world.config.dt / 2:
+            return
+        if not any(x.get_subscription_count() for x in (self._publisher, self._pictures)):
+            return
+        self._last_imagined = stamp
+        horizon, plan = self.params.horizon, self._plan()
+        if plan is None:
+            steps = self._dream.imagine(horizon)
+        else:
+            steps = self._dream.imagine(horizon, actions=plan[0], proprioception=plan[1])
+        self._begin(Imagining(self._seen, steps, horizon))
+
+    def _plan(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Robot actions that are to follow the newest frame; None: the robot has no plan.
+
+        Point k of a chunk is what the chunk k frames later should begin with; after its last point
+        the robot stays.
+        """
+        robot, chunk, stamp = self._world.config.robot, self._heard.chunk, self._seen.stamp
+        if robot is None or chunk is None or not self._heard.obeys(stamp, np.inf):
+            return None
+        if abs(chunk.stamp - stamp) > self._world.config.dt:
+            return None
+        times = stamp + robot.dt * np.arange(self.params.horizon * robot.points)
+        index = np.round((times - chunk.stamp) / chunk.dt).astype(int)
+        points = chunk.points[index.clip(0, len(chunk.points) - 1)]
+        return self._from_tool(stamp, points)
+
+    async def _on_imagine(
+        self, request: Imagine.Request, response: Imagine.Response
+    ) -> Imagine.Response:
+        try:
+            asked = self._ask(request)
+        except ValueError as error:
+            response.message = str(error)
+            return response
+        response.message, response.imagination = await asked
+        response.success = not response.message
+        return response
+
+    def _ask(self, request: Imagine.Request) -> Future:
+        """Begin what a call asks for. Raises ValueError when that cannot be done."""
+        if self.state != "active":
+            raise ValueError(f"world_model is {self.state}: configure and activate it first")
+        if self._seen is None:
+            raise ValueError(f"nothing was seen yet: are there images on {self._topic}?")
+        if request.actions and request.latent_actions:
+            raise ValueError("both actions and latent_actions are given: give one of them")
+        if request.dof and not request.actions:
+            raise ValueError(f"dof is {request.dof}, but there are no actions: give both or none")
+        actions = felt = None
+        if request.actions:
+            actions = self._actions(request)
+            felt = proprioception(self._measured(self._seen.stamp), self._kinematics)
+        steps = self._dream.imagine(
+            request.horizon,
+            latent_actions=list(request.latent_actions) or None,
+            actions=actions,
+            proprioception=felt,
+        )
+        asked = Future()
+        self._begin(Imagining(self._seen, steps, request.horizon, asked))
+        return asked
+
+    def _actions(self, request: Imagine.Request) -> np.ndarray:
+        """[horizon * points, dof] of a call. Raises ValueError: wrong sizes."""
+        robot = self._world.config.robot
+        if robot is None:
+            raise ValueError("this world model was trained without robot actions: give latent ones")
+        names, rows = robot.action_names, request.horizon * robot.points
+        if request.dof != len(names):
+            raise ValueError(
+                f"dof is {request.dof}, but an action of this robot has {len(names)} numbers: "
+                f"{', '.join(names)}"
+            )
+        if len(request.actions) != rows * len(names):
+            raise ValueError(
+                f"{len(request.actions)} numbers are given for {request.horizon} frames: give "
+                f"{rows * len(names)}, {robot.points} actions of {len(names)} for each"
+            )
+        return np.array(request.actions).reshape(rows, len(names))
+
+    def _begin(self, imagining: Imagining) -> None:
+        self._imaginings.append(imagining)
+        self._work.reset()
+
+    def _imagine_frame(self) -> None:
+        if self._would_be_missed():
+            self._work.reset()
+            return
+        imagining = self._imaginings[0]
+        began = time.perf_counter()
+        imagining.imagined.append(next(imagining.steps))
+        self._imagining_time = time.perf_counter() - began
+        self._imagined_since += 1
+        if len(imagining.imagined) == imagining.horizon:
+            self._end(self._imaginings.popleft())
+        if self._imaginings:
+            self._work.reset()  # rest from now on, not from when the frame was begun
+        else:
+            self._work.cancel()
+
+    def _would_be_missed(self) -> bool:
+        """Whether the next real frame would, were one imagined now. After each real one is imagined
+        at least one, however long that takes."""
+        longest = 1.5 * self._world.config.dt
+        passed = self.now - self._seen.stamp if self._seen else longest
+        return self._imagined_since > 0 and passed < longest < passed + self._imagining_time
+
+    def _end(self, imagining: Imagining, problem: str = "") -> None:
+        begin, imagined = imagining.begin, imagining.imagined
+        message = Imagination()
+        if not problem:
+            frames = [one.frame for one in imagined]
+            codes = [one.latent_action for one in imagined]
+            dt = self._world.config.dt
+            message = imagination_message(begin.header, dt, frames, codes, begin.surprise)
+            strip = np.concatenate([begin.frame, *frames], axis=1)  # the real one first
+            self._pictures.publish(image_message(strip, begin.header))
+        if imagining.asked:
+            imagining.asked.set_result((problem, message))
+        elif not problem:
+            self._publisher.publish(message)
+
+
+def _words(value: str | tuple[str, ...]) -> str:
+    return value if isinstance(value, str) else ", ".join(value)
+
+
+def main(args: list[str] | None = None) -> int:
+    return run(WorldModelNode, args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -38,19 +38,24 @@ def test_simulated_arm_is_commanded_from_its_own_images(checkpoint):
         sim, gate = stack.nodes["sim_robot"], stack.nodes["command_gate"]
         assert gate.params.velocity_scale == 0.5
         assert gate.params.position_margin[0] == 0.05  # of the file, in a namespace too
-        for name in ("vision_encoder", "action_policy", "command_gate"):
+        for name in ("vision_encoder", "action_policy", "world_model", "command_gate"):
             assert stack.nodes[name].state == "active"
             assert stack.nodes[name].get_parameter("use_sim_time").value
         wait_for(lambda: gate._gate.state is State.ACTIVE)
         wait_for(lambda: sum(np.isfinite(frame.latency) for frame in list(sim.frames)) >= 20)
+        world = stack.nodes["world_model"]
+        wait_for(lambda: world._seen and world._seen.surprise is not None)
         assert not stack.failure and not stack.ended.is_set()
     assert not stack.nodes
 
 
 def test_stack_can_be_started_again_in_one_process(checkpoint):
-    for _ in range(2):
-        with Stack(robot="real", params_file=PARAMS, checkpoint=str(checkpoint)) as stack:
+    for imagines in (True, False):
+        with Stack(
+            robot="real", params_file=PARAMS, checkpoint=str(checkpoint), world_model=imagines
+        ) as stack:
             assert "sim_robot" not in stack.nodes
+            assert ("world_model" in stack.nodes) == imagines
             assert not stack.nodes["action_policy"].get_parameter("use_sim_time").value
 
 
@@ -63,6 +68,9 @@ def test_stack_can_be_started_again_in_one_process(checkpoint):
         ({"checkpoint": "nowhere"}, "action_policy.*nowhere"),
         ({"instruction": "frobnicate"}, "action_policy.*frobnicate"),
         ({"overrides": {"command_gate": {"rate": -1.0}}}, "rate"),
+        ({"overrides": {"world_model": {"checkpoint": "nowhere"}}}, "world_model.*nowhere"),
+        ({"overrides": {"world_model": {"imagine_period": -1.0}}}, "imagine_period"),
+        ({"world_model": False, "overrides": {"world_model": {}}}, "no node 'world_model'"),
     ],
 )
 def test_what_cannot_start_says_why_and_leaves_nothing_running(checkpoint, arguments, words):
@@ -80,6 +88,7 @@ def test_failure_is_exit_code_1_and_one_line(capfd):
 def test_ros_arguments_are_passed_on():
     options = parse(["--robot", "real", "--ros-args", "-r", "a:=b"])
     assert options.ros_args == ["-r", "a:=b"] and options.use_sim_time is None
+    assert options.world_model == "true"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

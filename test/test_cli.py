@@ -12,9 +12,10 @@ from vla_ros import cli
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--help"], ["demo", "eval", "train", "bringup", "bench"]),
+        (["--help"], ["demo", "eval", "imagine", "train", "bringup", "bench"]),
         (["eval", "--help"], ["--episodes", "--seed", "--json", "--live"]),
         (["demo", "--help"], ["--episodes", "--instruction"]),
+        (["imagine", "--help"], ["--codes", "--plan", "--play", "--grid", "--from", "--data"]),
         (["train", "--help"], ["policy"]),
         (["train", "policy", "--help"], ["--rounds", "--out"]),
     ],
@@ -27,7 +28,11 @@ def test_help_names_the_options(words, said, capsys):
     assert all(word in text for word in said)
 
 
-@pytest.mark.parametrize("words", [[], ["dance"], ["train"], ["eval", "--robot", "real"]])
+@pytest.mark.parametrize(
+    "words",
+    [[], ["dance"], ["train"], ["eval", "--robot", "real"], ["imagine"]]
+    + [["imagine", "--play", "--grid"], ["imagine", "--plan", "--family", "dance"]],
+)
 def test_a_wrong_command_ends_with_usage(words, capsys):
     with pytest.raises(SystemExit) as ended:
         cli.main(words)
@@ -44,6 +49,7 @@ def test_a_wrong_command_ends_with_usage(words, capsys):
         (["eval", "--workers", "0"], "--workers"),
         (["eval", "--latency-ticks", "99"], "latency is 99"),
         (["eval", "--compare", "no.json"], "no.json"),
+        (["imagine", "--checkpoint", "nowhere", "--play"], "nowhere"),
         (["demo", "--checkpoint", "nowhere"], "nowhere"),
         (["demo", "--episodes", "0"], "--episodes"),
         (["demo", "--seed", "999999999"], "training"),
@@ -82,7 +88,7 @@ def test_it_runs_as_a_module_and_without_ros(tmp_path):
     for package in ("rclpy", "sensor_msgs", "std_msgs"):
         (tmp_path / f"{package}.py").write_text(f"raise ImportError('{package} was imported')\n")
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
-    for words in (["eval", "--help"], ["train", "policy", "--help"]):
+    for words in (["eval", "--help"], ["imagine", "--help"], ["train", "policy", "--help"]):
         done = subprocess.run(
             [sys.executable, "-m", "vla_ros.cli", *words],
             env=os.environ | {"PYTHONPATH": path},

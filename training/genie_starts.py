@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -85,18 +86,15 @@ def of_files(paths: Sequence[Path], world: WorldModel) -> Start:
 
 def _of_video(path: Path, dt: float) -> list[np.ndarray]:
     """The last frames, BGR, `dt` apart."""
-    video = cv2.VideoCapture(str(path))
-    rate = video.get(cv2.CAP_PROP_FPS)
-    if not video.isOpened() or not rate > 0:
-        raise ValueError(f"{path} is neither a picture nor a video that can be read")
-    stride = rate * dt  # frames of the video for each that the model sees, maybe a fraction
-    frames: list[np.ndarray] = []
+    video = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
+    stride = video.get(cv2.CAP_PROP_FPS) * dt  # of its frames to each of the model's, in fractions
     kept = round(stride * _SEEN) + 1
+    frames: deque[np.ndarray] = deque(maxlen=kept)
     while (read := video.read())[0]:
-        frames = [*frames[-kept:], read[1]]
+        frames.append(read[1])
     video.release()
-    if not frames:
-        raise ValueError(f"{path} is a video without a frame")
+    if not frames or not stride > 0:
+        raise ValueError(f"{path} is neither a picture nor a video that can be read")
     back = np.round(stride * np.arange(_SEEN)).astype(int)
     return [frames[-1 - i] for i in back[back < len(frames)][::-1]]
 

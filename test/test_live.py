@@ -8,17 +8,18 @@ import pytest
 import rclpy
 from rclpy.context import Context
 from rclpy.parameter import Parameter
+from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
 from vla_ros import demo, live
-from vla_ros.msg import ActionChunk
+from vla_ros.msg import ActionChunk, Imagination
 from vla_ros.nodes.command_gate import CommandGateNode
 from vla_ros.nodes.sim_robot import SimRobot
 from vla_ros.robots import panda
 from vla_ros.robots.actions import end_effector_chunk_to_joints
 from vla_ros.robots.kinematics import ArmKinematics
 from vla_ros.ros import qos
-from vla_ros.ros.messages import chunk_message, to_time
+from vla_ros.ros.messages import chunk_message, image_message, to_time
 from vla_ros.ros.running import Threads
 from vla_ros.sim.experts import expert_chunk
 from vla_ros.sim.report import EpisodeReport
@@ -93,6 +94,45 @@ def test_the_expert_succeeds_through_the_live_gate(family):
     finally:
         threads.stop()
         context.try_shutdown()
+
+
+def test_the_film_gets_what_camera_and_world_model_say():
+    context = Context()
+    rclpy.init(context=context)
+    threads = Threads(context)
+    try:
+        with demo.Watcher(context) as watcher:
+            node = threads.start(lambda: rclpy.create_node("sayer", context=context))
+            images = node.create_publisher(Image, "camera/image_raw", qos.sensor())
+            expected = node.create_publisher(Imagination, "imagination", qos.standard())
+            publishers = (images, expected)
+            wait_until(lambda: all(p.get_subscription_count() for p in publishers))
+            header, later = Header(stamp=to_time(7.0)), Header(stamp=to_time(7.2))
+            picture = np.full((128, 128, 3), 50, np.uint8)
+            frames = [image_message(np.full((16, 16, 3), 90, np.uint8), later)]
+            said = Imagination(header=header, dt=0.2, frames=frames, surprise=0.25)
+            seen = watcher.expectations
+
+            def heard():  # best effort: said again until it is
+                images.publish(image_message(picture, header))
+                expected.publish(said)
+                return seen.camera(7.0, 0.0) is not None and seen.imagined(7.2, 0.0) is not None
+
+            wait_until(heard)
+        assert seen.camera(7.0, 0.0).shape == (64, 64, 3) and (seen.camera(7.0, 0.0) == 50).all()
+        frame, ahead = seen.imagined(7.2, 0.0)
+        assert ahead == pytest.approx(0.2) and (frame == 90).all()
+        assert seen.surprises(0.0, 9.0) == [(7.0, 0.25)]
+    finally:
+        threads.stop()
+        context.try_shutdown()
+
+
+def wait_until(condition, timeout=60.0):
+    end = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
 
 
 def test_a_line_of_the_demo_tells_all(capsys):

@@ -11,6 +11,7 @@ from vla_ros.models.genie.dynamics import DynamicsConfig
 from vla_ros.models.genie.genie import WorldModel
 from vla_ros.models.genie.latent_actions import LatentActionConfig
 from vla_ros.models.genie.robot_actions import RobotActionConfig
+from vla_ros.models.genie.surprise import rarity, unexpected
 from vla_ros.models.genie.tokenizer import TokenizerConfig
 
 ROBOT = RobotActionConfig(
@@ -63,7 +64,8 @@ def test_a_session_sees_what_whole_sequences_give(world):
     _, codes, _ = world.latent_actions(pixels)
     assert observed[0].surprise is None and observed[0].latent_action is None
     assert [one.latent_action for one in observed[1:]] == codes[0].tolist()
-    assert all(one.surprise > 0 for one in observed[1:])
+    assert observed[0].unexpected is None
+    assert all(one.surprise >= 0 for one in observed[1:])
 
 
 def test_imagining_leaves_the_memory_alone_and_can_be_repeated(world):
@@ -94,15 +96,30 @@ def test_actions_decide_what_is_imagined(world):
     assert len(list(dream.imagine(4))) == 4  # those that the model thinks likely
 
 
-def test_surprise_is_the_likelihood_given_the_action_or_over_all(world):
-    frame = frames(6)[-1]
-    alone = [watched(world).observe(frame, latent_action=code).surprise for code in range(8)]
-    unknown = watched(world).observe(frame).surprise
-    dream = watched(world)
-    prior = dream._memory.prior.softmax(-1).numpy()
-    wanted = -np.log(sum(p * np.exp(-16 * s) for p, s in zip(prior, alone, strict=True))) / 16
-    assert min(alone) < max(alone)
-    np.testing.assert_allclose(unknown, wanted, rtol=0.01)
+@torch.inference_mode()
+def test_surprise_is_of_what_was_expected_given_the_action_or_over_all(world):
+    dream, frame = watched(world), frames(6)[-1]
+    memory, prior = dream._memory, dream._memory.prior.softmax(-1)
+    hidden = torch.full((1, 16), world.dynamics.hidden)
+    each = [
+        world.dynamics.step(hidden, torch.tensor([code]), memory.dynamics)[0][0].softmax(-1)
+        for code in range(8)
+    ]
+    tokens, _ = world.tokenizer.encode_step(dream._pixels(frame), memory.encoder)
+    moved = np.abs(frame / 255 - frames(6)[-2] / 255).reshape(4, 4, 4, 4, 3).mean((1, 3, 4))
+
+    def wanted(expected):
+        moving = torch.tensor(moved, dtype=torch.float32)
+        return unexpected(expected, tokens[0, 0], memory.tokens, moving)
+
+    given = [watched(world).observe(frame, latent_action=code) for code in range(8)]
+    for one, expected in zip(given, each, strict=True):
+        np.testing.assert_allclose(one.unexpected, wanted(expected), rtol=1e-4)
+        assert one.surprise == rarity(one.unexpected, TINY.calibration)
+    assert len({one.unexpected for one in given}) == 8
+    likely = prior * (prior > 0.05)  # the others do not count
+    whole = sum(p * expected for p, expected in zip(likely / likely.sum(), each, strict=True))
+    np.testing.assert_allclose(dream.observe(frame).unexpected, wanted(whole), rtol=1e-4)
 
 
 def test_robot_actions_become_latent_ones(world):
@@ -119,7 +136,8 @@ def test_robot_actions_become_latent_ones(world):
     then = torch.tensor(plan[1]).float()
     direct = world.robot(torch.tensor(moved[None]).float(), then[None]).softmax(-1)
     torch.testing.assert_close(chances[1], direct[0])
-    assert dream.observe(frames(1)[0], actions=plan[:2], proprioception=felt).surprise > 0
+    told = dream.observe(frames(1)[0], actions=plan[:2], proprioception=felt)
+    assert told.unexpected != watched(world).observe(frames(1)[0]).unexpected
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ from vla_ros.training.genie_rollouts import (
     moving_psnr,
     random_actions,
 )
+from vla_ros.training.genie_surprise import calibrate
 from vla_ros.training.trainer import Objective
 from vla_ros.training.world_model import (
     Videos,
@@ -113,7 +114,12 @@ def train(
     if args.process_index == 0:
         head = train_robot_actions(trained, held, latent.config.codes, recipe.dt, recipe.seed)
         changes = {"camera": recipe.camera, "dt": recipe.dt}
-        WorldModel.of_parts(tokenizer, latent, model, head, **changes).save_pretrained(folder)
+        world = WorldModel.of_parts(tokenizer, latent, model, head, **changes)
+        try:
+            calibrate(world, held.clips.episodes)
+        except ValueError as error:
+            print(f"surprise is not calibrated: {error}")
+        world.save_pretrained(folder)
     return folder
 
 

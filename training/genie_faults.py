@@ -1,7 +1,7 @@
-"""Videos of the simulated arm in which something goes wrong, to measure the surprise of world models.
+"""Videos of the simulated arm in which something goes wrong, to measure a world model's surprise.
 
-The arm does what it does in the videos that world models are trained on (`genie_videos`), until at
-a random moment its camera freezes, a hand moves an object, the arm is blocked, or the light changes.
+The arm does what it does in the videos that world models train on (`genie_videos`), until at a
+random moment its camera freezes, a hand moves an object, the arm is blocked, or the light changes.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from vla_ros.training.data.shards import EpisodeShard, shard_folders, write_shar
 from vla_ros.training.data.simulation import task_list
 from vla_ros.training.genie_robot_actions import plan
 from vla_ros.training.genie_videos import record, wandering_expert
-from vla_ros.training.rollout import Rollout
+from vla_ros.training.rollout import Actor, Observation, Rollout
 
 _ACTION = ActionConfig.get_arm_config()
 _SEEDS = 600_000_000  # below FIRST_TRAINING_SEED: of evaluation
 _LATENCY = 3  # ticks of 10 ms
-_ONSET = (0.8, 2.2)  # s into the episode
+_ONSET = (0.6, 2.0)  # s into the episode
 _SHOWN = 1.0  # s after the onset that count
 _RECORDED = 1.3  # s after the onset
 _MOVES = 0.01  # m in a step, from which an arm or an object moves
 _HAND_SPEED = (0.15, 0.4)  # m/s
 _HAND_WAY = (0.035, 0.055)  # m; the judge ends an episode when another object was moved by 0.06
 _APART = 0.12  # m between the tool and what a hand moves
-_DIM, _BRIGHT = (0.4, 0.75), (1.3, 1.8)  # factors of the light
+_DIM, _BRIGHT = (0.5, 0.8), (1.25, 1.6)  # factors of the light
 
 
 class Fault(StrEnum):
@@ -91,11 +91,21 @@ class FaultyWorld(ArmWorld):
         """What is to go wrong in the episode that the next `reset` begins."""
         self._fault, self._rng = fault, rng
         self._due = float(rng.uniform(*_ONSET)) if fault else np.inf
-        self._started = self.time
         self.onset: float | None = None  # s into the episode; None: not yet
         self.progress = 0.0
         self._pictures: dict[str, np.ndarray] = {}
         self._move: tuple[str, np.ndarray, float] | None = None  # what, m a tick, m in all
+
+    def reset(self, task: Task) -> None:
+        super().reset(task)
+        self._started = self.time
+
+    @property
+    def outcome(self) -> Outcome:
+        """The judge's; an episode also ends some time after something went wrong."""
+        if self.onset is not None and self.time - self._started > self.onset + _RECORDED:
+            return Outcome.FAILED
+        return super().outcome
 
     def tick(self) -> None:
         now = self.time - self._started
@@ -159,18 +169,68 @@ class FaultyWorld(ArmWorld):
         return None
 
 
-class _Rollout(Rollout):
-    """Ends soon after something went wrong."""
+def collect(folder: Path, fault: Fault | None, count: int, seed: int, image_size: int) -> None:
+    """Record `count` episodes; the plain expert and the wandering one take turns.
 
-    def run(self, task: Task, actor, **options) -> Outcome:
-        world = self.world
+    Args:
+        folder: appears whole or not at all; nothing is done if it is there.
+        fault: what goes wrong in each; None: nothing.
+        seed: the same give the same videos, of tasks that no training sees.
+        image_size: pixels of either side.
+    """
+    if folder.exists():
+        return
+    world = FaultyWorld()
+    rollout = Rollout(world, image_size=image_size, dt=_ACTION.dt, latency_ticks=_LATENCY)
+    kind = list(Fault).index(fault) + 1 if fault else 0
+    tasks = task_list(FAMILIES, count, _SEEDS + (seed * (len(Fault) + 1) + kind) * 10_000)
+    found = []
+    for number, (family, task_seed) in enumerate(tqdm(tasks, desc=fault or "normal")):
+        rng = np.random.default_rng([seed, kind, number])
+        wandering = (number // len(FAMILIES)) % 2
+        task = sample_task(family, task_seed)
+        one = _record(rollout, task, fault, rng, wandering=bool(wandering))
+        if fault is None or np.isfinite(one.onset):
+            found.append(one)
+    world.close()
+    with whole_folder(folder) as partial:
+        write_shards(partial / "videos", [one.episode for one in found], CAMERAS, image_size)
+        np.savez(
+            partial / "faults.npz",
+            onset=[one.onset for one in found],
+            progress=np.concatenate([one.progress for one in found]),
+        )
 
-        def act(observation):
-            if world.onset is not None and world.time - world._started > world.onset + _RECORDED:
-                raise _Enough
-            return actor(observation)
 
-        try:
-            return super().run(task, act, **options)
-        except _Enough:
-            return world.outcome
+def load(folder: Path, fault: Fault | None) -> list[FaultyEpisode]:
+    """What `collect` wrote."""
+    shards = shard_folders(folder / "videos")
+    episodes = [e for shard in shards for e in EpisodeShard.load(shard).episodes()]
+    kept = np.load(folder / "faults.npz")
+    ends = np.cumsum([len(episode) for episode in episodes])
+    progress = np.split(kept["progress"], ends[:-1])
+    return [
+        FaultyEpisode(episode, fault, float(onset), part)
+        for episode, onset, part in zip(episodes, kept["onset"], progress, strict=True)
+    ]
+
+
+def _record(
+    rollout: Rollout, task: Task, fault: Fault | None, rng: np.random.Generator, *, wandering: bool
+) -> FaultyEpisode:
+    world = rollout.world
+    world.plan_fault(fault, rng)
+    drive = wandering_expert(world, rng) if wandering else _expert(world)
+    progress = []
+
+    def act(observation: Observation) -> np.ndarray:
+        progress.append(world.progress)
+        return drive(observation)
+
+    episode = record(rollout, task, act, name=f"{fault or 'normal'} {task.family} {task.seed}")
+    onset = np.inf if world.onset is None else world.onset
+    return FaultyEpisode(episode, fault, onset, np.array(progress, np.float32))
+
+
+def _expert(world: ArmWorld) -> Actor:
+    return lambda observation: expert_chunk(world, _ACTION.horizon, _ACTION.dt)

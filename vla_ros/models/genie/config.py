@@ -11,6 +11,7 @@ from vla_ros.models.genie.dynamics import DynamicsConfig
 from vla_ros.models.genie.latent_actions import LatentActionConfig
 from vla_ros.models.genie.parts import config_from
 from vla_ros.models.genie.robot_actions import RobotActionConfig
+from vla_ros.models.genie.surprise import Calibration
 from vla_ros.models.genie.tokenizer import TokenizerConfig
 
 # What differs from the defaults of each part's configuration.
@@ -51,6 +52,7 @@ class WorldModelConfig:
         camera: whose frames.
         dt: s between frames.
         longest: frames of an imagination at most; what is imagined fades with its length.
+        calibration: of the surprise, see `surprise.calibrated`.
     """
 
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
@@ -60,6 +62,7 @@ class WorldModelConfig:
     camera: str = "camera"
     dt: float = 0.2
     longest: int = 64
+    calibration: Calibration = ((0.0, 1.0), (0.0, 1.0))
 
     def __post_init__(self) -> None:
         parts = {
@@ -71,6 +74,7 @@ class WorldModelConfig:
         for name, kind in parts.items():
             if isinstance(value := getattr(self, name), Mapping):  # from JSON
                 object.__setattr__(self, name, config_from(kind, value))
+        object.__setattr__(self, "calibration", tuple(map(tuple, self.calibration)))
         image = self.tokenizer.image_size
         codes = self.latent_actions.codes
         for what, one, other in (

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from vla_ros.models.genie.config import WorldModelConfig
@@ -26,7 +27,10 @@ from vla_ros.models.genie.latent_actions import FramePast, LatentActionEncoder, 
 from vla_ros.models.genie.parts import Part
 from vla_ros.models.genie.robot_actions import RobotActions
 from vla_ros.models.genie.st_transformer import Past
+from vla_ros.models.genie.surprise import Unexpected, rarity, unexpected
 from vla_ros.models.genie.tokenizer import VideoTokenizer
+
+_LIKELY = 0.05  # of an action, to be among those that an expectation is made of
 
 
 class WorldModel(Part):
@@ -101,10 +105,11 @@ class WorldModel(Part):
 
 @dataclass(frozen=True)
 class Observed:
-    """What a frame told. Both are None for the first."""
+    """What a frame told. All are None for the first."""
 
-    surprise: float | None  # nats a token: how improbable the frame was
+    surprise: float | None  # see `surprise.rarity`: above 2 is one frame in 100
     latent_action: int | None  # that led to it, as the model sees it
+    unexpected: Unexpected | None  # what the surprise is made of
 
 
 class Imagined(NamedTuple):
@@ -124,6 +129,7 @@ class _Memory:
     dynamics: Past | None = None
     prior: Tensor | None = None  # logits [A]
     last: Tensor | None = None  # the frame that was seen last, [1, 3, S, S]
+    tokens: Tensor | None = None  # its tokens, [N]
 
 
 class Dream:
@@ -153,7 +159,7 @@ class Dream:
 
         Returns:
             The surprise is given the action, or over all actions that could have been: those that
-            the model thinks likely count more.
+            the model thinks likely count more; see models/genie/surprise.py.
 
         Raises:
             ValueError: wrong size or type, unknown code, both actions, or robot actions that the
@@ -164,13 +170,19 @@ class Dream:
         world, old = self._world, self._memory
         tokens, encoder = world.tokenizer.encode_step(pixels, old.encoder)
         code, latent = world.latent_actions.step(pixels, old.latent)
-        surprise = None
+        observed = Observed(None, None, None)
         if old.dynamics is not None:
-            surprise = self._surprise(tokens[:, 0], chances)
-        self._memory = replace(old, encoder=encoder, latent=latent, last=pixels[:, 0])
-        self._memory = self._after(tokens, None if surprise is None else code)
+            moved = (pixels[0, 0] - old.last[0]).abs().mean(0)
+            moved = F.avg_pool2d(moved[None], world.config.tokenizer.patch)[0]
+            found = unexpected(self._expected(chances), tokens[0, 0], old.tokens, moved)
+            surprise = rarity(found, world.config.calibration)
+            observed = Observed(surprise, int(code), found)
+        self._memory = replace(
+            old, encoder=encoder, latent=latent, last=pixels[:, 0], tokens=tokens[0, 0]
+        )
+        self._memory = self._after(tokens, code if self._count else None)
         self._count += 1
-        return Observed(surprise, None if surprise is None else int(code))
+        return observed
 
     def imagine(
         self,
@@ -264,13 +276,20 @@ class Dream:
         _, prior, past = world.dynamics.step(tokens[:, 0], code, old.dynamics)
         return replace(old, decoder=decoder, dynamics=past, prior=prior[0])
 
-    def _surprise(self, tokens: Tensor, chances: Tensor | None) -> float:
+    def _expected(self, chances: Tensor | None) -> Tensor:
+        """Probabilities [N, V] of the tokens of the next frame, whichever action leads to it."""
         if chances is None:
             chances = self._memory.prior.softmax(-1)
-        likely = (chances > 1e-3).nonzero()[:, 0]
-        weight = chances[likely].log()
-        chance = self._world.dynamics.log_likelihood(tokens, likely, self._memory.dynamics)
-        return -float(torch.logsumexp(weight + chance, 0)) / tokens.shape[1]
+        likely = (chances > _LIKELY).nonzero()[:, 0]
+        weight = chances[likely] / chances[likely].sum()
+        dynamics, rows = self._world.dynamics, len(likely)
+        hidden = torch.full((rows, dynamics.config.tokens), dynamics.hidden)
+        past = [
+            tuple(kept.expand(rows, *kept.shape[1:]) for kept in layer)
+            for layer in self._memory.dynamics
+        ]
+        logits = dynamics.step(hidden, likely, past)[0].float()
+        return (weight[:, None, None] * logits.softmax(-1)).sum(0)
 
     # -- what is asked for -------------------------------------------------------------------------
 

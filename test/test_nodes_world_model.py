@@ -55,6 +55,7 @@ CONFIG = WorldModelConfig(
     DynamicsConfig(vocabulary=12, tokens=16, width=16, heads=2, layers=2, window=3),
     RobotActionConfig(ARM.action_names, ARM.control_mode, ARM.proprioception_names),
     longest=12,
+    calibration=((-9.0, 1.0), (-9.0, 1.0)),  # any frame surprises
 )  # fmt: skip
 HORIZON = 5
 NAMESPACE = "/imagining"
@@ -331,21 +332,33 @@ def test_imagined_is_every_period_and_what_comes_meanwhile_changes_nothing(
     monkeypatch.setattr(WorldModelNode, "now", property(lambda _: 1e6))
     node = awake(make(world_folder, imagine_period=1.0))
     dream = WorldModel.from_pretrained(world_folder).start()
-    for k in range(21):
+    for k in range(41):
         show(node, 10.0 + 0.05 * k)
-        if k % 4 == 0 and node._imaginings:
+        if k % 4 == 0:
             node._imagine_frame()  # between two real frames
-        if k == 0:
-            dream.observe(preprocess_image(picture(200), 16))
-            wanted = list(dream.imagine(HORIZON))
+        if k <= 20 and k % 4 == 0:
+            dream.observe(preprocess_image(picture(200 + k), 16))
+    wanted = list(dream.imagine(HORIZON))
     work(node)
     first, second = imagined(node)
-    assert [seconds(x.header.stamp) for x in (first, second)] == [10.0, 11.0]
-    assert first.surprise == UNKNOWN_SURPRISE < second.surprise
+    assert [seconds(x.header.stamp) for x in (first, second)] == [11.0, 12.0]
+    assert first.surprise == node.published[5].surprise >= 0.0
     assert list(first.latent_actions) == [one.latent_action for one in wanted]
     for k, (message, one) in enumerate(zip(first.frames, wanted, strict=True)):
         np.testing.assert_array_equal(image_from_message(message), one.frame)
-        assert seconds(message.header.stamp) == pytest.approx(10.0 + 0.2 * (k + 1))
+        assert seconds(message.header.stamp) == pytest.approx(11.0 + 0.2 * (k + 1))
+
+
+def test_a_gap_ends_what_was_being_imagined_but_not_what_was_asked_for(make, world_folder):
+    node = awake(make(world_folder, imagine_period=0.2))
+    show(node, 10.0)
+    show(node, 10.2)
+    asked = node._ask(Imagine.Request(horizon=2))
+    assert len(node._imaginings) == 2
+    show(node, 11.0)
+    work(node)
+    assert not imagined(node) and asked.result()[0] == ""
+    assert seconds(asked.result()[1].header.stamp) == 10.2
 
 
 def test_a_real_frame_is_not_missed_for_an_imagined_one(node, monkeypatch):

@@ -7,6 +7,7 @@ asks, it imagines what comes next: one frame at a time, so that no real one wait
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections import deque
@@ -175,12 +176,17 @@ class WorldModelNode(LifecycleNode):
     # --- what comes in ----------------------------------------------------------------------
 
     def _forget(self) -> None:
-        """Begin anew with the next image."""
-        self._dream: Dream | None = None
-        self._seen: Seen | None = None
+        """Know nothing, as after a start."""
         self._waiting: Image | None = None
         self._stamps: deque[float] = deque(maxlen=9)  # of images
-        self._last_imagined = -np.inf  # stamp
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        """Let the next frame be the first."""
+        self._dream: Dream | None = None
+        self._seen: Seen | None = None
+        # On a machine that is too busy for both, observing comes first.
+        self._imaginings = deque(one for one in self._imaginings if one.asked)
 
     def _on_joint_states(self, message: JointState) -> None:
         stamp = seconds(message.header.stamp)
@@ -225,7 +231,7 @@ class WorldModelNode(LifecycleNode):
         dt = self._world.config.dt
         passed = stamp - self._seen.stamp
         if passed > 1.5 * dt + STAMP_ROUNDING:
-            self._dream = self._seen = None
+            self._begin_anew()
             return True
         return passed >= dt - self._tolerance()
 
@@ -272,6 +278,7 @@ class WorldModelNode(LifecycleNode):
         began = time.perf_counter()
         if self._dream is None:
             self._dream = self._world.start()
+            self._last_imagined = stamp  # not from one frame alone
             self._begun += 1
         told = self._told(stamp)
         if told is None:
@@ -415,8 +422,10 @@ class WorldModelNode(LifecycleNode):
         self._work.reset()
 
     def _imagine_frame(self) -> None:
+        if not self._imaginings:
+            self._work.cancel()
+            return
         if self._would_be_missed():
-            self._work.reset()
             return
         imagining = self._imaginings[0]
         began = time.perf_counter()
@@ -425,10 +434,7 @@ class WorldModelNode(LifecycleNode):
         self._imagined_since += 1
         if len(imagining.imagined) == imagining.horizon:
             self._end(self._imaginings.popleft())
-        if self._imaginings:
-            self._work.reset()  # rest from now on, not from when the frame was begun
-        else:
-            self._work.cancel()
+        self._work.reset()  # rest from now on, not from when the frame was begun
 
     def _would_be_missed(self) -> bool:
         """Whether the next real frame would, were one imagined now. After each real one is imagined
@@ -458,6 +464,7 @@ def _words(value: str | tuple[str, ...]) -> str:
 
 
 def main(args: list[str] | None = None) -> int:
+    os.nice(5)  # in a process of its own it gives way to those that move the robot
     return run(WorldModelNode, args)
 
 

@@ -1,0 +1,400 @@
+"""The narrator's model: a nanoGPT over one vocabulary of words, places and actions.
+
+    prefix  what a camera sees, features of an image encoder's tokens  ─┐
+    ids     <bos> words, <x12> <y40> <z3>, <a7> ... <eos>              ─┴─ blocks ── next id
+
+Blocks are pre-norm (RMSNorm), the head is the embedding (Press and Wolf 2017). Features of the
+prefix attend to each other in both directions, ids to the prefix and to the ids before them.
+
+Positions are rotary (Su et al. 2021): the things of a scene come in any order, so what is learned
+about "this id, then that one" should hold wherever it stands. A picture has no order: its features
+all stand where the first id stands, and learned vectors say where in the picture they are.
+
+Shapes: B rows, P features in the prefix, T ids, D numbers in each, H heads, V ids there are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vla_ros.models.genie.parts import Part
+from vla_ros.models.genie.st_transformer import rotary, turn
+
+# A checkpoint of "nano" has 8 MB, and it speaks on one core; "small" is for a GPU.
+SIZES: dict[str, dict[str, int]] = {
+    "nano": {"width": 192, "heads": 6, "layers": 4, "context": 256},
+    "small": {"width": 384, "heads": 6, "layers": 6, "context": 512},
+}
+_STD = 0.02  # of embeddings at first; were they larger, every id would predict itself
+
+# Ids that may come next, given all ids of a row so far, its prompt included; None: any.
+Allowed = Callable[[Sequence[int]], "Sequence[int] | None"]
+# Keys and values [B, H, places, D / H] of a block, or an empty list at first.
+Past = list[Tensor]
+
+
+@dataclass(frozen=True)
+class SVLConfig:
+    """Shape of the model. Raises ValueError: settings that do not fit each other.
+
+    Args:
+        vocab_size: V.
+        context: ids that a row has at most, prompt and answer together; the prefix does not count.
+        width, heads, layers: D, H and the number of blocks; D / H is even.
+        prefix_width, prefix_tokens: features of a token of the image encoder, and P; 0: no prefix.
+        pad, bos, eos: ids of what fills a row up, begins it and ends it.
+        coordinate_groups: (first id, count) of ids that are bins of one axis in order. They start
+            with Fourier features, so that near bins start near each other.
+    """
+
+    vocab_size: int
+    context: int = 256
+    width: int = 192
+    heads: int = 6
+    layers: int = 4
+    prefix_width: int = 0
+    prefix_tokens: int = 0
+    pad: int = 0
+    bos: int = 1
+    eos: int = 2
+    coordinate_groups: tuple[tuple[int, int], ...] = ()
+
+    def __post_init__(self) -> None:
+        groups = tuple(map(tuple, self.coordinate_groups))
+        object.__setattr__(self, "coordinate_groups", groups)  # JSON makes lists of tuples
+        shape = (self.context, self.width, self.heads, self.layers)
+        if min(shape) < 1 or self.width % (2 * self.heads):
+            raise ValueError(
+                f"context, width, heads, layers are {shape}: give 1 or more, and as width an even "
+                "multiple of heads"
+            )
+        prefix = (self.prefix_width, self.prefix_tokens)
+        if min(prefix) < 0 or (prefix[0] == 0) != (prefix[1] == 0):
+            raise ValueError(f"prefix_width, prefix_tokens are {prefix}: give both, or 0 for both")
+        special = (self.pad, self.bos, self.eos)
+        if len(set(special)) < 3 or min(special) < 0 or max(special) >= self.vocab_size:
+            raise ValueError(f"pad, bos, eos are {special}: give three ids below {self.vocab_size}")
+        end = 0
+        for first, count in sorted(groups):
+            if first < end or count < 2 or first + count > self.vocab_size:
+                raise ValueError(
+                    f"coordinate groups {groups}: give (first id, count), two ids or more, within "
+                    f"the vocabulary of {self.vocab_size} and none in two groups"
+                )
+            end = first + count
+
+    @classmethod
+    def of(cls, size: str, vocab_size: int, **changes: Any) -> SVLConfig:
+        """Of SIZES; `changes` replace or add arguments. Raises ValueError: no such size."""
+        if size not in SIZES:
+            raise ValueError(f"no size {size!r}: choose {', '.join(SIZES)}")
+        return cls(vocab_size, **{**SIZES[size], **changes})
+
+
+@dataclass(frozen=True)
+class Generated:
+    """What follows a prompt: ids without the eos; whether it `ended`, or was cut at `max_tokens`.
+
+    `log_probability`, in nats, is the sum over all ids and the eos, each among those that were
+    allowed. Neither temperature nor top_k changes it; if all were allowed it is what `score` gives.
+    """
+
+    ids: list[int]
+    log_probability: float
+    ended: bool
+
+
+class SVL(Part):
+    """See the module's text."""
+
+    Config = SVLConfig
+
+    def __init__(self, config: SVLConfig) -> None:
+        super().__init__()
+        self.config = c = config
+        self.embed = nn.Embedding(c.vocab_size, c.width)
+        nn.init.normal_(self.embed.weight, std=_STD)
+        with torch.no_grad():
+            for first, count in c.coordinate_groups:
+                axis = (torch.randn(c.width) + fourier(count, c.width)) / 2**0.5
+                self.embed.weight[first : first + count] = _STD * axis
+        if c.prefix_tokens:
+            project = nn.Linear(c.prefix_width, c.width)
+            nn.init.normal_(project.weight, std=_STD * c.prefix_width**-0.5)
+            self.prefix = nn.Sequential(nn.RMSNorm(c.prefix_width), project)
+            self.prefix_position = nn.Parameter(torch.randn(c.prefix_tokens, c.width) * _STD)
+        self.blocks = nn.ModuleList(Block(c.width, c.heads) for _ in range(c.layers))
+        self.norm = nn.RMSNorm(c.width)
+        for block in self.blocks:  # what enters the residual stream is small at first
+            nn.init.normal_(block.out.weight, std=_STD / (2 * c.layers) ** 0.5)
+            nn.init.normal_(block.mlp[-1].weight, std=_STD / (2 * c.layers) ** 0.5)
+        turns = rotary(torch.arange(c.context), c.width // c.heads)
+        self.register_buffer("_turns", turns, persistent=False)  # computed, hence not saved
+
+    def forward(
+        self, ids: Tensor, prefix: Tensor | None = None, seen: Tensor | None = None
+    ) -> Tensor:
+        """Logits [B, T, V] of the id after each one.
+
+        Args:
+            ids: int64 [B, T], T at most `context`; rows are filled up at their ends.
+            prefix: [B, P, prefix_width]; None: nothing is seen.
+            seen: bool [B], which rows have a prefix; all by default. The others are as if there
+                were none, and what stands there does not matter.
+
+        Raises:
+            ValueError: wrong shapes or types, ids outside the vocabulary, too many of them.
+        """
+        return self._logits(self._hidden(ids, prefix, seen)[0])
+
+    def loss(
+        self,
+        ids: Tensor,
+        targets: Tensor | None = None,
+        prefix: Tensor | None = None,
+        seen: Tensor | None = None,
+    ) -> Tensor:
+        """Mean cross-entropy, nats an id.
+
+        Args:
+            ids, prefix, seen: as for `forward`.
+            targets: bool [B, T], the ids to be predicted; all by default. Pads are never among
+                them, and neither is the first id, which nothing comes before.
+
+        Raises:
+            ValueError: as for `forward`; nothing is left to be predicted.
+        """
+        chosen = self._chosen(ids, targets)
+        if not chosen.any():
+            raise ValueError("no id is a target: mark some after the first that are no pads")
+        x = self._hidden(ids[:, :-1], prefix, seen)[0][chosen]
+        return F.cross_entropy(self._logits(x).float(), ids[:, 1:][chosen])
+
+    @torch.no_grad()
+    def score(
+        self,
+        ids: Tensor,
+        targets: Tensor | None = None,
+        prefix: Tensor | None = None,
+        seen: Tensor | None = None,
+    ) -> Tensor:
+        """Log-likelihood [B], nats, of the targets of each row (0 without any) given all that comes
+        before them. Arguments and errors are those of `loss`."""
+        chosen = self._chosen(ids, targets)
+        nats = self._logits(self._hidden(ids[:, :-1], prefix, seen)[0]).float().log_softmax(-1)
+        return nats.gather(2, ids[:, 1:, None])[..., 0].where(chosen, 0.0).sum(1)
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        max_tokens: int,
+        *,
+        prefix: Tensor | None = None,
+        seen: Tensor | None = None,
+        temperature: float = 0.0,
+        top_k: int | None = None,
+        allowed: Allowed | None = None,
+        generator: torch.Generator | None = None,
+    ) -> list[Generated]:
+        """Go on from each prompt until the eos.
+
+        Prompts and prefixes are read once; then each id costs one step with cached keys and values.
+
+        Args:
+            prompts: B rows of ids, of any lengths.
+            max_tokens: ids after a prompt at most, the eos among them.
+            prefix, seen: as for `forward`.
+            temperature: logits are divided by it; 0 takes the most likely id.
+            top_k: only the k most likely ids (of those allowed) may be drawn; None: all.
+            allowed: called for each row and step, with all ids so far; only ids that it returns can
+                come next, the eos too only if it is one of them.
+            generator: of what is drawn.
+
+        Raises:
+            ValueError: an empty prompt, ids outside the vocabulary, more than the context holds,
+                a wrong prefix, temperature or top_k; `allowed` leaves nothing.
+        """
+        rows = [[int(i) for i in prompt] for prompt in prompts]
+        if not rows or not all(rows):
+            raise ValueError(f"prompts {rows}: give one or more, none empty ([bos] at least)")
+        if max_tokens < 1 or not 0.0 <= temperature < math.inf or (top_k is not None and top_k < 1):
+            given = f"max_tokens {max_tokens}, temperature {temperature}, top_k {top_k}"
+            raise ValueError(f"{given}: give 1 or more, 0 or more, 1 or more")
+        begins, eos = [len(row) for row in rows], self.config.eos
+        self._check_room(max(begins) + max_tokens)
+        at = torch.tensor(begins, device=self.embed.weight.device)
+        ids = nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], True, self.config.pad)
+        x, pasts = self._hidden(ids.to(at.device), prefix, seen)
+        x = x[torch.arange(len(rows)), at - 1]
+        # What follows stands behind the longest prompt in all rows; pads are not attended to.
+        within = torch.arange(ids.shape[1] + max_tokens, device=at.device)
+        within = (within < at[:, None]) | (within >= ids.shape[1])
+        within = torch.cat([self._sees(len(rows), prefix, seen), within], dim=1)
+        chances, going = [0.0] * len(rows), dict(enumerate(rows))
+        while True:
+            logits = self._logits(x).float()
+            if allowed is not None:
+                logits = self._constrain(logits, going, allowed)
+            drawn = draw(logits, temperature, top_k, generator)
+            nats = logits.log_softmax(-1).gather(1, drawn[:, None])[:, 0].tolist()
+            for b, i in enumerate(drawn.tolist()):
+                if b in going:
+                    rows[b].append(i)
+                    chances[b] += nats[b]
+                    if i == eos or len(rows[b]) - begins[b] == max_tokens:
+                        del going[b]
+            if not going:
+                break
+            attend = within[:, None, None, : pasts[0][0].shape[2] + 1]
+            x, turns, at = self.embed(drawn)[:, None], self._turns[at, None, None], at + 1
+            x = self._blocks(x, turns, attend, pasts)[:, 0]
+        ended = [row[-1] == eos for row in rows]
+        said = [row[a : len(row) - e] for row, a, e in zip(rows, begins, ended, strict=True)]
+        return [Generated(*each) for each in zip(said, chances, ended, strict=True)]
+
+    def _constrain(self, logits: Tensor, rows: dict[int, list[int]], allowed: Allowed) -> Tensor:
+        barred = torch.zeros(logits.shape, dtype=torch.bool)
+        for b, row in rows.items():
+            if (may := allowed(row)) is None:
+                continue
+            if not len(may):
+                raise ValueError(f"allowed() leaves row {b} nothing to say after {row}: return one")
+            self._check_ids("allowed() returned", min(may), max(may))
+            barred[b] = True
+            barred[b, torch.as_tensor(may)] = False
+        return logits.masked_fill(barred.to(logits.device), -math.inf)
+
+    def _hidden(
+        self, ids: Tensor, prefix: Tensor | None, seen: Tensor | None
+    ) -> tuple[Tensor, list[Past]]:
+        """[B, T, D] before the head, and what is to be kept for the ids after. As for `forward`."""
+        self._check(ids, prefix, seen)
+        x, turns, attend = self.embed(ids), self._turns[: ids.shape[1]], None
+        if prefix is not None:
+            count = self.config.prefix_tokens
+            sees = self._sees(len(ids), prefix, seen)
+            # Not merely out of sight: a NaN would get through a weight of 0.
+            front = self.prefix(prefix.to(x.dtype).where(sees[..., None], 0.0))
+            x = torch.cat([(front + self.prefix_position).to(x.dtype), x], dim=1)
+            turns = torch.cat([turns[:1].expand(count, -1), turns])
+            place = torch.arange(x.shape[1], device=x.device)
+            attend = (place <= place[:, None]) | (place < count)
+            # Features out of sight see themselves, because they must see something.
+            sees = F.pad(sees, (0, ids.shape[1]), value=True)[:, None]
+            attend = ((attend & sees) | (place == place[:, None]))[:, None]
+        pasts: list[Past] = [[] for _ in self.blocks]
+        return self._blocks(x, turns, attend, pasts)[:, -ids.shape[1] :], pasts
+
+    def _sees(self, rows: int, prefix: Tensor | None, seen: Tensor | None) -> Tensor:
+        """bool [B, P], or [B, 0] without a prefix: which features are there to be attended to."""
+        if seen is None:
+            seen = torch.ones(rows, dtype=torch.bool, device=self.embed.weight.device)
+        return seen[:, None].expand(-1, 0 if prefix is None else self.config.prefix_tokens)
+
+    def _blocks(self, x: Tensor, turns: Tensor, attend: Tensor | None, pasts: list[Past]) -> Tensor:
+        for block, past in zip(self.blocks, pasts, strict=True):
+            x = block(x, turns, attend, past)
+        return x
+
+    def _logits(self, x: Tensor) -> Tensor:
+        return F.linear(self.norm(x), self.embed.weight)
+
+    def _chosen(self, ids: Tensor, targets: Tensor | None) -> Tensor:
+        """bool [B, T - 1]: which ids after the first are to be predicted."""
+        if ids.ndim != 2 or ids.shape[1] < 2:
+            raise ValueError(f"ids are {list(ids.shape)}: give [B, T], T of 2 or more")
+        self._check_ids(
+            "ids hold", *(int(i) for i in ids[:, -1].aminmax())
+        )  # the only one not read
+        real = ids != self.config.pad
+        targets = real if targets is None else targets
+        if targets.shape != ids.shape or targets.dtype != torch.bool:
+            raise ValueError(f"targets are {list(targets.shape)}: give bool {list(ids.shape)}")
+        return (targets & real)[:, 1:]
+
+    def _check(self, ids: Tensor, prefix: Tensor | None, seen: Tensor | None) -> None:
+        c = self.config
+        if ids.ndim != 2 or ids.dtype != torch.int64 or not ids.numel():
+            raise ValueError(f"ids are {ids.dtype} {list(ids.shape)}: give int64 [B, T], not empty")
+        self._check_room(ids.shape[1])
+        self._check_ids("ids hold", *map(int, ids.aminmax()))
+        wanted = [len(ids), c.prefix_tokens, c.prefix_width]
+        if prefix is not None and (list(prefix.shape) != wanted or not prefix.is_floating_point()):
+            takes = f"floating point {wanted}" if c.prefix_tokens else "none"
+            raise ValueError(f"the prefix is {prefix.dtype} {list(prefix.shape)}: give {takes}")
+        given = seen is not None
+        if given and (prefix is None or seen.dtype != torch.bool or seen.shape != (len(ids),)):
+            raise ValueError(f"seen is wrong: give bool {wanted[:1]}, and only with a prefix")
+
+    def _check_ids(self, what: str, least: int, most: int) -> None:
+        if least < 0 or most >= self.config.vocab_size:
+            raise ValueError(
+                f"{what} {least if least < 0 else most}, but the vocabulary has "
+                f"{self.config.vocab_size} ids: encode with the vocabulary of the checkpoint"
+            )
+
+    def _check_room(self, count: int) -> None:
+        if count > self.config.context:
+            raise ValueError(
+                f"{count} ids, those to be said included, do not fit the context of "
+                f"{self.config.context}: shorten them, or train with a longer context"
+            )
+
+
+class Block(nn.Module):
+    """Attention, then the feed-forward layer, each after a norm."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.RMSNorm(width)
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.out = nn.Linear(width, width, bias=False)
+        self.mlp = nn.Sequential(
+            nn.RMSNorm(width),
+            nn.Linear(width, 4 * width, bias=False),
+            nn.GELU(approximate="tanh"),
+            nn.Linear(4 * width, width, bias=False),
+        )
+
+    def forward(self, x: Tensor, turns: Tensor, attend: Tensor | None, past: Past) -> Tensor:
+        """x: [B, L, D]; turns: of `rotary`, [L, D / H] or [B, 1, 1, D / H]; attend: bool, what each
+        of L attends to, None: itself and those before; past: gets what L adds to it."""
+        parts = self.qkv(self.norm(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        (q, k), v = turn(parts[:2], turns), parts[2]
+        if past:
+            k, v = torch.cat([past[0], k], dim=2), torch.cat([past[1], v], dim=2)
+        past[:] = k, v
+        mixed = F.scaled_dot_product_attention(q, k, v, attend, is_causal=attend is None)
+        x = x + self.out(mixed.transpose(1, 2).flatten(2))
+        return x + self.mlp(x)
+
+
+def fourier(count: int, width: int) -> Tensor:
+    """Fourier features [count, width] of the bins of an axis, of mean square 1: from a quarter of a
+    period over the axis, which tells its ends apart, to one over 8 bins, for neighbours."""
+    periods = torch.logspace(-2, max(math.log2(count / 8), -2), width // 2, base=2.0)
+    angles = 2 * math.pi * torch.linspace(0, 1, count)[:, None] * periods
+    return 2**0.5 * torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+def draw(
+    logits: Tensor, temperature: float, top_k: int | None, generator: torch.Generator | None
+) -> Tensor:
+    """Ids int64 [B] of logits [B, V]; -inf is never drawn."""
+    if temperature == 0:
+        return logits.argmax(-1)
+    if top_k is not None and top_k < logits.shape[-1]:
+        best = logits.topk(top_k)
+        logits = torch.full_like(logits, -math.inf).scatter(1, best.indices, best.values)
+    # The most likely one at 0, so that no temperature is too low.
+    scaled = (logits - logits.amax(-1, keepdim=True)) / temperature
+    return torch.multinomial(scaled.softmax(-1), 1, generator=generator)[:, 0]

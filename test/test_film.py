@@ -57,6 +57,8 @@ def test_the_frame_beside_is_the_one_expected_for_that_time():
     seen.add_imagination(10.0, 0.2, [grey(v) for v in (1, 2, 3, 4, 5)], 0.5)  # 10.2 .. 11.0
     seen.add_imagination(10.4, 0.2, [grey(v) for v in (11, 12)], -1.0)  # 10.6, 10.8
 
+    assert seen.any_imagined
+
     def at(time, since=9.0):
         found = seen.imagined(time, since)
         return found and (value_of(found[0]), round(found[1], 6))
@@ -80,10 +82,12 @@ def test_the_camera_beside_is_what_it_showed_last():
 
 def test_surprises_come_in_order_once_and_only_if_known():
     seen = film.Expectations()
+    assert not seen.any_imagined
     for made, surprise in ((1.0, -1.0), (1.2, 0.5), (1.4, 0.7), (1.2, 0.5), (3.0, 9.0)):
         seen.add_imagination(made, 0.2, [], surprise)
     assert seen.surprises(1.0, 1.3) == [(1.2, 0.5)]
     assert seen.surprises(0.0, 2.0) == [(1.2, 0.5), (1.4, 0.7)]
+    assert not seen.any_imagined  # they came without frames
     assert seen.scale() > 0.7 and film.Expectations().scale() == 0.0
 
 

@@ -88,6 +88,8 @@ def main(arguments: argparse.Namespace) -> int:
     arguments.out.mkdir(parents=True, exist_ok=True)
     _film(recordings, reports, watcher.expectations, arguments.out)
 
+    if not watcher.expectations.any_imagined:
+        print("the film has nothing imagined: this machine had no time for it beside the control")
     succeeded = sum(report.success for report in reports)
     print(f"{succeeded} of {count} episodes succeeded", end="")
     print(f"; look at {arguments.out}/demo.mp4 and {arguments.out}/contact_sheet.png")

@@ -150,6 +150,10 @@ class Expectations:
         self._expected: list[_Expected] = []
         self._surprises: dict[float, float] = {}
 
+    @property
+    def any_imagined(self) -> bool:
+        return bool(self._expected)
+
     def add_camera(self, time: float, frame: np.ndarray) -> None:
         """A frame that was taken at `time`, later than those before."""
         self._shown.append((time, frame))

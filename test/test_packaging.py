@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+import vla_ros
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ElementTree.parse(ROOT / "package.xml").getroot()
 CMAKE = (ROOT / "CMakeLists.txt").read_text()
@@ -188,6 +190,12 @@ def test_nothing_depends_on_the_wheels():
         assert "bootstrap" not in text and ".venv" not in text, path
     names = {name for path in files if path.suffix == ".py" for name in imports(path)}
     assert not [name for name in names if name.startswith("ros_")]
+
+
+def test_public_names_are_where_they_are_said_to_be():
+    assert "WorldModel" in vla_ros.__all__
+    for name in vla_ros.__all__:
+        assert getattr(vla_ros, name).__name__ == name
 
 
 def test_every_executable_has_a_main():

@@ -210,8 +210,9 @@ class WorldModelNode(LifecycleNode):
             self._observe_when_known(chunk.stamp)
 
     def _on_gate_status(self, message: GateStatus) -> None:
-        active = message.state == GateStatus.ACTIVE
-        self._heard.gated(seconds(message.header.stamp), active)
+        # A slowed robot does less than it is told, which would surprise and slow it further.
+        obeys = message.state == GateStatus.ACTIVE and not message.slowed
+        self._heard.gated(seconds(message.header.stamp), obeys)
 
     def _on_image(self, message: Image) -> None:
         stamp = seconds(message.header.stamp)

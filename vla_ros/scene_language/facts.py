@@ -50,6 +50,25 @@ _NEAR = 12.0  # cm
 _CLEARLY = 2.0  # cm by which the nearest must be nearer than the next
 
 
+def checked_landmarks(
+    relation: str, landmarks: tuple[Name, ...], subject: Name | None = None
+) -> tuple[Name, ...]:
+    """The landmarks of a relation in canonical order.
+
+    Raises:
+        ValueError: there is no such relation, or not of these.
+    """
+    if relation not in RELATIONS:
+        raise ValueError(f"unknown relation '{relation}': use {', '.join(RELATIONS)}")
+    if len(landmarks) != 1 + (relation == "between"):
+        raise ValueError(f"'{relation}' has not {len(landmarks)} landmarks")
+    if len({subject, *landmarks}) != 1 + len(landmarks):
+        raise ValueError(f"'{relation}' is among different things, not of {landmarks[0]} to itself")
+    if GRIPPER in (subject, *landmarks) and relation in OF_THINGS:
+        raise ValueError(f"'{relation}' is a relation of things, not of the gripper")
+    return landmarks if len(landmarks) == 1 else tuple(sorted(landmarks, key=name_order))
+
+
 @dataclass(frozen=True)
 class Related:
     """`subject` is left of (behind, on, ...) the landmark, or between the two landmarks."""
@@ -59,17 +78,8 @@ class Related:
     landmarks: tuple[Name, ...]
 
     def __post_init__(self) -> None:
-        if self.relation not in RELATIONS:
-            raise ValueError(f"unknown relation '{self.relation}': use {', '.join(RELATIONS)}")
-        if len(self.landmarks) != 1 + (self.relation == "between"):
-            raise ValueError(f"'{self.relation}' has not {len(self.landmarks)} landmarks")
-        if len({self.subject, *self.landmarks}) != 1 + len(self.landmarks):
-            raise ValueError(f"'{self.relation}' is among different things: {self.subject} is one")
-        if GRIPPER in (self.subject, *self.landmarks) and self.relation in OF_THINGS:
-            raise ValueError(f"'{self.relation}' is a relation of things, not of the gripper")
-        if len(self.landmarks) == 2:
-            ordered = tuple(sorted(self.landmarks, key=name_order))
-            object.__setattr__(self, "landmarks", ordered)
+        landmarks = checked_landmarks(self.relation, self.landmarks, self.subject)
+        object.__setattr__(self, "landmarks", landmarks)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from vla_ros.scene_language.facts import (
     Placed,
     Present,
     Related,
+    checked_landmarks,
     count,
     holds,
     related,
@@ -40,6 +41,10 @@ class What:
 
     relation: str
     landmarks: tuple[Name, ...]
+
+    def __post_init__(self) -> None:
+        landmarks = checked_landmarks(self.relation, self.landmarks)
+        object.__setattr__(self, "landmarks", landmarks)
 
 
 @dataclass(frozen=True)
@@ -169,7 +174,7 @@ def _ises(by: str) -> list[str]:
     ]
 
 
-_GRAMMAR = Grammar(
+GRAMMAR = Grammar(
     SLOTS,
     {
         "where": [
@@ -213,12 +218,12 @@ _GRAMMAR = Grammar(
         ],
     },
 )
-_ANSWERS = Grammar(
+ANSWERS = Grammar(
     SLOTS,
     {
+        "holding": ["in the gripper"],  # before a relation, which would be "inside"
         "related": [BY],
         "amid": [AMID],
-        "holding": ["in the gripper"],
         "place": ["row {bin1} , column {bin2} , height {bin3}"],
         "name": ["{thing}"],
         "nothing": ["nothing"],
@@ -230,7 +235,7 @@ _ANSWERS = Grammar(
 )
 # What an answer to a question may be.
 _KINDS = {
-    Where: ("related", "amid", "holding", "place"),
+    Where: ("holding", "related", "amid", "place"),
     What: ("name", "nothing"),
     Is: ("yes", "no"),
     HowMany: ("number",),
@@ -285,12 +290,12 @@ def _question_of(kind: str, values: dict) -> Question:
 
 def ask(question: Question, rng: random.Random | None = None) -> list[str]:
     """Words of a question and "?": the first phrasing, or one that `rng` chooses."""
-    return [*_GRAMMAR.say(*_statement(question), rng), "?"]
+    return [*GRAMMAR.say(*_statement(question), rng), "?"]
 
 
 def phrasings(question: Question) -> Iterator[list[str]]:
     """All that `ask` may return."""
-    for words in _GRAMMAR.phrasings(*_statement(question)):
+    for words in GRAMMAR.phrasings(*_statement(question)):
         yield [*words, "?"]
 
 
@@ -303,7 +308,7 @@ def parse(text: str | Sequence[str]) -> Question:
     """
     words = tokens_of(text) if isinstance(text, str) else text
     found, problem = set(), "is no question that the scene language knows"
-    for kind, values in _GRAMMAR.parse(words):
+    for kind, values in GRAMMAR.parse(words):
         try:
             found.add(_question_of(kind, values))
         except ValueError as error:
@@ -330,18 +335,18 @@ def reply(question: Question, answer: Answer, spatial: bool = False) -> list[str
         if spatial:
             return place_tokens(answer)
         bins = {f"bin{i + 1}": value for i, value in enumerate(answer)}
-        return _ANSWERS.say("place", bins)
+        return ANSWERS.say("place", bins)
     if isinstance(answer, Related):
         kind = "amid" if answer.relation == "between" else "related"
-        return _ANSWERS.say(kind, relation_values(answer.relation, answer.landmarks))
+        return ANSWERS.say(kind, relation_values(answer.relation, answer.landmarks))
     if isinstance(answer, Holding):
-        return _ANSWERS.say("holding", {})
+        return ANSWERS.say("holding", {})
     if isinstance(answer, bool):
         return ["yes" if answer else "no"]
     if isinstance(answer, int):
-        return _ANSWERS.say("number", {"number": answer})
+        return ANSWERS.say("number", {"number": answer})
     if isinstance(answer, Name):
-        return _ANSWERS.say("name", {"thing": answer})
+        return ANSWERS.say("name", {"thing": answer})
     return ["nothing" if answer is None else answer]
 
 
@@ -355,7 +360,7 @@ def read_reply(question: Question, words: str | Sequence[str]) -> Answer:
     if len(words) == 3 and all(word.startswith("<") for word in words):
         found = [("place", {f"bin{i + 1}": _bin(word, "xyz"[i]) for i, word in enumerate(words)})]
     else:
-        found = _ANSWERS.parse(words)
+        found = ANSWERS.parse(words)
     for kind, values in found:
         if kind in _KINDS[type(question)]:
             return _answer_of(question, kind, values)

@@ -49,7 +49,7 @@ class Story:
 
     Attributes:
         kind: one of KINDS.
-        form: "spatial" or "words".
+        form: "spatial" or "words"; "mixed" for kinds that lead from one to the other.
         tokens: from `<bos>` to `<eos>`.
         asked: for each token, whether it follows from those before it: what to be judged by.
         facts: all that the story says, asks about or answers, besides places.
@@ -172,6 +172,7 @@ class Stories:
                 break
         draft.add(["<eos>"], True)
         tokens, asked, facts = tuple(draft.tokens), tuple(draft.asked), tuple(draft.facts)
+        form = "mixed" if kind in _BETWEEN_FORMS else form
         return Story(kind, form, tokens, asked, facts, tuple(draft.moments), scene, *found)
 
     def rows(self, first: int, count: int, context: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,0 +1,229 @@
+"""Stories: true, reproducible, of every kind, and without the held-out compositions."""
+
+import hashlib
+import os
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from vla_ros.scene_language import questions, sentences, vocabulary
+from vla_ros.scene_language.actions import Action, step
+from vla_ros.scene_language.facts import RELATIONS, Change, holds
+from vla_ros.scene_language.instructions import VOCABULARY, words_of
+from vla_ros.scene_language.scenes import COLORS, SHAPES, changed, from_tokens
+from vla_ros.scene_language.stories import FORMS, KINDS, Stories
+from vla_ros.scene_language.topics import HELD_OUT, composition
+from vla_ros.scene_language.vocabulary import BOS, EOS, PAD, TOKENS
+
+MARKS = ("<bos>", "<scene>", "<text>", "<q>", "<ans>", "<act>", "<next>", "<eos>")
+
+
+def sections(story):
+    """The story cut at its marks: (mark, tokens between it and the next mark)."""
+    cut = []
+    for token in story.tokens:
+        if token in MARKS:
+            cut.append((token, []))
+        else:
+            cut[-1][1].append(token)
+    return cut
+
+
+def read_story(story):
+    """Facts, question and answer that a story's tokens say, while checking that they are true."""
+    told, scene, before = [], None, None
+    for mark, tokens in sections(story):
+        spatial = any(token.startswith("<") for token in tokens)
+        if mark == "<scene>":
+            scene = from_tokens([mark, *tokens])
+        elif mark == "<act>":
+            action = Action.from_tokens([mark, *tokens]) if spatial else sentences.parse(tokens)
+            before, scene = scene, step(scene, action)
+        elif mark == "<next>":
+            read = changed(before, [mark, *tokens]) if spatial else sentences.read(tokens, before)
+            assert read == scene
+        elif mark == "<q>":
+            told.append(questions.parse(tokens))
+        elif mark == "<ans>":
+            given = questions.read_reply(told[-1], [t for t in tokens if t != "."])
+            assert given == questions.answer(told[-1], scene) == story.answer
+            told.append(given)
+        elif mark == "<text>" and scene is None:
+            if "row" in tokens or story.kind != "narrate":
+                scene = sentences.read(tokens)
+            else:  # an instruction
+                assert set(tokens) <= {*VOCABULARY, "."}
+        elif mark == "<text>" and story.kind == "tell":
+            assert sentences.read(tokens) == scene
+        elif mark == "<text>":
+            fact = sentences.parse(tokens)
+            true = holds(fact, before, scene) if isinstance(fact, Change) else holds(fact, scene)
+            assert true
+            told.append(fact)
+    return told
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("split", ["train", "held_out"])
+def test_stories_are_true_and_keep_to_their_split(split, form):
+    stories, kinds, told = Stories(0, split, form), set(), []
+    for i in range(700 if split == "train" else 150):
+        story = stories[i]
+        said = read_story(story)
+        kinds.add(story.kind)
+        if story.kind == "ask":
+            question, given = said
+            assert (question, given) == (story.question, story.answer)
+            fact = questions.fact_of(question, given)
+            said = [question.fact] if isinstance(question, questions.Is) else [fact]
+        facts = [fact for fact in said if fact is not None]
+        assert facts == list(story.facts)
+        told += [composition(fact) for fact in facts if composition(fact)]
+        if split == "held_out" and story.kind in ("ask", "describe", "narrate"):
+            assert composition(facts[0]) in HELD_OUT
+    assert kinds == {k for k in KINDS if form == "mixed" or k not in ("tell", "picture")}
+    assert len(told) > 30
+    assert all((parts in HELD_OUT) == (split == "held_out") for parts in told)
+
+
+def test_no_held_out_composition_is_in_thousands_of_training_stories():
+    stories, told = Stories(7, kinds=["ask", "describe", "narrate", "episode"]), set()
+    for i in range(4_000):
+        told |= {composition(fact) for fact in stories[i].facts} - {None}
+    assert not told & HELD_OUT
+    assert len(told) > 300  # the others are met
+
+
+def test_each_colour_shape_and_relation_is_also_trained():
+    every = {(c, s, r) for c in COLORS for s in SHAPES for r in RELATIONS}
+    assert HELD_OUT < every and len(HELD_OUT) * 8 == len(every)
+    for left_out in range(3):
+        kept = {p[:left_out] + p[left_out + 1 :] for p in every - HELD_OUT}
+        assert kept == {p[:left_out] + p[left_out + 1 :] for p in every}
+
+
+def test_a_story_depends_on_its_seed_split_and_number_only():
+    one, again = Stories(3), Stories(3)
+    late = [again[i].tokens for i in reversed(range(40))][::-1]
+    assert [one[i].tokens for i in range(40)] == late
+    others = [Stories(4)[0].tokens, Stories(3, "held_out")[0].tokens, one[1].tokens]
+    assert one[0].tokens not in others
+
+
+def test_rows_are_the_same_in_whatever_chunks():
+    stories = Stories(5)
+    whole = stories.rows(10, 8, 400)
+    parts = [Stories(5).rows(first, count, 400) for first, count in ((10, 1), (11, 5), (16, 2))]
+    for array, pieces in zip(whole, zip(*parts, strict=True), strict=True):
+        assert (array == np.concatenate(pieces)).all()
+
+
+def test_other_processes_have_the_same_stories():
+    code = (
+        "import hashlib; from vla_ros.scene_language.stories import Stories\n"
+        "text = ' '.join(' '.join(Stories(6)[i].tokens) for i in range(150))\n"
+        "print(hashlib.sha256(text.encode()).hexdigest())"
+    )
+    text = " ".join(" ".join(Stories(6)[i].tokens) for i in range(150))
+    for seed in ("1", "2"):
+        environment = os.environ | {"PYTHONHASHSEED": seed}
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout.strip() == hashlib.sha256(text.encode()).hexdigest()
+
+
+def test_both_forms_tell_the_same_stories():
+    spatial, words = Stories(8, form="spatial"), Stories(8, form="words")
+    for i in range(150):
+        a, b = spatial[i], words[i]
+        assert (a.kind, a.facts, a.moments, a.scene) == (b.kind, b.facts, b.moments, b.scene)
+        assert (a.question, a.answer) == (b.question, b.answer)
+        coordinates = {TOKENS[f + k] for f, n in vocabulary.COORDINATES for k in range(n)}
+        assert not coordinates & set(b.tokens) and coordinates & set(a.tokens)
+
+
+def test_rows_hold_whole_stories_and_their_answers():
+    ids, asked = Stories(9).rows(0, 40, 300)
+    assert ids.dtype == np.int16 and asked.dtype == bool
+    assert ids.shape == asked.shape == (40, 300)
+    assert not asked[ids == PAD].any() and not asked[ids == BOS].any()
+    assert asked[ids == EOS].all()
+    for row in ids:
+        used = row[row != PAD]
+        assert (row[: len(used)] == used).all()
+        assert used[0] == BOS and used[-1] == EOS
+        assert (np.flatnonzero(used == BOS)[1:] == np.flatnonzero(used == EOS)[:-1] + 1).all()
+    assert (ids != PAD).mean() > 0.6
+
+
+def test_what_is_asked_follows_from_the_prompt():
+    stories = Stories(10)
+    for i in range(200):
+        story = stories[i]
+        assert len(story.asked) == len(story.tokens) == len(story.ids())
+        assert story.asked[-1] and not any(story.asked[: len(story.prompt)])
+        assert story.tokens[: len(story.prompt)] == story.prompt
+        if story.kind == "ask":
+            assert story.prompt[-1] == "<ans>"
+        if story.kind == "next":
+            assert story.prompt[-1] == "<next>"
+
+
+def test_one_more_thing_than_in_training_can_be_asked_for():
+    sizes = {len(Stories(11, most=7)[i].scene.things) for i in range(200)}
+    assert max(sizes) == 7
+
+
+def test_answers_to_yes_or_no_are_balanced():
+    stories = Stories(12, kinds=["ask"], form="spatial")
+    given = [stories[i].answer for i in range(1_500) if isinstance(stories[i].answer, bool)]
+    assert 0.42 < np.mean(given) < 0.58
+
+
+def test_instructions_in_stories_are_those_of_the_package():
+    stories, told = Stories(13, kinds=["narrate"], form="spatial"), 0
+    for i in range(200):
+        story = stories[i]
+        if story.tokens[1] == "<text>":
+            end = story.tokens.index(".")
+            assert story.moments[0].goal.color in words_of(" ".join(story.tokens[2:end]))
+            told += 1
+    assert told > 20
+
+
+def test_two_million_tokens_a_minute_on_one_core():
+    stories = Stories(14)
+    began, tokens = time.process_time(), 0
+    for first in range(0, 60, 20):
+        ids, _ = stories.rows(first, 20, 256)
+        tokens += int((ids != PAD).sum())
+    assert tokens * 60 / (time.process_time() - began) > 2e6
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"split": "test"}, "split 'test' of form 'mixed': use"),
+        ({"form": "pictures"}, "form 'pictures'"),
+        ({"form": "words", "kinds": ["tell"]}, "'words' has no stories of kind 'tell'"),
+        ({"kinds": []}, "no stories of kind ''"),
+        ({"seed": -1}, "seed -1 and most 6: use 0 or more"),
+        ({"most": 2}, "3 or more things"),
+    ],
+)
+def test_stories_that_there_are_not_are_refused(options, problem):
+    with pytest.raises(ValueError, match=problem):
+        Stories(**{"seed": 0} | options)
+
+
+def test_a_context_too_short_for_any_story_is_refused():
+    with pytest.raises(ValueError, match="more than 12 tokens: use more context"):
+        Stories(0).rows(0, 1, 12)

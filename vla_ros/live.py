@@ -98,7 +98,7 @@ class Processes:
         except StartError:
             self.stop()
             raise
-        for name in ("command_gate", "action_policy", "vision_encoder"):
+        for name in ("command_gate", "world_model", "action_policy", "vision_encoder"):
             self.start(name)
         return self
 
@@ -109,7 +109,7 @@ class Processes:
         """Start the process of a node, once more if it has ended."""
         command = [sys.executable, "-m", f"vla_ros.nodes.{name}", *self._common]
         command += ["-p", "use_sim_time:=true"]
-        if name != "command_gate":
+        if name in ("action_policy", "vision_encoder"):
             command += ["-p", f"checkpoint:={self._checkpoint}"]
         self.processes[name] = subprocess.Popen(command)
 

@@ -117,7 +117,7 @@ def test_without_a_fault_nothing_happens(world):
     pictures, joints, objects, _, onset = run(world, None)
     assert onset is None and world.progress == 0.0
     assert np.ptp(joints[:, 1]) > 0.3 and np.ptp(objects, axis=0).max() < 1e-3
-    assert (pictures[1:] != pictures[:-1]).any(axis=(1, 2, 3)).mean() > 0.9
+    assert (pictures[1:] != pictures[:-1]).any(axis=(1, 2, 3)).mean() > 0.7
 
 
 def test_a_frozen_camera_shows_the_same_picture_while_the_arm_moves(world):
@@ -125,7 +125,7 @@ def test_a_frozen_camera_shows_the_same_picture_while_the_arm_moves(world):
     after = times > onset
     assert 5 < after.sum() < len(times) - 5
     assert (pictures[after] == pictures[after][0]).all() and np.ptp(joints[after, 1]) > 0.1
-    assert (pictures[~after][1:] != pictures[~after][:-1]).any(axis=(1, 2, 3)).mean() > 0.8
+    assert (pictures[~after][1:] != pictures[~after][:-1]).any(axis=(1, 2, 3)).mean() > 0.7
 
 
 def test_a_hand_moves_one_object_that_the_arm_is_not_near(world):

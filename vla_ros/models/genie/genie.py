@@ -303,7 +303,7 @@ class Dream:
                 f"a frame is uint8 [{size}, {size}, 3], not {list(frame.shape)}: scale it with "
                 "observations.preprocess_image"
             )
-        pixels = torch.from_numpy(np.ascontiguousarray(frame)).float() / 255
+        pixels = torch.from_numpy(np.array(frame)).float() / 255
         return pixels.permute(2, 0, 1)[None, None]
 
     def _chances(

@@ -1,5 +1,8 @@
 """Surprise: what is unexpected in a frame, what is rare, and episodes with something wrong."""
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +11,10 @@ from episodes import episode
 from vla_ros.models.genie.surprise import Unexpected, calibrated, rarity, unexpected
 from vla_ros.sim.tasks import sample_task
 from vla_ros.training.genie_faults import Fault, FaultyEpisode, FaultyWorld, collect, load
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
+
+import surprise  # noqa: E402
 
 PLACES, VOCABULARY = 64, 10
 BEFORE = torch.zeros(PLACES, dtype=torch.int64)
@@ -193,3 +200,38 @@ def test_a_fault_shows_only_while_something_moves_or_is_told_to():
     moved = made(Fault.MOVED, 0.0, 0 * going, way)
     assert [moved.shows(i, i + 4) for i in (4, 8, 12, 16)] == [False, True, True, False]
     assert not made(None, 0.03, going, 0 * on).shows(8, 12)
+
+
+def watched(number, values, onset=None, shows=()):
+    """An episode of the benchmark: of steps that end at 0.2 s, 0.4 s, ..."""
+    count = len(values)
+    end = 0.2 * np.arange(1, count + 1)
+    shown = np.isin(np.arange(count), shows)
+    since = end - (np.inf if onset is None else onset)
+    return surprise.Watched(
+        number, end, shown, since, np.array(values), np.zeros((count, 2)), {}, np.zeros(count)
+    )
+
+
+def test_auroc_is_the_share_of_pairs_in_order():
+    rng = np.random.default_rng(0)
+    high, low = rng.integers(3, 12, 40), rng.integers(0, 9, 70)
+    pairs = high[:, None] - low
+    wanted = (pairs > 0).mean() + (pairs == 0).mean() / 2
+    assert surprise.auroc(high, low) == pytest.approx(wanted)
+    assert surprise.auroc(low, high) == pytest.approx(1 - wanted)
+    normal = {i: rng.normal(size=30) for i in range(10)}
+    faulty = {i: rng.normal(2.0, size=4) for i in range(10)}
+    whole, least, most = surprise.resampled(faulty, normal)
+    assert 0.8 < least < whole < most < 1.0
+
+
+def test_a_fault_is_found_by_an_alarm_in_the_second_after_its_onset():
+    normal = [watched(i, np.r_[np.full(9, 0.5), 1.5]) for i in range(5)]
+    found = watched(0, [9, 0, 0, 3, 3, 0, 0, 0, 0, 9], onset=0.5, shows=(2, 3))
+    missed = watched(1, [9, 0, 0, 2, 0, 0, 0, 0, 0, 9], onset=0.5, shows=(2, 3))
+    unseen = watched(2, [9, 9, 9, 9, 9, 9, 9, 9, 9, 9], onset=0.5)
+    row = surprise.fault_row(surprise.Fault.FROZEN, [found, missed, unseen], normal, hold=2.5)
+    _, steps, each, whole, above, episodes, delay = row
+    assert (steps, above, episodes, delay) == ("4", "25%", "50%", "2.0")
+    assert each.startswith("0.500 ") and whole.startswith("1.000 ")

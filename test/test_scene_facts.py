@@ -292,6 +292,12 @@ def test_where_something_is(places, told):
     assert where(RED, scene_of(places)) == told
 
 
+def test_what_is_held_is_no_landmark():
+    places = {RED: (30, 30, 1), BLUE: (30, 36, 6), BOWL: (30, 10, 0)}
+    scene = scene_of(places, (30, 36, 6), False, BLUE)
+    assert where(RED, scene) == Related(RED, "left", (BOWL,))
+
+
 def test_where_is_true_everywhere():
     rng = random.Random(3)
     for i in range(1_000):

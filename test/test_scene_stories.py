@@ -182,9 +182,11 @@ def test_one_more_thing_than_in_training_can_be_asked_for():
     assert max(sizes) == 7
 
 
-def test_answers_to_yes_or_no_are_balanced():
-    stories = Stories(12, kinds=["ask"], form="spatial")
-    given = [stories[i].answer for i in range(1_500) if isinstance(stories[i].answer, bool)]
+@pytest.mark.parametrize("split", ["train", "held_out"])
+def test_answers_to_yes_or_no_are_balanced(split):
+    stories = Stories(12, split, kinds=["ask"], form="spatial")
+    answers = [stories[i].answer for i in range(1_000)]
+    given = [answer for answer in answers if isinstance(answer, bool)]
     assert 0.42 < np.mean(given) < 0.58
 
 

@@ -329,12 +329,12 @@ def where(name: Name, scene: Scene) -> Related | Holding | Placed:
     Held; else inside or on something; else by the nearest other thing (of equally near ones the
     first in canonical order): on which side of it, seen along the axis on which they are further
     apart (y if both are equal); above, below or near if it is on no side. Its place if it is alone.
-    The gripper is no landmark.
+    The gripper and what it holds are no landmarks.
     """
     if scene.holds == name:
         return Holding(name)
     place = scene.place_of(name)
-    others = [thing for thing in scene.things if thing.name != name]
+    others = [thing for thing in scene.things if thing.name not in (name, scene.holds)]
     for other in others:
         for relation in ("inside", "on"):
             if related(relation, name, (other.name,), scene):

@@ -81,8 +81,8 @@ class Story:
 class _Draft:
     """A story while it is being written."""
 
-    def __init__(self, form: str, wording: random.Random) -> None:
-        self.form, self.rng = form, wording
+    def __init__(self, form: str, wording: random.Random, lot: float) -> None:
+        self.form, self.rng, self.lot = form, wording, lot
         self.tokens, self.asked = ["<bos>"], [False]
         self.facts: list[Fact] = []
         self.moments: Sequence[Moment] = ()
@@ -164,9 +164,10 @@ class Stories:
         wording = random.Random(f"{self.seed}/{self.split}/{number}/words")
         kind = about.choices(self.kinds, cum_weights=self._cumulated)[0]
         form = self.form if self.form != "mixed" else wording.choice(FORMS[:2])
+        lot = about.random()
         while True:
             scene = sample_scene(about, self.most, simulated=about.random() < 0.35)
-            draft = _Draft(form, wording)
+            draft = _Draft(form, wording, lot)
             found = _WRITERS[kind](draft, scene, about, self.split == "held_out")
             if found is not None:
                 break
@@ -240,7 +241,7 @@ def _describe(draft: _Draft, scene: Scene, about: random.Random, held_out: bool)
 
 
 def _ask(draft: _Draft, scene: Scene, about: random.Random, held_out: bool) -> _Found:
-    pair = sample_question(scene, about, held_out)
+    pair = sample_question(scene, about, held_out, draft.lot)
     if pair is None:
         return None
     question, answer = pair

@@ -43,8 +43,9 @@ HELD_OUT = frozenset(
     for r, relation in enumerate(RELATIONS)
     if (3 * c + 5 * s + r) % 8 == 0
 )
-_RELATION_WEIGHTS = {"left": 2, "right": 2, "behind": 2, "front": 2, "on": 2, "inside": 2}
-_RELATIONS = tuple(name for name in RELATIONS for _ in range(_RELATION_WEIGHTS.get(name, 1)))
+# How often each is tried: more often those that are seldom true.
+_TRIED = {"above": 4, "below": 4, "on": 4, "inside": 4, "between": 6, "near": 1}
+_RELATIONS = tuple(name for name in RELATIONS for _ in range(_TRIED.get(name, 2)))
 _Asked = tuple[Question, Answer]
 
 
@@ -103,18 +104,28 @@ def _draw_pair(
     return relation, subject, landmarks
 
 
-def sample_question(scene: Scene, about: random.Random, held_out: bool) -> _Asked | None:
-    """A question that the split may ask, with its answer; None if chance finds none."""
-    chance = about.random() * (0.8 if held_out else 1.0)
-    if chance >= 0.8:
-        return _ask_other(scene, about)
-    ask = _ask_is if chance < 0.35 else _ask_what if chance < 0.6 else _ask_where
-    return ask(scene, about, held_out)
+def sample_question(
+    scene: Scene, about: random.Random, held_out: bool, lot: float
+) -> _Asked | None:
+    """A question that the split may ask, with its answer; None if chance finds none.
+
+    Args:
+        scene: what to ask about.
+        about: what to choose with.
+        held_out: the split, see `permitted`.
+        lot: 0 to 1, decides on the kind of question and on yes or no; where a scene has no such
+            question, the same lot with another scene keeps the shares as they are meant.
+    """
+    lot *= 0.8 if held_out else 1.0
+    if lot < 0.36:
+        return _ask_is(scene, about, held_out, lot < 0.18)
+    if lot < 0.8:
+        return (_ask_what if lot < 0.6 else _ask_where)(scene, about, held_out)
+    return _ask_other(scene, about)
 
 
-def _ask_is(scene: Scene, about: random.Random, held_out: bool) -> _Asked | None:
-    """As often yes as no."""
-    names, wanted = [thing.name for thing in scene.things], about.random() < 0.5
+def _ask_is(scene: Scene, about: random.Random, held_out: bool, wanted: bool) -> _Asked | None:
+    names = [thing.name for thing in scene.things]
     if not held_out and about.random() < 0.15:
         return _ask_is_plain(scene, about)
     for _ in range(60):

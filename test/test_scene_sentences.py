@@ -1,7 +1,9 @@
 """Sentences: every phrasing says its fact and nothing else; texts determine scenes."""
 
+import doctest
 import itertools
 import random
+from pathlib import Path
 
 import pytest
 from random_scenes import any_place, any_scene
@@ -268,3 +270,9 @@ def test_a_grammar_finds_all_readings():
     assert grammar.parse("say one now".split()) == [("a", {"it": 1}), ("b", {"it": 1})]
     assert grammar.say("a", {"it": 2}) == ["say", "two", ",", "now"]
     assert grammar.words() == {"say", "now", ",", "one", "two"}
+
+
+def test_the_examples_of_the_page_are_as_it_says():
+    page = Path(__file__).parents[1] / "docs" / "scene_language.md"
+    failed, tried = doctest.testfile(str(page), module_relative=False)
+    assert tried > 15 and failed == 0

@@ -113,6 +113,11 @@ def test_a_story_depends_on_its_seed_split_and_number_only():
     assert one[0].tokens not in others
 
 
+def test_the_splits_have_different_scenes():
+    train, held_out = (Stories(3, split, kinds=["next"]) for split in ("train", "held_out"))
+    assert all(train[i].scene != held_out[i].scene for i in range(30))
+
+
 def test_rows_are_the_same_in_whatever_chunks():
     stories = Stories(5)
     whole = stories.rows(10, 8, 400)

@@ -52,7 +52,7 @@ _SEEN, _HORIZON = 3, 4  # frames of each of them
 class Recipe(WorldSettings):
     """How the dynamics are trained; the defaults are those of the shipped ones."""
 
-    steps: int = 8000
+    steps: int = 5000
     frames: int = 48
     length: int = 6
     learning_rate: float = 1.5e-3

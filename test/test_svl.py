@@ -1,6 +1,7 @@
 """The narrator's model: causality, caches, constraints, sampling, prefixes, checkpoints."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -70,7 +71,7 @@ def test_what_comes_later_changes_nothing_before(sighted):
 
 
 def test_order_matters_and_pads_behind_do_not():
-    model = unset()
+    model = unset(replace(TINY, layers=1))  # of two, the second might count what the first saw
     ids = torch.tensor([[BOS, 5, 6, 7]])
     swapped = model(torch.tensor([[BOS, 6, 5, 7]]))
     assert not torch.allclose(model(ids)[:, -1], swapped[:, -1], atol=1e-3)
@@ -204,6 +205,12 @@ def test_temperature_and_top_k_act_on_logits():
     hot = model.generate([[BOS, 8]] * 20, 1, temperature=9.0, top_k=2)
     for one in hot:  # as the model has it, however it was drawn
         assert one.log_probability == pytest.approx(float(plain.log()[said(one)[0]]), abs=1e-4)
+
+
+def test_pads_are_never_said():
+    model = unset()
+    assert (model(torch.randint(0, 24, (2, 9)))[..., PAD] == -math.inf).all()
+    assert frequencies(model, [BOS], temperature=50.0)[PAD] == 0.0
 
 
 def test_the_same_generator_says_the_same():
@@ -373,6 +380,7 @@ IDS = torch.full((2, 5), 4)
         (lambda m: m.generate([[1]], 4, temperature=math.nan), "temperature nan"),
         (lambda m: m.generate([[1]], 4, top_k=0), "top_k 0"),
         (lambda m: m.generate([[1], [1, 7]], 4, allowed=lambda row: []), r"row 0 .* after \[1\]"),
+        (lambda m: m.generate([[1]], 4, allowed=lambda row: [PAD]), "row 0 nothing to say"),
         (lambda m: m.generate([[1]], 4, allowed=lambda row: [3, 24]), "allowed.. returned 24"),
         (lambda m: m.generate([[1]], 4, allowed=lambda row: [-1]), "allowed.. returned -1"),
         (lambda m: m.generate([[1]], 4, prefix=pictures(2)), r"\[1, 4, 5\]"),

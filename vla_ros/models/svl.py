@@ -5,7 +5,6 @@
 
 Blocks are pre-norm (RMSNorm), the head is the embedding (Press and Wolf 2017). Features of the
 prefix attend to each other in both directions, ids to the prefix and to the ids before them.
-
 Positions are rotary (Su et al. 2021): the things of a scene come in any order, so what is learned
 about "this id, then that one" should hold wherever it stands. A picture has no order: its features
 all stand where the first id stands, and learned vectors say where in the picture they are.
@@ -33,7 +32,6 @@ SIZES: dict[str, dict[str, int]] = {
     "small": {"width": 384, "heads": 6, "layers": 6, "context": 512},
 }
 _STD = 0.02  # of embeddings at first; were they larger, every id would predict itself
-
 # Ids that may come next, given all ids of a row so far, its prompt included; None: any.
 Allowed = Callable[[Sequence[int]], "Sequence[int] | None"]
 # Keys and values [B, H, places, D / H] of a block, or an empty list at first.
@@ -49,7 +47,7 @@ class SVLConfig:
         context: ids that a row has at most, prompt and answer together; the prefix does not count.
         width, heads, layers: D, H and the number of blocks; D / H is even.
         prefix_width, prefix_tokens: features of a token of the image encoder, and P; 0: no prefix.
-        pad, bos, eos: ids of what fills a row up, begins it and ends it.
+        pad, bos, eos: ids of what fills a row up and is never said, begins it and ends it.
         coordinate_groups: (first id, count) of ids that are bins of one axis in order. They start
             with Fourier features, so that near bins start near each other.
     """
@@ -137,6 +135,8 @@ class SVL(Part):
             nn.init.normal_(block.mlp[-1].weight, std=_STD / (2 * c.layers) ** 0.5)
         turns = rotary(torch.arange(c.context), c.width // c.heads)
         self.register_buffer("_turns", turns, persistent=False)  # computed, hence not saved
+        self.register_buffer("_no_pad", torch.zeros(c.vocab_size), persistent=False)
+        self._no_pad[c.pad] = -math.inf
 
     def forward(
         self, ids: Tensor, prefix: Tensor | None = None, seen: Tensor | None = None
@@ -265,7 +265,7 @@ class SVL(Part):
         for b, row in rows.items():
             if (may := allowed(row)) is None:
                 continue
-            if not len(may):
+            if all(i == self.config.pad for i in may):
                 raise ValueError(f"allowed() leaves row {b} nothing to say after {row}: return one")
             self._check_ids("allowed() returned", min(may), max(may))
             barred[b] = True
@@ -305,7 +305,7 @@ class SVL(Part):
         return x
 
     def _logits(self, x: Tensor) -> Tensor:
-        return F.linear(self.norm(x), self.embed.weight)
+        return F.linear(self.norm(x), self.embed.weight, self._no_pad)
 
     def _chosen(self, ids: Tensor, targets: Tensor | None) -> Tensor:
         """bool [B, T - 1]: which ids after the first are to be predicted."""

@@ -312,6 +312,16 @@ def drive(gate: CommandGate, start: float, end: float, surprise=None):
         yield now, gate.command(now)
 
 
+def moving_gate(now=10.0, **changes):
+    """Active for so long that surprises count, at START."""
+    gate = open_gate(now=now - 0.6, **changes)
+    for since in np.arange(0.58, -0.01, -0.02):
+        gate.update_state(NAMES, START, now - since)
+        gate.accept(make_chunk(now - since), now - since)
+        assert not gate.command(now - since).hold
+    return gate
+
+
 def test_surprise_slows_until_it_is_over():
     gate = open_gate(**SURPRISE)
     before = START
@@ -328,7 +338,7 @@ def test_surprise_slows_until_it_is_over():
 
 
 def test_slowed_robot_that_is_slow_anyway_does_as_planned():
-    slowed, free = open_gate(**SURPRISE), open_gate()
+    slowed, free = moving_gate(**SURPRISE), moving_gate()
     assert slowed.update_surprise(1.5, 10.0, 10.0) == ""
     # From START, where the first command is due at 10.04, on at a fifth of the limits.
     ramp = START + (np.arange(1, 9)[:, None] * 0.05 - 0.04) * 0.2 * VELOCITY
@@ -366,7 +376,7 @@ def test_fault_that_lasts_pauses_again_and_again():
 
 
 def test_frames_of_a_pause_do_not_count():
-    gate = open_gate(**SURPRISE, surprise_timeout=5.0)
+    gate = moving_gate(**SURPRISE, surprise_timeout=5.0)
     gate.update_surprise(3.0, 10.01, 10.01)
 
     def fresh(now):
@@ -375,11 +385,20 @@ def test_frames_of_a_pause_do_not_count():
         return gate.command(now)
 
     assert fresh(10.02).hold
-    for stamp in (10.5, 11.0, 11.4):  # in the pause to 11.02, and 0.38 s after it
+    for stamp in (10.5, 11.0, 11.4):  # in the pause, and until 0.38 s after it
         assert gate.update_surprise(3.0, stamp, stamp) == ""
-    assert not fresh(11.41).hold and not gate.slowed
+        fresh(stamp + 0.025)
+        assert (gate.state is State.HOLD) == (stamp < 11.0) and not gate.slowed
     gate.update_surprise(3.0, 11.43, 11.43)
     assert fresh(11.44).hold
+
+
+def test_what_happened_to_a_robot_at_rest_does_not_count():
+    gate = open_gate(**SURPRISE)
+    for now, command in drive(gate, 10.02, 10.5, lambda t: 9.0):  # frames until 0.4 s after
+        assert not command.hold and not gate.slowed, now
+    for now, command in drive(gate, 10.5, 10.7, lambda t: 9.0):
+        assert command.hold == (now >= 10.59), now
 
 
 def test_pause_begins_only_where_the_robot_would_have_moved():
@@ -394,7 +413,7 @@ def test_pause_begins_only_where_the_robot_would_have_moved():
 
 
 def test_surprise_of_a_world_model_that_went_silent_is_forgotten():
-    gate = open_gate(**SURPRISE)
+    gate = moving_gate(**SURPRISE)
     gate.update_surprise(1.5, 10.0, 10.0)
     for now, _ in drive(gate, 10.02, 12.0):
         assert gate.slowed == (now <= 11.0 + 1e-9)
@@ -403,7 +422,7 @@ def test_surprise_of_a_world_model_that_went_silent_is_forgotten():
 
 
 def test_unknown_surprise_is_no_surprise():
-    gate = open_gate(**SURPRISE)
+    gate = moving_gate(**SURPRISE)
     gate.update_surprise(1.5, 10.0, 10.0)
     assert gate.update_surprise(UNKNOWN, 10.01, 10.01) == ""
     gate.command(10.02)
@@ -434,7 +453,7 @@ def test_bad_surprise_is_named_and_changes_nothing(value, stamp, word, known):
 
 
 def test_surprise_that_comes_after_a_newer_one_is_passed_over():
-    gate = open_gate(**SURPRISE)
+    gate = moving_gate(**SURPRISE)
     assert gate.update_surprise(0.5, 10.02, 10.03) == ""
     assert gate.update_surprise(9.0, 10.01, 10.03) == ""
     assert gate.update_surprise(9.0, 10.02, 10.03) == ""
@@ -442,15 +461,15 @@ def test_surprise_that_comes_after_a_newer_one_is_passed_over():
 
 
 def test_clock_that_restarts_forgets_surprise_and_pause():
-    gate = open_gate(now=100.0, **SURPRISE)
+    gate = moving_gate(now=100.0, **SURPRISE)
     gate.update_surprise(9.0, 100.0, 100.0)
     assert gate.command(100.01).hold
     assert gate.command(1.0) is None and gate.surprise == UNKNOWN
     gate.update_state(NAMES, START, 1.0)
     gate.accept(make_chunk(1.0), 1.0)
-    assert not gate.command(1.0).hold
-    assert gate.update_surprise(9.0, 1.0, 1.0) == ""
-    assert gate.command(1.02).hold
+    assert not gate.command(1.0).hold  # and nothing counts so soon
+    for now, command in drive(gate, 1.02, 2.0, lambda t: 9.0):
+        assert (command is None or command.hold) == (now > 1.5)
 
 
 # --- time -------------------------------------------------------------------------------------

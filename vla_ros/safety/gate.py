@@ -165,6 +165,7 @@ class CommandGate:
         self.surprise = UNKNOWN  # of the newest frame that is not too old
         self._surprise_stamp = -math.inf
         self._paused_at = -math.inf  # when the last hold by surprise began
+        self._active_since = math.inf
         self._pause_reason = ""
         self._now = -math.inf
         self._last_time = -math.inf
@@ -252,6 +253,7 @@ class CommandGate:
             if not self._commanding(now):
                 self._start_from_measured(now)
             self.state = State.ACTIVE
+            self._active_since = now
 
         # A clock that lags behind the stamps (within the tolerance) must not ask for the past.
         due = max(now, chunk.stamp) + config.lookahead
@@ -353,11 +355,13 @@ class CommandGate:
     def _is_surprised(self, threshold: float) -> bool:
         """Whether the newest surprise is above the threshold (0: never) and counts.
 
-        Those of frames from before the end of a pause and shortly after it do not: they are told
-        already, or show a robot that did not do what was commanded because it was held.
+        Those of frames from before the gate was active, and shortly after, do not: what happened
+        to a robot at rest is over, and a robot that was held did not do what was commanded.
         """
-        recovered = self._paused_at + self.config.surprise_pause + _RECOVERY
-        return 0.0 < threshold < self.surprise and self._surprise_stamp > recovered
+        if self.state is not State.ACTIVE:
+            return False
+        counts = self._surprise_stamp > self._active_since + _RECOVERY
+        return counts and 0.0 < threshold < self.surprise
 
     def _off_track(self) -> str:
         """A joint far from its command is blocked or was moved: hold it where it is."""

@@ -19,7 +19,7 @@ _MOVED = 0.06  # of the range of pixels
 class Sampling:
     """See `Dynamics.sample`."""
 
-    steps: int = 8
+    steps: int = 4
     temperature: float = 0.5
     randomness: float = 1.0
 

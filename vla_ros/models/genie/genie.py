@@ -32,6 +32,8 @@ from vla_ros.models.genie.tokenizer import VideoTokenizer
 
 _LIKELY = 0.05  # of an action, to be among those that an expectation is made of
 
+_ROUNDS = 4  # of MaskGIT for a frame; eight take twice the time and gain 0.2 dB
+
 
 class WorldModel(Part):
     """Video tokenizer, encoder of latent actions, dynamics, and what maps robot actions."""
@@ -191,7 +193,7 @@ class Dream:
         latent_actions: Sequence[int] | None = None,
         actions: np.ndarray | None = None,
         proprioception: np.ndarray | None = None,
-        steps: int = 8,
+        steps: int = _ROUNDS,
         temperature: float = 0.5,
         randomness: float = 1.0,
     ) -> Iterator[Imagined]:
@@ -220,7 +222,7 @@ class Dream:
         self,
         latent_actions: Iterable[int],
         *,
-        steps: int = 8,
+        steps: int = _ROUNDS,
         temperature: float = 0.5,
         randomness: float = 1.0,
     ) -> Iterator[Imagined]:

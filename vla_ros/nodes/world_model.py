@@ -267,9 +267,14 @@ class WorldModelNode(LifecycleNode):
         self._observe(picture, message.header, stamp)
 
     def _may_become_known(self, stamp: float) -> bool:
-        """Whether the last of the chunks that led to the frame is still to come."""
+        """Whether joint states of the frame's time, or the last of the chunks that led to it, are
+        still to come."""
         robot, seen, chunk = self._world.config.robot, self._seen, self._heard.chunk
-        if robot is None or seen is None or chunk is None:
+        if robot is None:
+            return False
+        if self._heard.newest_joints < stamp - STAMP_ROUNDING:
+            return True
+        if seen is None or chunk is None:
             return False
         last = seen.stamp + (robot.points - 1) * robot.dt
         missing = self._heard.point(last, robot.dt / 2) is None

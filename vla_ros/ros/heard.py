@@ -5,6 +5,7 @@ All times are stamps, in s. A topic whose stamps go back begins anew: its clock 
 
 from __future__ import annotations
 
+import math
 from collections import deque
 
 import numpy as np
@@ -58,6 +59,11 @@ class Heard:
     def chunk(self) -> Chunk | None:
         """The newest."""
         return self._chunks[-1] if self._chunks else None
+
+    @property
+    def newest_joints(self) -> float:
+        """Stamp of the newest joint states; infinity: there are none, and none to wait for."""
+        return self._joints[-1][0] if self._joints else math.inf
 
     def joints(self, stamp: float) -> JointState:
         """The newest not after `stamp`: what training saw, and never the future.

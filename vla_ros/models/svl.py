@@ -26,9 +26,9 @@ from torch import Tensor, nn
 from vla_ros.models.genie.parts import Part
 from vla_ros.models.genie.st_transformer import rotary, turn
 
-# A checkpoint of "nano" has 8 MB, and it speaks on one core; "small" is for a GPU.
+# A checkpoint of "nano" has 4 MB, and it speaks on one core; "small" is for a GPU.
 SIZES: dict[str, dict[str, int]] = {
-    "nano": {"width": 192, "heads": 6, "layers": 4, "context": 256},
+    "nano": {"width": 128, "heads": 4, "layers": 4, "context": 256},
     "small": {"width": 384, "heads": 6, "layers": 6, "context": 512},
 }
 _STD = 0.02  # of embeddings at first; were they larger, every id would predict itself
@@ -54,8 +54,8 @@ class SVLConfig:
 
     vocab_size: int
     context: int = 256
-    width: int = 192
-    heads: int = 6
+    width: int = 128
+    heads: int = 4
     layers: int = 4
     prefix_width: int = 0
     prefix_tokens: int = 0

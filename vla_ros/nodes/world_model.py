@@ -179,14 +179,8 @@ class WorldModelNode(LifecycleNode):
         """Know nothing, as after a start."""
         self._waiting: Image | None = None
         self._stamps: deque[float] = deque(maxlen=9)  # of images
-        self._begin_anew()
-
-    def _begin_anew(self) -> None:
-        """Let the next frame be the first."""
         self._dream: Dream | None = None
         self._seen: Seen | None = None
-        # On a machine that is too busy for both, observing comes first.
-        self._imaginings = deque(one for one in self._imaginings if one.asked)
 
     def _on_joint_states(self, message: JointState) -> None:
         stamp = seconds(message.header.stamp)
@@ -226,15 +220,10 @@ class WorldModelNode(LifecycleNode):
             self._observe_when_known(stamp)
 
     def _is_due(self, stamp: float) -> bool:
-        """Whether an image is the next frame; a gap in the frames makes it the first."""
+        """Whether an image is the next frame."""
         if self._seen is None:
             return True
-        dt = self._world.config.dt
-        passed = stamp - self._seen.stamp
-        if passed > 1.5 * dt + STAMP_ROUNDING:
-            self._begin_anew()
-            return True
-        return passed >= dt - self._tolerance()
+        return stamp - self._seen.stamp >= self._world.config.dt - self._tolerance()
 
     def _tolerance(self) -> float:
         """Half the camera's period."""
@@ -282,8 +271,11 @@ class WorldModelNode(LifecycleNode):
 
     def _observe(self, picture: np.ndarray, header: Header, stamp: float) -> None:
         began = time.perf_counter()
-        if self._dream is None:
+        longest = 1.5 * self._world.config.dt + STAMP_ROUNDING
+        if self._seen is None or stamp - self._seen.stamp > longest:
             self._dream = self._world.start()
+            # On a machine that is too busy for both, observing comes first.
+            self._imaginings = deque(one for one in self._imaginings if one.asked)
             self._last_imagined = stamp  # not from one frame alone
             self._begun += 1
         told = self._told(stamp)

@@ -129,6 +129,10 @@ def test_robot_actions_become_latent_ones(world):
     assert len(codes) == 3
     first = world.robot(torch.tensor(plan[None, :2]).float(), torch.zeros(1, 4))
     assert codes[0] == int(first.argmax())
+    further = list(dream.imagine(5, actions=plan, proprioception=felt))  # two as the model thinks
+    assert len(further) == 5 and [one.latent_action for one in further][:3] == codes
+    with pytest.raises(ValueError, match="there are 3 actions"):
+        dream.imagine(2, actions=plan, proprioception=felt)
     # Later steps are told from where the tool will be by then.
     chances = world.robot.rollout(torch.tensor(plan).float(), torch.zeros(4))
     moved = plan[2:4].copy()

@@ -348,8 +348,7 @@ class WorldModelNode(LifecycleNode):
     def _plan(self) -> tuple[np.ndarray, np.ndarray] | None:
         """Robot actions that are to follow the newest frame; None: the robot has no plan.
 
-        Point k of a chunk is what the chunk k frames later should begin with; after its last point
-        the robot stays.
+        Point k of a chunk is what the chunk k frames later should begin with.
         """
         robot, chunk, stamp = self._world.config.robot, self._heard.chunk, self._seen.stamp
         if robot is None or chunk is None or not self._heard.obeys(stamp, np.inf):
@@ -358,8 +357,12 @@ class WorldModelNode(LifecycleNode):
             return None
         times = stamp + robot.dt * np.arange(self.params.horizon * robot.points)
         index = np.round((times - chunk.stamp) / chunk.dt).astype(int)
-        points = chunk.points[index.clip(0, len(chunk.points) - 1)]
-        return self._from_tool(stamp, points)
+        # Whole steps of the model, if most of their points are known.
+        steps = round(int((index < len(chunk.points)).sum()) / robot.points)
+        if not steps:
+            return None
+        index = index[: steps * robot.points].clip(0, len(chunk.points) - 1)
+        return self._from_tool(stamp, chunk.points[index])
 
     async def _on_imagine(
         self, request: Imagine.Request, response: Imagine.Response

@@ -203,7 +203,8 @@ class Dream:
             horizon: frames; as many as there are actions if left out.
             latent_actions: one a frame.
             actions: or the robot's plan, [H * P, A], physical units; offsets from the tool are
-                told from where it is now.
+                told from where it is now. Frames beyond it follow the actions that the model thinks
+                most likely.
             proprioception: with `actions`: float [F], felt now.
             steps, temperature, randomness: see `Dynamics.sample`.
 
@@ -342,6 +343,7 @@ class Dream:
             codes = [self._check(code) for code in latent_actions]
         elif actions is not None:
             codes = self._of_robot(actions, proprioception).argmax(-1).tolist()
+            codes += [None] * ((horizon or 0) - len(codes))
         if horizon is None:
             if codes is None:
                 raise ValueError("give a horizon, or actions")

@@ -106,7 +106,7 @@ def test_surprise_is_of_what_was_expected_given_the_action_or_over_all(world):
         for code in range(8)
     ]
     tokens, _ = world.tokenizer.encode_step(dream._pixels(frame), memory.encoder)
-    moved = np.abs(frame / 255 - frames(6)[-2] / 255).reshape(4, 4, 4, 4, 3).mean((1, 3, 4))
+    moved = np.abs(frame / 255 - frames(6)[-2] / 255).reshape(4, 4, 4, 4, 3).max((1, 3, 4))
 
     def wanted(expected):
         moving = torch.tensor(moved, dtype=torch.float32)

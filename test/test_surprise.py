@@ -50,18 +50,20 @@ def test_change_counts_where_the_model_was_sure():
     arm = torch.zeros(PLACES)
     arm[:16] = 0.9  # the two upper rows
     expected = expecting(arm, sure=0.2)
+    expected = 0.99 * expected + 0.01 / VOCABULARY
 
-    def change(*places):
-        moved = torch.zeros(PLACES)
-        moved[list(places)] = 0.05
-        return unexpected(expected, BEFORE, BEFORE, moved.reshape(8, 8)).change
+    def change(*places, by=0.3, token=5):
+        moved, tokens = torch.zeros(PLACES), BEFORE.clone()
+        moved[list(places)], tokens[list(places)] = by, token
+        return unexpected(expected, tokens, BEFORE, moved.reshape(8, 8)).change
 
     nothing = change()
-    assert nothing == pytest.approx(np.log(1e-3))
-    assert change(3, 4) < nothing + 2  # in the arm
-    assert change(43, 44) > nothing + 3  # far from it: an object
-    assert change(3, 4) < change(19, 20) < change(43, 44)  # beside the arm, in between
-    assert change(43) < change(43, 44) == pytest.approx(change(43, 44, 52, 53))
+    assert nothing == pytest.approx(np.log(1e-2))
+    assert nothing < change(3) < change(19) < change(43)  # in the arm, beside it, far from it
+    assert change(43) > nothing + 4
+    assert change(43) == change(43, 44, 52)  # the place that tells most
+    assert change(43, by=0.1) < change(43)
+    assert change(43, token=0) < nothing + 0.5  # its token is the expected one
 
 
 def test_rarity_is_in_decades_of_what_is_usual():

@@ -174,8 +174,8 @@ class Dream:
         code, latent = world.latent_actions.step(pixels, old.latent)
         observed = Observed(None, None, None)
         if old.dynamics is not None:
-            moved = (pixels[0, 0] - old.last[0]).abs().mean(0)
-            moved = F.avg_pool2d(moved[None], world.config.tokenizer.patch)[0]
+            moved = (pixels[0, 0] - old.last[0]).abs().amax(0)
+            moved = F.max_pool2d(moved[None], world.config.tokenizer.patch)[0]
             found = unexpected(self._expected(chances), tokens[0, 0], old.tokens, moved)
             surprise = rarity(found, world.config.calibration)
             observed = Observed(surprise, int(code), found)

@@ -16,8 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_PLACES = 2  # in which a change counts: a small object covers no more
-_STEADY = 1e-3  # of the range of pixels: no change, as far as a logarithm is concerned
+_LEAST = 1e-2  # change: none, as far as a logarithm is concerned
 
 # Of each of the numbers in Unexpected: what it exceeds always, and by how much more it is exceeded
 # ten times less often.
@@ -28,7 +27,7 @@ class Unexpected(NamedTuple):
     """In which ways, each in a unit of its own."""
 
     stillness: float  # tokens that should have changed and did not, in standard deviations
-    change: float  # logarithm of how much changed in places where the model was sure
+    change: float  # logarithm of the most that changed in a place where the model was sure
 
 
 def unexpected(expected: Tensor, tokens: Tensor, before: Tensor, moved: Tensor) -> Unexpected:
@@ -38,8 +37,8 @@ def unexpected(expected: Tensor, tokens: Tensor, before: Tensor, moved: Tensor) 
         expected: probabilities [N, V] of its tokens.
         tokens: int64 [N].
         before: int64 [N], those of the frame before.
-        moved: [G, G] with G * G = N, how far the pixels of each place are from those of the frame
-            before, of a range of 1.
+        moved: [G, G] with G * G = N, how far the pixel of each place that differs most is from
+            that of the frame before, of a range of 1.
     """
     changes = 1 - expected.gather(1, before[:, None])[:, 0]  # probability of each
     missing = changes.sum() - (tokens != before).sum()
@@ -48,8 +47,9 @@ def unexpected(expected: Tensor, tokens: Tensor, before: Tensor, moved: Tensor) 
     # What comes beside the arm is as unsure as the arm itself, so that places around have a say.
     unsure = -torch.special.xlogy(expected, expected).sum(-1).reshape(1, *moved.shape)
     unsure = F.avg_pool2d(unsure, 3, 1, 1, count_include_pad=False)[0]
-    change = (moved * (-unsure).exp()).flatten().topk(_PLACES).values.mean()
-    return Unexpected(float(stillness), math.log(float(change) + _STEADY))
+    improbable = -expected.gather(1, tokens[:, None])[:, 0].clamp(min=1e-9).log()
+    change = moved * improbable.reshape(moved.shape) * (-unsure).exp()
+    return Unexpected(float(stillness), math.log(float(change.max()) + _LEAST))
 
 
 def rarity(found: Unexpected, calibration: Calibration) -> float:

@@ -89,10 +89,10 @@ def test_rarity_is_in_decades_of_what_is_usual():
 
 
 def test_what_cannot_be_calibrated_is_refused():
-    with pytest.raises(ValueError, match="199 frames are too few"):
-        calibrated([Unexpected(0.0, 1.0)] * 199)
+    with pytest.raises(ValueError, match="999 frames are too few"):
+        calibrated([Unexpected(0.0, 1.0)] * 999)
     with pytest.raises(ValueError, match="equally unexpected"):
-        calibrated([Unexpected(0.0, 1.0)] * 200)
+        calibrated([Unexpected(0.0, 1.0)] * 1000)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from vla_ros.training.data.clips import Clips
 from vla_ros.training.data.episode import Episode
 from vla_ros.training.genie_robot_actions import plan
 
-_FRAMES = 3000  # that a calibration takes at most
+_FRAMES = 6000  # that a calibration takes at most
 
 
 def watch(

@@ -60,16 +60,19 @@ def rarity(found: Unexpected, calibration: Calibration) -> float:
 
 
 def calibrated(found: Sequence[Unexpected]) -> Calibration:
-    """The calibration for what was found while all went well. It takes numbers to be exceeded ten
-    times less often for each further step beyond what one frame in ten exceeds.
+    """The calibration for what was found while all went well: what one frame in ten exceeds comes
+    to 1, what one in 1000 exceeds to 3.
 
     Raises:
         ValueError: too few, or all the same.
     """
-    if len(found) < 200:
-        raise ValueError(f"{len(found)} frames are too few to calibrate surprise: give 200 or more")
-    tenth, hundredth = torch.tensor(found).double().quantile(torch.tensor([0.9, 0.99]).double(), 0)
-    scale = hundredth - tenth
+    if len(found) < 1000:
+        raise ValueError(
+            f"{len(found)} frames are too few to calibrate surprise: give 1000 or more"
+        )
+    levels = torch.tensor([0.9, 0.999]).double()
+    tenth, thousandth = torch.tensor(found).double().quantile(levels, 0)
+    scale = (thousandth - tenth) / 2
     if not (scale > 0).all():
         raise ValueError("all frames are equally unexpected: surprise cannot be calibrated")
     return tuple(zip((tenth - scale).tolist(), scale.tolist(), strict=True))

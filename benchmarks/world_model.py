@@ -246,7 +246,7 @@ def report(world: WorldModel, clips: list[Clip], checkpoint: str, told: str) -> 
 on {machine("plain torch")}.
 
 {len(clips)} clips of {len(np.unique(episodes))} episodes of the simulated arm, on seeds that were
-never trained on (cameras, lights and distractors vary as in training); {SEEN} frames are seen and
+never trained on (camera, lights and table vary as in training); {SEEN} frames are seen and
 {HORIZON} imagined, {world.config.dt:g} s apart. PSNR of whole frames (dB) / SSIM after so many
 frames:
 

@@ -334,7 +334,7 @@ Found is a fault with a surprise above the threshold to hold in that second.
 {table(head, rows)}
 
 AUROC of steps for other scores (below 0.5: less than usual; a frozen camera is told by a difference
-of exactly nothing, which does not happen otherwise in the simulator):
+of exactly nothing, which otherwise happens in the simulator only at rest):
 
 {table(["", *(fault.value for fault in Fault)], rivals)}"""
 

@@ -25,6 +25,7 @@ from vla_ros.models.genie.genie import WorldModel
 from vla_ros.models.genie.quantizers import codebook_use
 from vla_ros.training.data.clips import Clips, videos
 from vla_ros.training.data.episode import Episode
+from vla_ros.training.genie_robot_actions import plan
 from vla_ros.training.genie_rollouts import (
     Sampling,
     frame_psnr,
@@ -42,7 +43,6 @@ MOVED = 0.06  # of the range of pixels: what moved since the last frame seen
 SEED = 7  # of the videos; training's is 0
 BATCH = 16
 RESAMPLES = 2000
-TOOL = ("tool_x", "tool_y", "tool_z")
 
 
 @dataclass
@@ -78,13 +78,9 @@ def clips_of(world: WorldModel, episodes: Sequence[Episode]) -> list[Clip]:
 
 def robot_codes(world: WorldModel, episode: Episode, begin: int, stride: int) -> Tensor:
     """Latent actions of what the robot was told from frame `begin` on, as a plan made then."""
-    felt = list(episode.proprioception_names)
-    part = slice(begin, begin + HORIZON * stride)
-    plan = episode.actions[part].copy()
-    tool = episode.proprioception[part, [felt.index(name) for name in TOOL]]
-    plan[:, :3] += tool - tool[0]
     chances = world.robot.rollout(
-        torch.from_numpy(plan), torch.tensor(episode.proprioception[begin])
+        torch.from_numpy(plan(episode, begin, HORIZON * stride)),
+        torch.tensor(episode.proprioception[begin]),
     )
     return chances.argmax(-1)
 

@@ -5,14 +5,13 @@ import time
 import numpy as np
 import pytest
 import torch
+from tiny_world import tiny_config, untrained
 
 from vla_ros.models.genie.config import WorldModelConfig
 from vla_ros.models.genie.dynamics import DynamicsConfig
 from vla_ros.models.genie.genie import WorldModel
-from vla_ros.models.genie.latent_actions import LatentActionConfig
 from vla_ros.models.genie.robot_actions import RobotActionConfig
 from vla_ros.models.genie.surprise import rarity, unexpected
-from vla_ros.models.genie.tokenizer import TokenizerConfig
 
 ROBOT = RobotActionConfig(
     action_names=("x", "y", "z", "finger_opening"),
@@ -21,28 +20,12 @@ ROBOT = RobotActionConfig(
     points=2,
     dt=0.1,
 )
-TINY = WorldModelConfig(
-    TokenizerConfig(
-        image_size=16, patch=4, channels=(8,), width=16, heads=2, decoder_width=16,
-        decoder_heads=2, window=3, levels=(4, 3),
-    ),
-    LatentActionConfig(image_size=16, patch=4, width=16, heads=2, decoder_layers=1),
-    DynamicsConfig(vocabulary=12, tokens=16, width=16, heads=2, layers=2, window=3),
-    ROBOT,
-    longest=6,
-)  # fmt: skip
+TINY = tiny_config(ROBOT, longest=6)
 
 
 @pytest.fixture
 def world():
-    torch.manual_seed(0)
-    model = WorldModel(TINY)
-    for parameter in model.parameters():
-        if parameter.ndim > 1:
-            torch.nn.init.normal_(parameter, std=0.4)
-    model.latent_actions.train()
-    model.latent_actions(torch.rand(4, 4, 3, 16, 16))  # gives the codebook a beginning
-    return model.eval()
+    return untrained(TINY)
 
 
 def frames(count, seed=0):

@@ -12,16 +12,12 @@ import time
 import cv2
 import numpy as np
 import pytest
-import torch
 from episodes import episode, reader
+from tiny_world import tiny_config, untrained
 
 from vla_ros import cli
 from vla_ros.models.genie.config import WorldModelConfig
-from vla_ros.models.genie.dynamics import DynamicsConfig
 from vla_ros.models.genie.genie import WorldModel
-from vla_ros.models.genie.latent_actions import LatentActionConfig
-from vla_ros.models.genie.robot_actions import RobotActionConfig
-from vla_ros.models.genie.tokenizer import TokenizerConfig
 from vla_ros.observations import preprocess_image
 from vla_ros.robots.action_config import ActionConfig
 from vla_ros.training import genie_sheets, genie_starts
@@ -32,31 +28,15 @@ from vla_ros.training.genie_terminal import half_blocks
 from vla_ros.video import Video
 
 ARM = ActionConfig.get_arm_config()
-TINY = WorldModelConfig(
-    TokenizerConfig(
-        image_size=16, patch=4, channels=(8,), width=16, heads=2, decoder_width=16,
-        decoder_heads=2, window=3, levels=(4, 3),
-    ),
-    LatentActionConfig(image_size=16, patch=4, width=16, heads=2, decoder_layers=1),
-    DynamicsConfig(vocabulary=12, tokens=16, width=16, heads=2, layers=2, window=3),
-    RobotActionConfig(ARM.action_names, ARM.control_mode, ARM.proprioception_names),
-    longest=6,
-)  # fmt: skip
+TINY = tiny_config(longest=6)
 CODES = 8
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A checkpoint that knows nothing, but whose codes differ."""
-    torch.manual_seed(0)
-    model = WorldModel(TINY)
-    for parameter in model.parameters():
-        if parameter.ndim > 1:
-            torch.nn.init.normal_(parameter, std=0.4)
-    model.latent_actions.train()
-    model.latent_actions(torch.rand(4, 4, 3, 16, 16))  # gives the codebook a beginning
     folder = tmp_path_factory.mktemp("world")
-    model.save_pretrained(folder)
+    untrained(TINY).save_pretrained(folder)
     return folder
 
 

@@ -8,7 +8,6 @@ import shutil
 import numpy as np
 import pytest
 import rclpy
-import torch
 from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
@@ -17,13 +16,9 @@ from rclpy.context import Context
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Header
+from tiny_world import tiny_config, untrained
 
-from vla_ros.models.genie.config import WorldModelConfig
-from vla_ros.models.genie.dynamics import DynamicsConfig
 from vla_ros.models.genie.genie import Dream, WorldModel
-from vla_ros.models.genie.latent_actions import LatentActionConfig
-from vla_ros.models.genie.robot_actions import RobotActionConfig
-from vla_ros.models.genie.tokenizer import TokenizerConfig
 from vla_ros.msg import ActionChunk, GateStatus, Imagination
 from vla_ros.nodes.world_model import WorldModelNode
 from vla_ros.observations import image_from_message, preprocess_image, proprioception
@@ -46,37 +41,23 @@ from vla_ros.training.data.episode import Episode
 from vla_ros.training.genie_robot_actions import plan
 
 ARM = ActionConfig.get_arm_config()
-CONFIG = WorldModelConfig(
-    TokenizerConfig(
-        image_size=16, patch=4, channels=(8,), width=16, heads=2, decoder_width=16,
-        decoder_heads=2, window=3, levels=(4, 3),
-    ),
-    LatentActionConfig(image_size=16, patch=4, width=16, heads=2, decoder_layers=1),
-    DynamicsConfig(vocabulary=12, tokens=16, width=16, heads=2, layers=2, window=3),
-    RobotActionConfig(ARM.action_names, ARM.control_mode, ARM.proprioception_names),
+CONFIG = tiny_config(
     longest=12,
     calibration=((-9.0, 1.0), (-9.0, 1.0)),  # any frame surprises
-)  # fmt: skip
+)
 HORIZON = 5
 NAMESPACE = "/imagining"
 PICTURES = np.random.default_rng(0).integers(0, 255, (32, 24, 32, 3), dtype=np.uint8)
 
 
-def untrained(folder, config=CONFIG):
-    torch.manual_seed(0)
-    world = WorldModel(config)
-    for parameter in world.parameters():
-        if parameter.ndim > 1:
-            torch.nn.init.normal_(parameter, std=0.4)
-    world.latent_actions.train()
-    world.latent_actions(torch.rand(4, 4, 3, 16, 16))  # gives the codebook a beginning
-    world.save_pretrained(folder)
+def saved(folder, config=CONFIG):
+    untrained(config).save_pretrained(folder)
     return folder
 
 
 @pytest.fixture(scope="module")
 def world_folder(tmp_path_factory):
-    return untrained(tmp_path_factory.mktemp("world"))
+    return saved(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture
@@ -450,7 +431,7 @@ def test_what_the_checkpoint_cannot_do_does_not_configure(make, world_folder, ch
 
 
 def test_the_camera_is_the_checkpoints_unless_it_is_named(make, tmp_path):
-    folder = untrained(tmp_path, dataclasses.replace(CONFIG, robot=None, camera="front"))
+    folder = saved(tmp_path, dataclasses.replace(CONFIG, robot=None, camera="front"))
     assert awake(make(folder))._topic == "front/image_raw"
     node = awake(make(folder, camera_topic="side/image"))
     assert node._topic == "side/image"

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +30,7 @@ from vla_ros.robots import panda
 from vla_ros.robots.actions import end_effector_chunk_to_joints
 from vla_ros.robots.kinematics import ArmKinematics
 from vla_ros.ros import qos
+from vla_ros.ros.heard import STAMP_ROUNDING, Heard
 from vla_ros.ros.lifecycle import OK, WARN, LifecycleNode
 from vla_ros.ros.messages import chunk_message, seconds, tokens_from_message
 from vla_ros.ros.parameters import Parameter
@@ -39,7 +39,6 @@ from vla_ros.ros.running import run
 CONTROL_MODE = "end_effector_offset"  # the one that this node can turn into joint targets
 
 _DESCRIBE_EVERY = 10  # steps
-_STAMP_ROUNDING = 1e-6  # s: stamps are whole nanoseconds, float seconds are not
 
 PARAMETERS = {
     "checkpoint": Parameter("arm", "A checkpoint of the package by name, or the path of a folder."),
@@ -107,8 +106,7 @@ class ActionPolicyNode(LifecycleNode):
         self._while_configured.append(server.destroy)
 
     def activate(self) -> None:
-        # The newest two seconds: an image is seen together with the joints at its own time.
-        self._joint_states: deque[tuple[float, JointState]] = deque(maxlen=200)
+        self._heard = Heard()  # an image is seen together with the joints at its own time
         self._seen: VisualTokens | None = None  # waits for the joint states of its moment
         self._narration = ""
         self._gate_state = GateStatus.CLOSED
@@ -224,9 +222,7 @@ class ActionPolicyNode(LifecycleNode):
 
     def _on_joint_states(self, message: JointState) -> None:
         stamp = seconds(message.header.stamp)
-        if self._joint_states and stamp < self._joint_states[-1][0]:
-            self._joint_states.clear()
-        self._joint_states.append((stamp, message))
+        self._heard.felt(stamp, message)
         if self._seen is not None:
             self._step_when_felt()
 
@@ -237,16 +233,7 @@ class ActionPolicyNode(LifecycleNode):
         self._narration = message.text
 
     def _joints_at(self, stamp: float) -> JointState:
-        """The newest joint states not after `stamp`: what training saw, and never the future."""
-        for time_, message in reversed(self._joint_states):
-            if time_ <= stamp + _STAMP_ROUNDING:
-                if stamp - time_ > self.params.state_timeout:
-                    break
-                return message
-        raise ValueError(
-            f"no joint states of the {self.params.state_timeout:g} s before the image on "
-            "joint_states: is the robot's driver running, and on the same clock as the camera?"
-        )
+        return self._heard.joints(stamp, self.params.state_timeout)
 
     def _on_tokens(self, message: VisualTokens) -> None:
         following = self._following
@@ -270,9 +257,8 @@ class ActionPolicyNode(LifecycleNode):
         recording of the same messages would otherwise give other inputs.
         """
         following, message = self._following, self._seen
-        newest = self._joint_states[-1][0] if self._joint_states else -math.inf
-        missing = seconds(message.header.stamp) - newest
-        if _STAMP_ROUNDING < missing <= self.params.state_timeout:
+        missing = seconds(message.header.stamp) - self._heard.newest_joints
+        if STAMP_ROUNDING < missing <= self.params.state_timeout:
             return
         self._seen = None
         if following is None:

@@ -65,19 +65,19 @@ class Heard:
         """Stamp of the newest joint states; infinity: there are none, and none to wait for."""
         return self._joints[-1][0] if self._joints else math.inf
 
-    def joints(self, stamp: float) -> JointState:
+    def joints(self, stamp: float, timeout: float = _STATE_TIMEOUT) -> JointState:
         """The newest not after `stamp`: what training saw, and never the future.
 
         Raises:
-            ValueError: there are none, or they are too old.
+            ValueError: there are none, or they are more than `timeout` s older.
         """
         for time_, message in reversed(self._joints):
             if time_ <= stamp + STAMP_ROUNDING:
-                if stamp - time_ > _STATE_TIMEOUT:
+                if stamp - time_ > timeout:
                     break
                 return message
         raise ValueError(
-            f"no joint states of the {_STATE_TIMEOUT:g} s before the image on joint_states: is the "
+            f"no joint states of the {timeout:g} s before the image on joint_states: is the "
             "robot's driver running, and on the same clock as the camera?"
         )
 

@@ -13,12 +13,20 @@ from vla_ros.scene_language import questions, sentences, vocabulary
 from vla_ros.scene_language.actions import Action, step
 from vla_ros.scene_language.facts import RELATIONS, Change, holds
 from vla_ros.scene_language.instructions import VOCABULARY, words_of
-from vla_ros.scene_language.scenes import COLORS, SHAPES, changed, from_tokens
+from vla_ros.scene_language.scenes import (
+    COLORS,
+    GRIPPER,
+    SHAPES,
+    Name,
+    Place,
+    changed,
+    from_tokens,
+)
 from vla_ros.scene_language.stories import FORMS, KINDS, Stories
 from vla_ros.scene_language.topics import HELD_OUT, composition
 from vla_ros.scene_language.vocabulary import BOS, EOS, PAD, TOKENS
 
-MARKS = ("<bos>", "<scene>", "<text>", "<q>", "<ans>", "<act>", "<next>", "<eos>")
+MARKS = ("<bos>", "<scene>", "<text>", "<q>", "<rel>", "<ans>", "<act>", "<next>", "<eos>")
 
 
 def sections(story):
@@ -30,6 +38,16 @@ def sections(story):
         else:
             cut[-1][1].append(token)
     return cut
+
+
+def read_grounds(tokens, before, scene):
+    """Check that each thing is where the grounds say, in the scene or in the one before."""
+    names = {"grip": GRIPPER}
+    for said in " ".join(tokens).replace("<grip>", "<obj> grip").split("<obj> ")[1:]:
+        *name, x, y, z = said.split()
+        name = names.get(name[0]) or Name(*name)
+        place = Place(*(int(axis[2:-1]) for axis in (x, y, z)))
+        assert place in [there.place_of(name) for there in (before, scene) if there]
 
 
 def read_story(story):
@@ -45,11 +63,13 @@ def read_story(story):
         elif mark == "<next>":
             read = changed(before, [mark, *tokens]) if spatial else sentences.read(tokens, before)
             assert read == scene
+        elif mark == "<rel>":
+            read_grounds(tokens, before, scene)
         elif mark == "<q>":
             told.append(questions.parse(tokens))
         elif mark == "<ans>":
             given = questions.read_reply(told[-1], [t for t in tokens if t != "."])
-            assert given == questions.answer(told[-1], scene) == story.answer
+            assert given == questions.answer(told[-1], scene)
             told.append(given)
         elif mark == "<text>" and scene is None:
             if "row" in tokens or story.kind != "narrate":
@@ -74,15 +94,20 @@ def test_stories_are_true_and_keep_to_their_split(split, form):
         story = stories[i]
         said = read_story(story)
         kinds.add(story.kind)
-        if story.kind == "ask":
-            question, given = said
-            assert (question, given) == (story.question, story.answer)
-            fact = questions.fact_of(question, given)
-            said = [question.fact] if isinstance(question, questions.Is) else [fact]
+        if story.kind in ("ask", "quiz"):
+            pairs = list(zip(said[::2], said[1::2], strict=True))
+            assert pairs[0] == (story.question, story.answer)
+            assert len(pairs) <= (1 if story.kind == "ask" else 8)
+            said = [
+                question.fact
+                if isinstance(question, questions.Is)
+                else questions.fact_of(question, given)
+                for question, given in pairs
+            ]
         facts = [fact for fact in said if fact is not None]
         assert facts == list(story.facts)
         told += [composition(fact) for fact in facts if composition(fact)]
-        if split == "held_out" and story.kind in ("ask", "describe", "narrate"):
+        if split == "held_out" and story.kind in ("ask", "quiz", "describe", "narrate"):
             assert composition(facts[0]) in HELD_OUT
     assert kinds == {k for k in KINDS if form == "mixed" or k not in ("tell", "picture")}
     assert len(told) > 30
@@ -90,7 +115,7 @@ def test_stories_are_true_and_keep_to_their_split(split, form):
 
 
 def test_no_held_out_composition_is_in_thousands_of_training_stories():
-    stories, told = Stories(7, kinds=["ask", "describe", "narrate", "episode"]), set()
+    stories, told = Stories(7, kinds=["ask", "quiz", "describe", "narrate", "episode"]), set()
     for i in range(4_000):
         told |= {composition(fact) for fact in stories[i].facts} - {None}
     assert not told & HELD_OUT
@@ -177,7 +202,7 @@ def test_what_is_asked_follows_from_the_prompt():
         assert story.asked[-1] and not any(story.asked[: len(story.prompt)])
         assert story.tokens[: len(story.prompt)] == story.prompt
         if story.kind == "ask":
-            assert story.prompt[-1] == "<ans>"
+            assert story.prompt[-1] == ("<rel>" if story.form == "spatial" else "<ans>")
         if story.kind == "next":
             assert story.prompt[-1] == "<next>"
 

@@ -23,8 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vla_ros.models.genie.parts import Part
 from vla_ros.models.genie.st_transformer import rotary, turn
+from vla_ros.models.part import Part
 
 # A checkpoint of "nano" has 4 MB, and it speaks on one core; "small" is for a GPU.
 SIZES: dict[str, dict[str, int]] = {

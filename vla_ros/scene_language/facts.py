@@ -18,6 +18,9 @@ Relations are defined on bins (1 cm in x and y, 2 cm in z), with d = subject - l
 On, inside, nearest and farthest are relations of things, never of the gripper.
 - between: seen from above it is in the middle half of the way from one landmark to the other, at
   most 3 cm off the straight line; the landmarks are 10 cm or more apart; all within 2 bins of z.
+
+The gripper moves in a direction when at least half as far as in any other, so a way can have two
+or three; it stays when it gets no further than the next bin, which a tremble may lead to.
 """
 
 from __future__ import annotations
@@ -281,20 +284,22 @@ def _extreme(nearest: bool, subject: Name, landmark: Name, scene: Scene) -> bool
 def direction_of(before: Scene, after: Scene) -> str:
     """The direction of the largest part of the gripper's way (of equal ones that along y, then that
     along x); "" when it stays in its bin."""
-    a, b = before.gripper, after.gripper
-    ways = (
-        (b[1] - a[1], "left", "right"),
-        (b[0] - a[0], "away", "closer"),
-        (2 * (b[2] - a[2]), "up", "down"),
-    )
-    way, positive, negative = max(ways, key=lambda along: abs(along[0]))
-    return "" if way == 0 else positive if way > 0 else negative
+    ways = _ways(before, after)
+    direction = max(ways, key=ways.__getitem__)
+    return direction if ways[direction] else ""
+
+
+def _ways(before: Scene, after: Scene) -> dict[str, int]:
+    """How far the gripper goes in each direction, cm; negative the other way."""
+    x, y, z = (b - a for a, b in zip(before.gripper, after.gripper, strict=True))
+    return {"left": y, "right": -y, "away": x, "closer": -x, "up": 2 * z, "down": -2 * z}
 
 
 def _moving(fact: Moving, before: Scene, after: Scene) -> bool:
+    ways = _ways(before, after)
     if fact.verb == "stay":
-        return before.gripper == after.gripper
-    if direction_of(before, after) != fact.direction:
+        return max(abs(b - a) for a, b in zip(before.gripper, after.gripper, strict=True)) <= 1
+    if ways[fact.direction] <= 0 or 2 * ways[fact.direction] < max(ways.values()):
         return False
     if fact.verb == "carry" and not fact.thing == before.holds == after.holds:
         return False

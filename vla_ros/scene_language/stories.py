@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vla_ros.scene_language import questions
+from vla_ros.scene_language import grounding, questions
 from vla_ros.scene_language.facts import Fact, Moving, narration
 from vla_ros.scene_language.instructions import phrase, words_of
 from vla_ros.scene_language.questions import Answer, Is, Question
@@ -37,9 +37,10 @@ FORMS = ("spatial", "words", "mixed")
 # Kinds of stories and how often each comes. "tell" and "picture" lead from one form to the other,
 # so a form that is not mixed leaves them out.
 KINDS = {
-    **{"describe": 0.15, "tell": 0.08, "picture": 0.08, "ask": 0.33},
-    **{"next": 0.1, "narrate": 0.13, "episode": 0.13},
+    **{"describe": 0.05, "tell": 0.06, "picture": 0.06, "ask": 0.08, "quiz": 0.35},
+    **{"next": 0.12, "narrate": 0.18, "episode": 0.1},
 }
+_QUIZ = (4, 8)  # questions of one, at least and at most
 _LONGEST_EPISODE = 4  # moments
 
 
@@ -55,7 +56,7 @@ class Story:
         facts: all that the story says, asks about or answers, besides places.
         moments: what happens in it; with no action in stories of one scene.
         scene: the first scene.
-        question, answer: of the kind "ask".
+        question, answer: of the kind "ask"; the first ones of the kind "quiz".
     """
 
     kind: str
@@ -102,10 +103,25 @@ class _Draft:
             self.add(["<text>"])
             self.add(tell(scene, self.rng, order), asked)
 
-    def sentence(self, fact: Fact, asked: bool = True) -> None:
+    def sentence(self, fact: Fact, grounds: Sequence[str]) -> None:
         self.facts.append(fact)
-        self.add(["<text>"])
-        self.add(say(fact, self.rng), asked)
+        self.grounded(grounds, ["<text>", *say(fact, self.rng)])
+
+    def grounded(self, grounds: Sequence[str], said: Sequence[str]) -> None:
+        """What is said after its mark, in spatial form with its grounds before that."""
+        if self.form == "spatial":
+            self.add([grounding.MARK])
+            self.add([*grounds, *said], True)
+        else:
+            self.add(said[:1])
+            self.add(said[1:], True)
+
+    def question(self, question: Question, answer: Answer, scene: Scene) -> None:
+        fact = questions.fact_of(question, answer)
+        self.facts += [question.fact] if isinstance(question, Is) else [fact] if fact else []
+        self.add(["<q>", *questions.ask(question, self.rng)])
+        said = questions.reply(question, answer, self.form == "spatial")
+        self.grounded(grounding.of_answer(question, answer, scene), ["<ans>", *said, "."])
 
     def action(self, moment: Moment) -> None:
         if self.form == "spatial":
@@ -236,7 +252,7 @@ def _describe(draft: _Draft, scene: Scene, about: random.Random, held_out: bool)
     if fact is None or (not held_out and about.random() < 0.2):
         fact = sample_fact(scene, about)
     draft.scene(scene)
-    draft.sentence(fact)
+    draft.sentence(fact, grounding.of_fact(fact, scene))
     return ()
 
 
@@ -244,13 +260,21 @@ def _ask(draft: _Draft, scene: Scene, about: random.Random, held_out: bool) -> _
     pair = sample_question(scene, about, held_out, draft.lot)
     if pair is None:
         return None
-    question, answer = pair
-    fact = questions.fact_of(question, answer)
-    draft.facts += [question.fact] if isinstance(question, Is) else [fact] if fact else []
     draft.scene(scene)
-    draft.add(["<q>", *questions.ask(question, draft.rng), "<ans>"])
-    draft.add([*questions.reply(question, answer, draft.form == "spatial"), "."], True)
-    return question, answer
+    draft.question(*pair, scene)
+    return pair
+
+
+def _quiz(draft: _Draft, scene: Scene, about: random.Random, held_out: bool) -> _Found:
+    """A scene is long and an answer short: many of them cost little more than one."""
+    first = _ask(draft, scene, about, held_out)
+    if first is None:
+        return None
+    for _ in range(about.randint(*_QUIZ) - 1):
+        pair = sample_question(scene, about, held_out, about.random())
+        if pair is not None:
+            draft.question(*pair, scene)
+    return first
 
 
 def _next(draft: _Draft, scene: Scene, about: random.Random, held_out: bool) -> _Found:
@@ -277,7 +301,8 @@ def _narrate(draft: _Draft, scene: Scene, about: random.Random, held_out: bool) 
     draft.moments = [moment]
     draft.scene(moment.before)
     draft.action(moment)
-    draft.sentence(fact)
+    target = moment.target if told else None
+    draft.sentence(fact, grounding.of_narration(moment.before, moment.after, target))
     return ()
 
 
@@ -291,12 +316,12 @@ def _episode(draft: _Draft, scene: Scene, about: random.Random, held_out: bool) 
         draft.changes(moment)
         happened = event(moment, about, held_out)
         if happened is not None:
-            draft.sentence(happened)
+            draft.sentence(happened, grounding.of_fact(happened, moment.after))
     return ()
 
 
 _BETWEEN_FORMS = ("tell", "picture")
 _WRITERS: dict[str, Callable[[_Draft, Scene, random.Random, bool], _Found]] = {
     **{"describe": _describe, "tell": _tell, "picture": _picture, "ask": _ask},
-    **{"next": _next, "narrate": _narrate, "episode": _episode},
+    **{"quiz": _quiz, "next": _next, "narrate": _narrate, "episode": _episode},
 }

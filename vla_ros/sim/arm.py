@@ -97,10 +97,7 @@ class ArmWorld:
         arm = self._kinematics.solve(
             panda.HOME[:-1], home + np.array(task.home_offset), iterations=20
         )
-        joints = np.append(arm, panda.GRIPPER_OPEN)
-        self._put_arm(joints)
-        self.controller.hold(joints)
-        mujoco.mj_forward(self.model, self.data)
+        self.pose(np.append(arm, panda.GRIPPER_OPEN))
         for _ in range(5):
             self._physics()
         self.judge = Judge(task, self.object_positions(), self.time)
@@ -108,6 +105,12 @@ class ArmWorld:
     @property
     def outcome(self) -> Outcome:
         return self.judge.outcome if self.judge else Outcome.IDLE
+
+    def pose(self, joints: np.ndarray) -> None:
+        """Put the arm there at once, [8] in rad and m, whatever is in the way; it holds still."""
+        self._put_arm(joints)
+        self.controller.hold(joints)
+        mujoco.mj_forward(self.model, self.data)
 
     # -- time ------------------------------------------------------------------------------------
 

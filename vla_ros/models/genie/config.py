@@ -9,10 +9,10 @@ from typing import Any
 
 from vla_ros.models.genie.dynamics import DynamicsConfig
 from vla_ros.models.genie.latent_actions import LatentActionConfig
-from vla_ros.models.genie.parts import config_from
 from vla_ros.models.genie.robot_actions import RobotActionConfig
 from vla_ros.models.genie.surprise import Calibration
 from vla_ros.models.genie.tokenizer import TokenizerConfig
+from vla_ros.models.part import config_from
 
 # What differs from the defaults of each part's configuration.
 SIZES: dict[str, dict[str, dict[str, Any]]] = {

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from vla_ros.models.genie.parts import Part
 from vla_ros.models.genie.st_transformer import Past, STTransformer
+from vla_ros.models.part import Part
 
 
 @dataclass(frozen=True)

@@ -24,11 +24,11 @@ from torch import Tensor
 from vla_ros.models.genie.config import WorldModelConfig
 from vla_ros.models.genie.dynamics import Dynamics
 from vla_ros.models.genie.latent_actions import FramePast, LatentActionEncoder, LatentActionModel
-from vla_ros.models.genie.parts import Part
 from vla_ros.models.genie.robot_actions import RobotActions
 from vla_ros.models.genie.st_transformer import Past
 from vla_ros.models.genie.surprise import Unexpected, rarity, unexpected
 from vla_ros.models.genie.tokenizer import VideoTokenizer
+from vla_ros.models.part import Part
 
 _LIKELY = 0.05  # of an action, to be among those that an expectation is made of
 

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from vla_ros.models.genie.parts import Part
 from vla_ros.models.genie.quantizers import VQ
 from vla_ros.models.genie.st_transformer import Past, STTransformer
+from vla_ros.models.part import Part
 
 # What a step needs of those before: the frame before [B, 1, 3, S, S], and the transformer's past.
 FramePast = tuple[Tensor, Past]

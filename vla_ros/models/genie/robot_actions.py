@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from vla_ros.models.genie.parts import Part
+from vla_ros.models.part import Part
 
 _OFFSET_NAMES = ("x", "y", "z")
 

@@ -22,9 +22,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vla_ros.models.genie.parts import Part
 from vla_ros.models.genie.quantizers import FSQ, VQ
 from vla_ros.models.genie.st_transformer import Past, STTransformer
+from vla_ros.models.part import Part
 
 
 @dataclass(frozen=True)

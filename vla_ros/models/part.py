@@ -1,4 +1,4 @@
-"""What the parts of a world model share: a checkpoint folder each."""
+"""Models that a configuration tells all about, with a checkpoint folder each."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""Training of the narrator, see `vla_ros.models.narrator`."""

@@ -1,0 +1,298 @@
+"""The narrator: what a robot sees as a scene, what it does as a sentence, and answers.
+
+    visual tokens, proprioception ── see ─► scene ─┬─ narrate (instruction, plan) ─► sentence
+                                                   └─ answer (question) ───────────► answer
+
+One SVL does all three. It reads the scene off the visual tokens, constrained to what is a scene;
+sentences and answers then follow from that scene in spatial tokens, which makes it plain what they
+rest on, and lets them be checked against it: what is no sentence of the scene language, or does
+not hold of the scene that was read, is told apart (`Said.sound`).
+
+Shapes: N cameras, h, w, C of their token grids, K points of an action chunk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vla_ros.models.part import Part, config_from
+from vla_ros.models.svl import SVL, Allowed, Generated, SVLConfig
+from vla_ros.scene_language import questions
+from vla_ros.scene_language.actions import LEVELS, ZERO, Action, step
+from vla_ros.scene_language.facts import Fact, Moving, holds
+from vla_ros.scene_language.scenes import (
+    BIN,
+    BINS,
+    BOX_LOW,
+    FINGER_RANGE,
+    Place,
+    Scene,
+    SceneReader,
+    from_tokens,
+    place_tokens,
+    to_tokens,
+)
+from vla_ros.scene_language.sentences import parse
+from vla_ros.scene_language.vocabulary import (
+    BOS,
+    COORDINATES,
+    EOS,
+    IDS,
+    PAD,
+    TOKENS,
+    VERSION,
+    decode,
+    encode,
+    text_of,
+    tokens_of,
+)
+
+_POOL = 2  # tokens of either side of a camera's grid that are one feature of the prefix
+_LONGEST_SCENE = 100  # tokens: twelve things
+_LONGEST_SENTENCE = 48
+
+
+@dataclass(frozen=True)
+class NarratorConfig:
+    """What a narrator is.
+
+    Args:
+        language: shape of the SVL.
+        grid: shape [N, h, w, C] of the visual tokens.
+        encoder_id: of the encoder that makes them; others are refused.
+        horizon: s, how far ahead the plans reach that it tells of.
+        vocabulary: version of the scene language's.
+
+    Raises:
+        ValueError: they do not fit each other, or this package.
+    """
+
+    language: SVLConfig
+    grid: tuple[int, int, int, int]
+    encoder_id: str
+    horizon: float
+    vocabulary: int = VERSION
+
+    def __post_init__(self) -> None:
+        if isinstance(self.language, Mapping):  # from JSON
+            object.__setattr__(self, "language", config_from(SVLConfig, self.language))
+        object.__setattr__(self, "grid", tuple(self.grid))
+        if (self.vocabulary, self.language.vocab_size) != (VERSION, len(TOKENS)):
+            raise ValueError(
+                f"a narrator of vocabulary {self.vocabulary} with {self.language.vocab_size} "
+                f"tokens, but this package speaks version {VERSION} with {len(TOKENS)}: train it "
+                "with this one"
+            )
+        prefix = (self.language.prefix_width, self.language.prefix_tokens)
+        if prefix != _prefix_shape(self.grid):
+            raise ValueError(f"a prefix of {prefix} does not fit visual tokens {list(self.grid)}")
+
+    @classmethod
+    def of(cls, size: str, grid: Sequence[int], encoder_id: str, horizon: float) -> NarratorConfig:
+        """Of `svl.SIZES`. Raises ValueError: there is no such size."""
+        width, count = _prefix_shape(grid)
+        language = SVLConfig.of(
+            size, len(TOKENS), pad=PAD, bos=BOS, eos=EOS, coordinate_groups=COORDINATES,
+            prefix_width=width, prefix_tokens=count,
+        )  # fmt: skip
+        return cls(language, tuple(grid), encoder_id, horizon)
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What was read off a picture; `log_probability` in nats."""
+
+    scene: Scene
+    log_probability: float
+
+
+@dataclass(frozen=True)
+class Said:
+    """A sentence or an answer.
+
+    Attributes:
+        tokens: words, punctuation and places.
+        log_probability: sum over the tokens and the end, nats.
+        fact: what it says; None if it is no sentence of the scene language.
+        sound: whether that holds of the scene that it was said about.
+    """
+
+    tokens: tuple[str, ...]
+    log_probability: float
+    fact: Fact | None
+    sound: bool
+
+    @property
+    def text(self) -> str:
+        """To be read."""
+        return text_of(self.tokens)
+
+
+class Narrator(Part):
+    """See the module's text."""
+
+    Config = NarratorConfig
+
+    def __init__(self, config: NarratorConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.language = SVL(config.language)
+
+    def see(self, tokens: np.ndarray, proprioception: np.ndarray) -> Sight:
+        """The scene that cameras show.
+
+        Args:
+            tokens: visual tokens [N, h, w, C].
+            proprioception: float [4], tool x, y, z (m, base frame) and finger opening (m).
+
+        Raises:
+            ValueError: wrong shapes, NaN or infinity.
+        """
+        if tokens.shape != self.config.grid:
+            raise ValueError(
+                f"expected visual tokens {list(self.config.grid)}, got {list(tokens.shape)}"
+            )
+        if not (np.isfinite(tokens).all() and np.isfinite(proprioception).all()):
+            raise ValueError("the observation holds NaN or infinity")
+        grid = torch.from_numpy(np.ascontiguousarray(tokens))[None]
+        prompt = [*felt_ids(proprioception), IDS["<scene>"]]
+        (said,) = self._generate(prompt, _LONGEST_SCENE, prefix_of(grid), _scene_only(len(prompt)))
+        return Sight(from_tokens(["<scene>", *decode(said.ids)]), said.log_probability)
+
+    def narrate(self, scene: Scene, plan: Action, instruction: str = "") -> Said:
+        """What the gripper is doing.
+
+        Args:
+            scene: as it is now.
+            plan: see `plan_of`.
+            instruction: what the robot was told, or "".
+
+        Raises:
+            ValueError: the instruction has unknown words; all of them are named.
+        """
+        prompt = narration_prompt(scene, plan, instruction)
+        (said,) = self._generate(encode(prompt), _LONGEST_SENTENCE)
+        tokens = tuple(decode(said.ids))
+        fact = _read(tokens)
+        sound = isinstance(fact, Moving) and _holds(fact, scene, step(scene, plan))
+        return Said(tokens, said.log_probability, fact, sound)
+
+    def answer(self, scene: Scene, question: str) -> Said:
+        """The answer to a question about a scene, such as "where is the blue block?".
+
+        Raises:
+            ValueError: the question has unknown words (all are named), is none of the scene
+                language, or is about what is not there.
+        """
+        asked = questions.parse(question)
+        told = questions.answer(asked, scene)  # what is asked for must be there
+        words = [token for token in tokens_of(question) if token != "?"]
+        prompt = ["<bos>", *to_tokens(scene), "<q>", *words, "?", "<ans>"]
+        (said,) = self._generate(encode(prompt), _LONGEST_SENTENCE)
+        tokens = tuple(decode(said.ids))
+        try:
+            given = questions.read_reply(asked, [token for token in tokens if token != "."])
+        except ValueError:
+            return Said(tokens, said.log_probability, None, False)
+        return Said(tokens, said.log_probability, questions.fact_of(asked, given), given == told)
+
+    def _generate(
+        self,
+        prompt: list[int],
+        most: int,
+        prefix: Tensor | None = None,
+        allowed: Allowed | None = None,
+    ) -> list[Generated]:
+        most = min(most, self.language.config.context - len(prompt))
+        if prefix is not None:
+            prefix = prefix.to(self.language.embed.weight.device)
+        return self.language.generate([prompt], most, prefix=prefix, allowed=allowed)
+
+
+def prefix_of(tokens: Tensor) -> Tensor:
+    """Visual tokens [B, N, h, w, C] as features [B, P, D] of the SVL's prefix: squares of 2 x 2
+    tokens, camera by camera, as floats."""
+    rows, cameras, height, width, channels = tokens.shape
+    squares = tokens.float().reshape(
+        rows, cameras, height // _POOL, _POOL, width // _POOL, _POOL, channels
+    )
+    return squares.permute(0, 1, 2, 4, 3, 5, 6).reshape(rows, -1, _POOL * _POOL * channels)
+
+
+def _prefix_shape(grid: Sequence[int]) -> tuple[int, int]:
+    cameras, height, width, channels = grid
+    if height % _POOL or width % _POOL:
+        raise ValueError(f"visual tokens {list(grid)}: a grid needs even sides")
+    return _POOL * _POOL * channels, cameras * (height // _POOL) * (width // _POOL)
+
+
+def felt_ids(proprioception: np.ndarray) -> list[int]:
+    """Prompt that tells what the robot feels: `<bos> <grip>`, the opening as an action level, and
+    the tool's place, which is the nearest of the box if it is outside."""
+    level = round(float(np.clip(proprioception[3] / FINGER_RANGE, 0, 1)) * (LEVELS - 1))
+    place = nearest_place(proprioception[:3])
+    return encode(["<bos>", "<grip>", f"<a{level}>", *place_tokens(place)])
+
+
+def nearest_place(point: Sequence[float]) -> Place:
+    """The bin of a point [3], m, base frame; outside the box, the nearest one of it."""
+    low = np.array(BOX_LOW)
+    high = low + np.array(BIN) * BINS
+    return Place.of_metres(np.clip(point, low, high - 1e-6))
+
+
+def plan_of(proprioception: np.ndarray, point: np.ndarray) -> Action:
+    """The motion that a robot was told, in bins.
+
+    Args:
+        proprioception: float [4], tool x, y, z (m, base frame) and finger opening (m).
+        point: float [4] of an action chunk: offset of the tool from there, m, and finger opening.
+    """
+    now = nearest_place(proprioception[:3])
+    then = nearest_place(np.asarray(proprioception[:3]) + point[:3])
+    ways = (min(max(b - a, -ZERO), LEVELS - ZERO - 1) for a, b in zip(now, then, strict=True))
+    return Action(*ways, Action.of_metres(np.zeros(3), float(point[3])).fingers)
+
+
+def narration_prompt(scene: Scene, plan: Action, instruction: str) -> list[str]:
+    """Tokens that a narration follows: those of a story of kind "narrate".
+
+    Raises:
+        ValueError: the instruction has unknown words.
+    """
+    told = [word for word in tokens_of(instruction) if word not in (".", ",", "?")]
+    begin = ["<bos>", "<text>", *told, "."] if told else ["<bos>"]
+    return [*begin, *to_tokens(scene), *plan.to_tokens(), "<text>"]
+
+
+def _scene_only(begin: int) -> Allowed:
+    """Allows what is a scene, from place `begin` - 1 of a row on."""
+    reader, read = SceneReader(), begin - 1
+
+    def allowed(row: Sequence[int]) -> list[int]:
+        nonlocal read
+        for token in decode(row[read:]):
+            reader.take(token)
+        read = len(row)
+        return [EOS] if reader.complete else [IDS[token] for token in reader.allowed]
+
+    return allowed
+
+
+def _read(tokens: Sequence[str]) -> Fact | None:
+    try:
+        return parse(tokens)
+    except ValueError:
+        return None
+
+
+def _holds(fact: Fact, scene: Scene, after: Scene) -> bool:
+    try:
+        return holds(fact, scene, after)
+    except ValueError:  # of a thing that is not there
+        return False

@@ -156,9 +156,7 @@ def _glances(
         joints = rollout.kinematics.solve(panda.HOME[:-1], place, iterations=40)
         world.pose(np.append(joints, rng.choice([panda.GRIPPER_OPEN, panda.GRIPPER_CLOSED])))
         seen = rollout.observe()
-        yield Sighting(
-            model.encode(seen.images), seen.proprioception, np.zeros(4), scene_of(world)
-        )
+        yield Sighting(model.encode(seen.images), seen.proprioception, np.zeros(4), scene_of(world))
 
 
 def _episodes(

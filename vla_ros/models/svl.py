@@ -3,8 +3,10 @@
     prefix  what a camera sees, features of an image encoder's tokens  ─┐
     ids     <bos> words, <x12> <y40> <z3>, <a7> ... <eos>              ─┴─ blocks ── next id
 
-Blocks are pre-norm (RMSNorm), the head is the embedding (Press and Wolf 2017). Features of the
-prefix attend to each other in both directions, ids to the prefix and to the ids before them.
+Blocks are pre-norm (RMSNorm), the head is the embedding (Press and Wolf 2017). An id enters with
+the five before it, mixed in by one matrix, so that the last id of a thing knows all of the thing;
+what needs two looks back otherwise (Olsson et al. 2022, induction heads) then needs one. Features
+of the prefix attend to each other in both directions, ids to the prefix and to the ids before them.
 Positions are rotary (Su et al. 2021): the things of a scene come in any order, so what is learned
 about "this id, then that one" should hold wherever it stands. A picture has no order: its features
 all stand where the first id stands, and learned vectors say where in the picture they are.
@@ -31,6 +33,7 @@ SIZES: dict[str, dict[str, int]] = {
     "nano": {"width": 128, "heads": 4, "layers": 4, "context": 256},
     "small": {"width": 384, "heads": 6, "layers": 6, "context": 512},
 }
+_BEFORE = 5  # ids before each one that its embedding tells of: <obj> red cube <x> <y>, at <z>
 _STD = 0.02  # of embeddings at first; were they larger, every id would predict itself
 # Ids that may come next, given all ids of a row so far, its prompt included; None: any.
 Allowed = Callable[[Sequence[int]], "Sequence[int] | None"]
@@ -123,6 +126,8 @@ class SVL(Part):
             for first, count in c.coordinate_groups:
                 axis = (torch.randn(c.width) + fourier(count, c.width)) / 2**0.5
                 self.embed.weight[first : first + count] = _STD * axis
+        self.before = nn.Linear(_BEFORE * c.width, c.width, bias=False)
+        nn.init.normal_(self.before.weight, std=c.width**-0.5 / 2)
         if c.prefix_tokens:
             project = nn.Linear(c.prefix_width, c.width)
             nn.init.normal_(project.weight, std=_STD * c.prefix_width**-0.5)
@@ -254,7 +259,9 @@ class SVL(Part):
             if not going:
                 break
             attend = within[:, None, None, : pasts[0][0].shape[2] + 1]
-            x, turns, at = self.embed(drawn)[:, None], self._turns[at, None, None], at + 1
+            last = [[self.config.pad] * _BEFORE + row for row in rows]
+            last = torch.tensor([row[-_BEFORE - 1 :] for row in last], device=at.device)
+            x, turns, at = self._embed(last)[:, -1:], self._turns[at, None, None], at + 1
             x = self._blocks(x, turns, attend, pasts)[:, 0]
         ended = [row[-1] == eos for row in rows]
         said = [row[a : len(row) - e] for row, a, e in zip(rows, begins, ended, strict=True)]
@@ -277,7 +284,7 @@ class SVL(Part):
     ) -> tuple[Tensor, list[Past]]:
         """[B, T, D] before the head, and what is to be kept for the ids after. As for `forward`."""
         self._check(ids, prefix, seen)
-        x, turns, attend = self.embed(ids), self._turns[: ids.shape[1]], None
+        x, turns, attend = self._embed(ids), self._turns[: ids.shape[1]], None
         if prefix is not None:
             count = self.config.prefix_tokens
             sees = self._sees(len(ids), prefix, seen)
@@ -292,6 +299,12 @@ class SVL(Part):
             attend = ((attend & sees) | (place == place[:, None]))[:, None]
         pasts: list[Past] = [[] for _ in self.blocks]
         return self._blocks(x, turns, attend, pasts)[:, -ids.shape[1] :], pasts
+
+    def _embed(self, ids: Tensor) -> Tensor:
+        """[B, T, D] of ids and of those before each; pads stand before the first."""
+        x = self.embed(F.pad(ids, (_BEFORE, 0), value=self.config.pad))
+        windows = x.unfold(1, _BEFORE, 1)[:, :-1].flatten(2)
+        return x[:, _BEFORE:] + self.before(windows)
 
     def _sees(self, rows: int, prefix: Tensor | None, seen: Tensor | None) -> Tensor:
         """bool [B, P], or [B, 0] without a prefix: which features are there to be attended to."""

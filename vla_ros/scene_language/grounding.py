@@ -47,8 +47,8 @@ def tokens_of_grounds(names: Iterable[Name], scene: Scene) -> list[str]:
 
 
 def of_narration(before: Scene, after: Scene, target: Name | None) -> list[str]:
-    """Grounds of `facts.narration`: where the gripper will be, what it carries or pushes, what it is
-    after and what is next to that."""
+    """Grounds of `facts.narration`: where the gripper will be, what it carries or pushes, what it
+    is after and what is next to that."""
     thing = narration(before, after).thing
     names = [] if thing is None else [thing]
     if target is not None and target != thing:

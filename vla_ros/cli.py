@@ -27,6 +27,10 @@ _COMMANDS = {
         "vla_ros.training.policy",
         "train a policy, simulated or from recordings",
     ),
+    ("train", "narrator"): (
+        "vla_ros.training.narrator.train",
+        "train a narrator: its language, then what it sees",
+    ),
     ("train", "tokenizer"): (
         "vla_ros.training.genie_tokenizer",
         "train a world model, first part: from video to tokens",

@@ -78,6 +78,8 @@ class Sightings:
         ]
         self._told = [json.loads((folder / "told.json").read_text()) for folder in folders]
         self._ends = np.cumsum([len(told) for told in self._told])
+        told = [one for part in self._told for one in part]
+        self.watched = np.flatnonzero([one is not None for one in told])  # those of episodes
 
     def __len__(self) -> int:
         return int(self._ends[-1])

@@ -14,7 +14,8 @@ Shapes: N cameras, h, w, C of their token grids, K points of an action chunk.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,8 +24,9 @@ from torch import Tensor
 from vla_ros.models.part import Part, config_from
 from vla_ros.models.svl import SVL, Allowed, Generated, SVLConfig
 from vla_ros.scene_language import questions
-from vla_ros.scene_language.actions import LEVELS, ZERO, Action, step
+from vla_ros.scene_language.actions import LEVELS, ZERO, Action
 from vla_ros.scene_language.facts import Fact, Moving, holds
+from vla_ros.scene_language.grounding import MARK
 from vla_ros.scene_language.scenes import (
     BIN,
     BINS,
@@ -35,6 +37,7 @@ from vla_ros.scene_language.scenes import (
     SceneReader,
     from_tokens,
     place_tokens,
+    read_place,
     to_tokens,
 )
 from vla_ros.scene_language.sentences import parse
@@ -52,9 +55,10 @@ from vla_ros.scene_language.vocabulary import (
     tokens_of,
 )
 
+PUNCTUATION = (".", ",", "?")
 _POOL = 2  # tokens of either side of a camera's grid that are one feature of the prefix
 _LONGEST_SCENE = 100  # tokens: twelve things
-_LONGEST_SENTENCE = 48
+_LONGEST_SENTENCE = 80  # with its grounds
 
 
 @dataclass(frozen=True)
@@ -93,12 +97,14 @@ class NarratorConfig:
             raise ValueError(f"a prefix of {prefix} does not fit visual tokens {list(self.grid)}")
 
     @classmethod
-    def of(cls, size: str, grid: Sequence[int], encoder_id: str, horizon: float) -> NarratorConfig:
-        """Of `svl.SIZES`. Raises ValueError: there is no such size."""
+    def of(
+        cls, size: str, grid: Sequence[int], encoder_id: str, horizon: float, **changes: Any
+    ) -> NarratorConfig:
+        """Of `svl.SIZES`; `changes` are of SVLConfig. Raises ValueError: there is no such size."""
         width, count = _prefix_shape(grid)
         language = SVLConfig.of(
             size, len(TOKENS), pad=PAD, bos=BOS, eos=EOS, coordinate_groups=COORDINATES,
-            prefix_width=width, prefix_tokens=count,
+            prefix_width=width, prefix_tokens=count, **changes,
         )  # fmt: skip
         return cls(language, tuple(grid), encoder_id, horizon)
 
@@ -116,13 +122,15 @@ class Said:
     """A sentence or an answer.
 
     Attributes:
-        tokens: words, punctuation and places.
-        log_probability: sum over the tokens and the end, nats.
+        words: and punctuation; places too in answers.
+        grounds: spatial tokens of what it rests on, see `scene_language.grounding`.
+        log_probability: sum over all these and the end, nats.
         fact: what it says; None if it is no sentence of the scene language.
         sound: whether that holds of the scene that it was said about.
     """
 
-    tokens: tuple[str, ...]
+    words: tuple[str, ...]
+    grounds: tuple[str, ...]
     log_probability: float
     fact: Fact | None
     sound: bool
@@ -130,7 +138,7 @@ class Said:
     @property
     def text(self) -> str:
         """To be read."""
-        return text_of(self.tokens)
+        return text_of(self.words)
 
 
 class Narrator(Part):
@@ -161,7 +169,7 @@ class Narrator(Part):
             raise ValueError("the observation holds NaN or infinity")
         grid = torch.from_numpy(np.ascontiguousarray(tokens))[None]
         prompt = [*felt_ids(proprioception), IDS["<scene>"]]
-        (said,) = self._generate(prompt, _LONGEST_SCENE, prefix_of(grid), _scene_only(len(prompt)))
+        said = self._generate(prompt, _LONGEST_SCENE, prefix_of(grid), _scene_only(len(prompt)))
         return Sight(from_tokens(["<scene>", *decode(said.ids)]), said.log_probability)
 
     def narrate(self, scene: Scene, plan: Action, instruction: str = "") -> Said:
@@ -175,31 +183,40 @@ class Narrator(Part):
         Raises:
             ValueError: the instruction has unknown words; all of them are named.
         """
-        prompt = narration_prompt(scene, plan, instruction)
-        (said,) = self._generate(encode(prompt), _LONGEST_SENTENCE)
-        tokens = tuple(decode(said.ids))
-        fact = _read(tokens)
-        sound = isinstance(fact, Moving) and _holds(fact, scene, step(scene, plan))
-        return Said(tokens, said.log_probability, fact, sound)
+        said = self._say(narration_prompt(scene, plan, instruction), "<text>")
+        after = _expected(scene, said)
+        return replace(said, sound=after is not None and _true(said.fact, scene, after))
+
+    def describe(self, scene: Scene) -> Said:
+        """Something that is true of a scene."""
+        said = self._say(["<bos>", *to_tokens(scene), MARK], "<text>")
+        return replace(said, sound=said.fact is not None and _true(said.fact, scene))
 
     def answer(self, scene: Scene, question: str) -> Said:
         """The answer to a question about a scene, such as "where is the blue block?".
 
         Raises:
             ValueError: the question has unknown words (all are named), is none of the scene
-                language, or is about what is not there.
+                language, or has no answer here, as it is about what is not there.
         """
         asked = questions.parse(question)
-        told = questions.answer(asked, scene)  # what is asked for must be there
-        words = [token for token in tokens_of(question) if token != "?"]
-        prompt = ["<bos>", *to_tokens(scene), "<q>", *words, "?", "<ans>"]
-        (said,) = self._generate(encode(prompt), _LONGEST_SENTENCE)
-        tokens = tuple(decode(said.ids))
+        told = questions.answer(asked, scene)
+        words = [word for word in tokens_of(question) if word not in PUNCTUATION]
+        said = self._say(["<bos>", *to_tokens(scene), "<q>", *words, "?", MARK], "<ans>")
         try:
-            given = questions.read_reply(asked, [token for token in tokens if token != "."])
+            given = questions.read_reply(asked, [t for t in said.words if t not in PUNCTUATION])
         except ValueError:
-            return Said(tokens, said.log_probability, None, False)
-        return Said(tokens, said.log_probability, questions.fact_of(asked, given), given == told)
+            return replace(said, fact=None)
+        fact = questions.fact_of(asked, given)
+        return replace(said, fact=fact, sound=given == told)
+
+    def _say(self, prompt: Sequence[str], mark: str) -> Said:
+        """Grounds, then what stands behind the mark."""
+        said = self._generate(encode(prompt), _LONGEST_SENTENCE)
+        tokens = decode(said.ids)
+        cut = tokens.index(mark) if mark in tokens else len(tokens)
+        words = tuple(tokens[cut + 1 :])
+        return Said(words, tuple(tokens[:cut]), said.log_probability, _read(words), False)
 
     def _generate(
         self,
@@ -207,11 +224,12 @@ class Narrator(Part):
         most: int,
         prefix: Tensor | None = None,
         allowed: Allowed | None = None,
-    ) -> list[Generated]:
+    ) -> Generated:
         most = min(most, self.language.config.context - len(prompt))
         if prefix is not None:
             prefix = prefix.to(self.language.embed.weight.device)
-        return self.language.generate([prompt], most, prefix=prefix, allowed=allowed)
+        (said,) = self.language.generate([prompt], most, prefix=prefix, allowed=allowed)
+        return said
 
 
 def prefix_of(tokens: Tensor) -> Tensor:
@@ -265,9 +283,9 @@ def narration_prompt(scene: Scene, plan: Action, instruction: str) -> list[str]:
     Raises:
         ValueError: the instruction has unknown words.
     """
-    told = [word for word in tokens_of(instruction) if word not in (".", ",", "?")]
+    told = [word for word in tokens_of(instruction) if word not in PUNCTUATION]
     begin = ["<bos>", "<text>", *told, "."] if told else ["<bos>"]
-    return [*begin, *to_tokens(scene), *plan.to_tokens(), "<text>"]
+    return [*begin, *to_tokens(scene), *plan.to_tokens(), MARK]
 
 
 def _scene_only(begin: int) -> Allowed:
@@ -291,7 +309,34 @@ def _read(tokens: Sequence[str]) -> Fact | None:
         return None
 
 
-def _holds(fact: Fact, scene: Scene, after: Scene) -> bool:
+def _expected(scene: Scene, said: Said) -> Scene | None:
+    """The scene that a narration expects next; None if its grounds do not tell."""
+    place = _place_of_gripper(said.grounds)
+    if place is None or not isinstance(said.fact, Moving):
+        return None
+    moved = [scene.holds] if said.fact.verb != "push" else [said.fact.thing]
+    way = [b - a for a, b in zip(scene.gripper, place, strict=True)]
+    places = {
+        name: Place(*(a + d for a, d in zip(scene.place_of(name), way, strict=True)))
+        for name in moved
+        if name is not None and name in scene
+    }
+    try:
+        return scene.moved(places, gripper=place)
+    except ValueError:  # out of the box
+        return None
+
+
+def _place_of_gripper(grounds: Sequence[str]) -> Place | None:
+    if tuple(grounds[:1]) != ("<grip>",):
+        return None
+    try:
+        return read_place(grounds[1:4])
+    except ValueError:
+        return None
+
+
+def _true(fact: Fact, scene: Scene, after: Scene | None = None) -> bool:
     try:
         return holds(fact, scene, after)
     except ValueError:  # of a thing that is not there

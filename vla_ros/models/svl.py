@@ -374,7 +374,7 @@ class Block(nn.Module):
         self.mlp = nn.Sequential(
             nn.RMSNorm(width),
             nn.Linear(width, 4 * width, bias=False),
-            nn.GELU(approximate="tanh"),
+            SquaredReLU(),
             nn.Linear(4 * width, width, bias=False),
         )
 
@@ -386,16 +386,36 @@ class Block(nn.Module):
         if past:
             k, v = torch.cat([past[0], k], dim=2), torch.cat([past[1], v], dim=2)
         past[:] = k, v
-        mixed = F.scaled_dot_product_attention(q, k, v, attend, is_causal=attend is None)
+        mixed = attention(q.to(v.dtype), k.to(v.dtype), v, attend)
         x = x + self.out(mixed.transpose(1, 2).flatten(2))
         return x + self.mlp(x)
 
 
+class SquaredReLU(nn.Module):
+    """So et al. 2021 (Primer), section 4: as good as a GELU and cheaper on a CPU."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x).square()
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, attend: Tensor | None) -> Tensor:
+    """Attention [B, H, L, D / H]; attend: as for `Block`. The fused kernel serves GPUs; on a CPU it
+    is up to four times as slow as three matrix operations in bfloat16."""
+    if q.is_cuda:
+        return F.scaled_dot_product_attention(q, k, v, attend, is_causal=attend is None)
+    if attend is None:
+        attend = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device).tril()
+    bias = torch.zeros(attend.shape, dtype=q.dtype, device=q.device).masked_fill(~attend, -1e4)
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2) + bias
+    return scores.softmax(-1) @ v
+
+
 def fourier(count: int, width: int) -> Tensor:
-    """Fourier features [count, width] of the bins of an axis, of mean square 1: from a quarter of a
-    period over the axis, which tells its ends apart, to one over 8 bins, for neighbours."""
-    periods = torch.logspace(-2, max(math.log2(count / 8), -2), width // 2, base=2.0)
-    angles = 2 * math.pi * torch.linspace(0, 1, count)[:, None] * periods
+    """Fourier features [count, width] of the bins of an axis, of mean square 1. Periods are from 4
+    bins, which tells neighbours apart, to 256, and the same for all axes: so what a level of an
+    action adds to a place is a turn by the same angles."""
+    periods = torch.logspace(2, 8, width // 2, base=2.0)
+    angles = 2 * math.pi * torch.arange(count)[:, None] / periods
     return 2**0.5 * torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 

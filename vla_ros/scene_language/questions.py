@@ -22,7 +22,7 @@ from vla_ros.scene_language.facts import (
     where,
 )
 from vla_ros.scene_language.phrases import Grammar
-from vla_ros.scene_language.scenes import Name, Place, Scene, place_tokens
+from vla_ros.scene_language.scenes import Name, Place, Scene, place_tokens, read_place
 from vla_ros.scene_language.sentences import relation_of, relation_values
 from vla_ros.scene_language.vocabulary import tokens_of
 from vla_ros.scene_language.wording import AMID, BY, SLOTS
@@ -358,19 +358,13 @@ def read_reply(question: Question, words: str | Sequence[str]) -> Answer:
     """
     words = tokens_of(words) if isinstance(words, str) else list(words)
     if len(words) == 3 and all(word.startswith("<") for word in words):
-        found = [("place", {f"bin{i + 1}": _bin(word, "xyz"[i]) for i, word in enumerate(words)})]
+        found = [("place", {f"bin{i + 1}": bin_ for i, bin_ in enumerate(read_place(words))})]
     else:
         found = ANSWERS.parse(words)
     for kind, values in found:
         if kind in _KINDS[type(question)]:
             return _answer_of(question, kind, values)
     raise ValueError(f"'{' '.join(words)}' is no answer to '{' '.join(ask(question))}'")
-
-
-def _bin(token: str, axis: str) -> int:
-    if token[1] != axis or not token[2:-1].isdigit():
-        raise ValueError(f"'{token}' is no place on the {axis} axis")
-    return int(token[2:-1])
 
 
 def _answer_of(question: Question, kind: str, values: dict) -> Answer:

@@ -204,6 +204,14 @@ def place_tokens(place: Place) -> list[str]:
     return [_X[place[0]], _Y[place[1]], _Z[place[2]]]
 
 
+def read_place(tokens: Sequence[str]) -> Place:
+    """The place of `place_tokens`. Raises ValueError: they are none of a place."""
+    try:
+        return Place(*(axis[token] for axis, token in zip(_AXES, tokens, strict=True)))
+    except (KeyError, ValueError):
+        raise ValueError(f"'{' '.join(tokens)}' is no place: give <x..> <y..> <z..>") from None
+
+
 def _thing_tokens(thing: Thing) -> list[str]:
     return ["<obj>", *thing.name, *place_tokens(thing.place)]
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from vla_ros.scene_language.facts import Fact, Happened, Moving, holds
 from vla_ros.scene_language.scenes import BOWL, PAD, Name, Scene
-from vla_ros.sim.arm import ArmWorld
+from vla_ros.sim.arm import TICK, ArmWorld
 
+AHEAD = 0.2  # s: a motion is told of a frame and of this much later
 _PINCHING = 0.008  # m of finger opening; things are more than 3 cm wide
 
 
@@ -38,3 +40,47 @@ def target_of(world: ArmWorld) -> Name:
     if destination is not None and world.holding(0):
         return destination
     return Name(goal.color, goal.shape)
+
+
+class Witness:
+    """Sees what is true frame by frame, and judges what was said of it.
+
+    One thread may look while others ask. All times are the world's, s.
+    """
+
+    def __init__(self) -> None:
+        # By tick: when the episode began, and the scene if it can be told.
+        self._seen: dict[int, tuple[float, Scene | None]] = {}
+
+    def look(self, world: ArmWorld) -> None:
+        """Keep what is true now. Raises ValueError: no task is laid out."""
+        if world.judge is None:
+            raise ValueError("the table is empty: reset the world to a task first")
+        try:
+            scene = scene_of(world)
+        except ValueError:  # something is outside the box
+            scene = None
+        self._seen[round(world.time / TICK)] = world.judge.began, scene
+
+    def episode(self, time: float) -> float | None:
+        """When the episode of that frame began; None if the frame was not seen."""
+        seen = self._seen.get(round(time / TICK))
+        return None if seen is None else seen[0]
+
+    def judge(self, fact: Fact, time: float) -> bool | None:
+        """Whether a fact is true of the frame of `time`, a motion also of the one AHEAD of it.
+
+        None if that is not known: a frame was not seen, is of the next episode, or something in it
+        is outside the box that scenes describe.
+        """
+        tick = round(time / TICK)
+        began, scene = self._seen.get(tick, (None, None))
+        if scene is None:
+            return None
+        try:
+            if isinstance(fact, Moving | Happened):
+                then, after = self._seen.get(tick + round(AHEAD / TICK), (None, None))
+                return None if after is None or then != began else holds(fact, scene, after)
+            return holds(fact, scene)
+        except ValueError:  # of a thing that is not there
+            return False

@@ -56,6 +56,12 @@ ARGUMENTS = [
         description="run the node that imagines what the camera will show",
     ),
     DeclareLaunchArgument(
+        "narrator",
+        default_value="true",
+        choices=["true", "false"],
+        description="run the node that says what it sees and does, and answers questions",
+    ),
+    DeclareLaunchArgument(
         "use_sim_time",
         default_value=EqualsSubstitution(LaunchConfiguration("robot"), "sim"),
         description="take the time from /clock; true by default for sim",
@@ -126,6 +132,8 @@ def nodes(context: LaunchContext) -> list[Node]:
     ]
     if given["world_model"] == "true":
         actions.append(lifecycle_node("world_model", {}))
+    if given["narrator"] == "true":
+        actions.append(lifecycle_node("narrator", {}))
     if given["record"]:
         remappings = [("joint_trajectory", command_topic)]
         folder = {"folder": given["record"]}

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 from vla_ros.bringup import Stack, main, parse
+from vla_ros.models.narrator import Narrator, NarratorConfig
+from vla_ros.models.vlam import VisionLanguageActionModel
 from vla_ros.ros.running import StartError
 from vla_ros.safety.gate import State
 
@@ -25,37 +27,60 @@ def wait_for(condition, timeout=30.0):
         time.sleep(0.01)
 
 
-def test_simulated_arm_is_commanded_from_its_own_images(checkpoint):
+@pytest.fixture(scope="module")
+def narrator(checkpoint, tmp_path_factory):
+    """Parameters of a narrator that sees what the untrained model encodes, and knows nothing."""
+    seeing = VisionLanguageActionModel.from_pretrained(checkpoint)
+    small = {"width": 32, "heads": 2, "layers": 1}
+    folder = tmp_path_factory.mktemp("narrator")
+    config = NarratorConfig.of("nano", seeing.grid, seeing.encoder_id, 0.2, **small)
+    Narrator(config).save_pretrained(folder)
+    return {"checkpoint": str(folder)}
+
+
+def test_simulated_arm_is_commanded_from_its_own_images(checkpoint, narrator):
     with Stack(
         robot="sim",
         params_file=PARAMS,
         checkpoint=str(checkpoint),
         instruction=INSTRUCTION,
         namespace="arm_one",
-        overrides={"command_gate": {"velocity_scale": 0.5}, "sim_robot": {"image_size": 64}},
+        overrides={
+            "command_gate": {"velocity_scale": 0.5},
+            "sim_robot": {"image_size": 64},
+            "narrator": narrator,
+        },
     ) as stack:
         assert {node.get_namespace() for node in stack.nodes.values()} == {"/arm_one"}
         sim, gate = stack.nodes["sim_robot"], stack.nodes["command_gate"]
         assert gate.params.velocity_scale == 0.5
         assert gate.params.position_margin[0] == 0.05  # of the file, in a namespace too
-        for name in ("vision_encoder", "action_policy", "world_model", "command_gate"):
+        for name in (
+            "vision_encoder", "action_policy", "narrator", "world_model", "command_gate"
+        ):  # fmt: skip
             assert stack.nodes[name].state == "active"
             assert stack.nodes[name].get_parameter("use_sim_time").value
         wait_for(lambda: gate._gate.state is State.ACTIVE)
         wait_for(lambda: sum(np.isfinite(frame.latency) for frame in list(sim.frames)) >= 20)
         world = stack.nodes["world_model"]
         wait_for(lambda: world._seen and world._seen.surprise is not None)
+        wait_for(lambda: stack.nodes["narrator"]._sound)  # it has said something, if not the truth
         assert not stack.failure and not stack.ended.is_set()
     assert not stack.nodes
 
 
-def test_stack_can_be_started_again_in_one_process(checkpoint):
-    for imagines in (True, False):
+def test_stack_can_be_started_again_in_one_process(checkpoint, narrator):
+    for watched in (True, False):
         with Stack(
-            robot="real", params_file=PARAMS, checkpoint=str(checkpoint), world_model=imagines
+            robot="real",
+            params_file=PARAMS,
+            checkpoint=str(checkpoint),
+            world_model=watched,
+            narrator=watched,
+            overrides={"narrator": narrator} if watched else {},
         ) as stack:
             assert "sim_robot" not in stack.nodes
-            assert ("world_model" in stack.nodes) == imagines
+            assert ("world_model" in stack.nodes) == ("narrator" in stack.nodes) == watched
             assert not stack.nodes["action_policy"].get_parameter("use_sim_time").value
 
 
@@ -71,6 +96,9 @@ def test_stack_can_be_started_again_in_one_process(checkpoint):
         ({"overrides": {"world_model": {"checkpoint": "nowhere"}}}, "world_model.*nowhere"),
         ({"overrides": {"world_model": {"imagine_period": -1.0}}}, "imagine_period"),
         ({"world_model": False, "overrides": {"world_model": {}}}, "no node 'world_model'"),
+        ({"overrides": {"narrator": {"checkpoint": "nowhere"}}}, "narrator.*nowhere"),
+        ({"overrides": {"narrator": {"rate": -1.0}}}, "rate"),
+        ({"narrator": False, "overrides": {"narrator": {}}}, "no node 'narrator'"),
     ],
 )
 def test_what_cannot_start_says_why_and_leaves_nothing_running(checkpoint, arguments, words):
@@ -88,7 +116,7 @@ def test_failure_is_exit_code_1_and_one_line(capfd):
 def test_ros_arguments_are_passed_on():
     options = parse(["--robot", "real", "--ros-args", "-r", "a:=b"])
     assert options.ros_args == ["-r", "a:=b"] and options.use_sim_time is None
-    assert options.world_model == "true"
+    assert options.world_model == options.narrator == "true"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -96,7 +124,7 @@ def test_signal_ends_it_cleanly(tmp_path, checkpoint, number):
     log = tmp_path / "log.txt"
     command = [sys.executable, "-m", "vla_ros.bringup", "--robot", "real"]
     command += ["--params", str(PARAMS), "--checkpoint", str(checkpoint)]
-    command += ["--instruction", INSTRUCTION]
+    command += ["--instruction", INSTRUCTION, "--narrator", "false"]
     with log.open("w") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, env=os.environ)
     try:

@@ -44,6 +44,7 @@ FIELDS = [
 def test_there_are_interfaces():
     assert {p.stem for p in FILES} >= {
         "ActionChunk",
+        "Ask",
         "FollowInstruction",
         "GateStatus",
         "Imagination",

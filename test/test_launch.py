@@ -12,8 +12,8 @@ ROOT = Path(__file__).resolve().parents[1]
 LAUNCH = ROOT / "launch" / "arm.launch.py"
 # Parameters of nodes; config/widowx.yaml describes a robot to training.
 CONFIGS = sorted(path for path in ROOT.glob("config/*.yaml") if path.name != "widowx.yaml")
-LIFECYCLE = {"vision_encoder", "action_policy", "world_model", "command_gate", "recorder"}
-ALWAYS = LIFECYCLE - {"recorder"}
+ALWAYS = {"vision_encoder", "action_policy", "narrator", "world_model", "command_gate"}
+LIFECYCLE = ALWAYS | {"recorder"}
 
 
 def strings(*paths: Path) -> set[str]:
@@ -49,6 +49,7 @@ def test_arguments_are_those_promised_and_described():
         "params_file",
         "record",
         "world_model",
+        "narrator",
         "checkpoint",
         "instruction",
         "use_sim_time",
@@ -137,9 +138,10 @@ def test_a_folder_for_recordings_starts_the_recorder_on_the_robots_topics():
     )
 
 
-def test_without_world_model_nothing_imagines():
-    from_file = actions(world_model="false")
-    assert set(from_file) == {f"/{name}" for name in ALWAYS - {"world_model"} | {"sim_robot"}}
+@pytest.mark.parametrize("name", ["world_model", "narrator"])
+def test_what_only_watches_can_be_left_out(name):
+    from_file = actions(**{name: "false"})
+    assert set(from_file) == {f"/{other}" for other in ALWAYS - {name} | {"sim_robot"}}
 
 
 def test_missing_params_file_is_an_error():

@@ -10,6 +10,7 @@ from rclpy.context import Context
 from rclpy.parameter import Parameter
 from std_msgs.msg import Header, String
 
+from vla_ros.msg import Narration
 from vla_ros.nodes.action_policy import ActionPolicyNode
 from vla_ros.robots import panda
 from vla_ros.ros.lifecycle import FAILURE
@@ -173,3 +174,27 @@ def test_time_runs_from_the_first_clock_and_over_again_after_a_restart(policy, m
     times["now"] = 3.1 + policy.params.time_limit
     policy._watch_time()
     assert policy._following is None
+
+
+@pytest.mark.parametrize(
+    ("stamp", "instruction", "shown"),
+    [
+        (20.5, INSTRUCTION, True),
+        (19.9, INSTRUCTION, False),  # of a goal before, in the same words
+        (20.5, "lift the red cube", False),
+        (20.5, "", False),  # a description
+        (99.0, INSTRUCTION, False),  # of a clock that was set back
+    ],
+)
+def test_feedback_has_the_narration_of_this_instruction_and_moment(
+    policy, monkeypatch, stamp, instruction, shown
+):
+    times = {"now": 20.0}
+    monkeypatch.setattr(ActionPolicyNode, "now", property(lambda _: times["now"]))
+    following = policy._follow(INSTRUCTION)
+    header = Header(stamp=to_time(stamp))
+    policy._on_narration(Narration(header=header, text="so it is", instruction=instruction))
+    times["now"] = 21.0
+    assert policy._narrated(following) == ("so it is" if shown else "")
+    times["now"] = 25.0  # the narrator has said nothing since
+    assert policy._narrated(following) == ""

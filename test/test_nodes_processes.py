@@ -246,7 +246,7 @@ def test_goal_gives_feedback_and_can_be_cancelled(robot, stack):
     assert set(feedback[-1].narration.split()) <= {*VOCABULARY, *DESCRIPTION_WORDS}
     narrator = robot.node.create_publisher(Narration, "narration", qos.standard())
     wait_for(narrator.get_subscription_count)
-    narrator.publish(Narration(text="as you see"))
+    narrator.publish(Narration(header=robot.header(), text="as you see", instruction=INSTRUCTION))
     wait_for(lambda: feedback[-1].narration == "as you see")
     goal.cancel_goal_async()
     status, result = robot.result(result)

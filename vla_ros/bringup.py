@@ -21,6 +21,7 @@ from rclpy.signals import SignalHandlerOptions
 import vla_ros.nodes  # noqa: F401  (before torch: sets how many threads libraries use)
 from vla_ros.nodes.action_policy import ActionPolicyNode
 from vla_ros.nodes.command_gate import CommandGateNode
+from vla_ros.nodes.narrator import NarratorNode
 from vla_ros.nodes.vision_encoder import VisionEncoderNode
 from vla_ros.nodes.world_model import WorldModelNode
 from vla_ros.ros.running import (
@@ -51,6 +52,7 @@ class Stack:
         command_topic: where joint trajectories go; "" for the robot's usual one.
         record: folder for a recording of each episode; "" for none.
         world_model: whether to run the node that imagines what the camera will show.
+        narrator: whether to run the node that says what it sees, and answers.
         overrides: parameters by node name, before those of the file.
         ros_args: further ROS arguments for all nodes, such as ["-r", "old:=new"].
 
@@ -70,6 +72,7 @@ class Stack:
         command_topic: str = "",
         record: str | Path = "",
         world_model: bool = True,
+        narrator: bool = True,
         overrides: Mapping[str, Mapping[str, Any]] | None = None,
         ros_args: Sequence[str] = (),
     ) -> None:
@@ -100,6 +103,8 @@ class Stack:
             self._parameters["sim_robot"] = {}  # it makes the time
         if world_model:
             self._parameters["world_model"] = {"use_sim_time": use_sim_time}
+        if narrator:
+            self._parameters["narrator"] = {"use_sim_time": use_sim_time}
         if record:
             self._parameters["recorder"] = {"folder": str(record)}
         if checkpoint:
@@ -136,6 +141,8 @@ class Stack:
             if "world_model" in self._parameters:
                 self._start("world_model", WorldModelNode)
             self._start("action_policy", ActionPolicyNode)
+            if "narrator" in self._parameters:
+                self._start("narrator", NarratorNode)
             self._start("vision_encoder", VisionEncoderNode)
         except StartError:
             self.stop()
@@ -212,6 +219,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         help="imagine what the camera will show (default: true)",
     )
     parser.add_argument(
+        "--narrator",
+        choices=("true", "false"),
+        default="true",
+        help="say what is seen and done, and answer questions (default: true)",
+    )
+    parser.add_argument(
         "--use-sim-time",
         choices=("true", "false"),
         help="take the time from /clock (default: with --robot sim)",
@@ -242,6 +255,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             command_topic=options.command_topic,
             record=options.record,
             world_model=options.world_model == "true",
+            narrator=options.narrator == "true",
             ros_args=options.ros_args,
         )
         stop_on_signals(stack.ended)

@@ -39,6 +39,7 @@ from vla_ros.ros.running import run
 CONTROL_MODE = "end_effector_offset"  # the one that this node can turn into joint targets
 
 _DESCRIBE_EVERY = 10  # steps
+_NARRATION_LIFE = 3.0  # s; what the narrator said before tells no more what is being done
 
 PARAMETERS = {
     "checkpoint": Parameter("arm", "A checkpoint of the package by name, or the path of a folder."),
@@ -108,7 +109,7 @@ class ActionPolicyNode(LifecycleNode):
     def activate(self) -> None:
         self._heard = Heard()  # an image is seen together with the joints at its own time
         self._seen: VisualTokens | None = None  # waits for the joint states of its moment
-        self._narration = ""
+        self._narration = Narration()
         self._gate_state = GateStatus.CLOSED
         self._steps = 0
         self._inference_time = 0.0
@@ -154,7 +155,6 @@ class ActionPolicyNode(LifecycleNode):
             goal=goal,
             ended=Future(),
         )
-        self._narration = ""
         self.get_logger().info(f"following: {instruction}")
         if unheard := self._model.unheard_words(instruction):
             self.get_logger().warning(f"words never taught: {', '.join(unheard)}")
@@ -230,7 +230,7 @@ class ActionPolicyNode(LifecycleNode):
         self._gate_state = message.state
 
     def _on_narration(self, message: Narration) -> None:
-        self._narration = message.text
+        self._narration = message
 
     def _joints_at(self, stamp: float) -> JointState:
         return self._heard.joints(stamp, self.params.state_timeout)
@@ -303,7 +303,7 @@ class ActionPolicyNode(LifecycleNode):
             feedback = FollowInstruction.Feedback(
                 step=following.steps,
                 elapsed=max(self.now - following.started, 0.0),
-                narration=self._narration or following.description,
+                narration=self._narrated(following) or following.description,
                 gate_state=self._gate_state,
                 done=done,
             )
@@ -311,6 +311,13 @@ class ActionPolicyNode(LifecycleNode):
         following.done_steps = following.done_steps + 1 if done > self.params.done_threshold else 0
         if following.done_steps >= self.params.done_steps:
             self._end(True, "fulfilled")
+
+    def _narrated(self, following: Following) -> str:
+        """What the narrator says about this instruction; "" when it says nothing these seconds."""
+        stamp, now = seconds(self._narration.header.stamp), self.now
+        about_this = self._narration.instruction == following.episode.instruction
+        recent = max(following.started, now - _NARRATION_LIFE) <= stamp <= now
+        return self._narration.text if about_this and recent else ""
 
 
 def main(args: list[str] | None = None) -> int:

@@ -57,6 +57,7 @@ PARAMETERS = {
             "joint_states",
             "joint_trajectory",
             "gate_status",
+            "narration",
             "robot_description",
         ],
         "What to record, of any type, when somebody publishes it. instruction, action_chunk and "

@@ -11,6 +11,9 @@ from collections import deque
 import numpy as np
 from sensor_msgs.msg import JointState
 
+from vla_ros.msg import ActionChunk
+from vla_ros.robots import panda
+from vla_ros.ros.messages import chunk_from_message
 from vla_ros.safety.gate import Chunk
 
 STAMP_ROUNDING = 1e-6  # s: stamps are whole nanoseconds, float seconds are not
@@ -80,6 +83,20 @@ class Heard:
             f"no joint states of the {timeout:g} s before the image on joint_states: is the "
             "robot's driver running, and on the same clock as the camera?"
         )
+
+
+def arm_chunk(message: ActionChunk) -> Chunk:
+    """A chunk that this arm can follow.
+
+    Raises:
+        ValueError: it cannot: other joints, no points, NaN or infinity, no time between points.
+    """
+    chunk = chunk_from_message(message)
+    if chunk.names != panda.JOINT_NAMES:
+        raise ValueError(f"they move {', '.join(chunk.names)}")
+    if not len(chunk.points) or not np.isfinite(chunk.points).all() or not chunk.dt > 0:
+        raise ValueError("they hold no points, NaN or infinity, or no time between points")
+    return chunk
 
 
 def _append(history: deque, stamp: float, entry: tuple) -> None:

@@ -1,0 +1,522 @@
+"""When the narrator's node speaks, of what, what it refuses, and how it answers."""
+
+import numpy as np
+import pytest
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
+from probe import NodeProcess, Probe, wait_for
+from rclpy.context import Context
+from rclpy.parameter import Parameter
+from sensor_msgs.msg import JointState
+from std_msgs.msg import Header
+from taught_narrator import (
+    DESCRIPTIONS,
+    ENCODER,
+    FALSE,
+    PICTURES,
+    QUESTION,
+    REACH,
+    SCENES,
+    SENTENCES,
+    WRONG,
+    taught_narrator,
+)
+
+from vla_ros.bringup import Stack
+from vla_ros.msg import ActionChunk, Narration, VisualTokens
+from vla_ros.nodes.narrator import NarratorNode
+from vla_ros.robots import panda
+from vla_ros.ros import qos
+from vla_ros.ros.lifecycle import FAILURE, OK, WARN
+from vla_ros.ros.messages import (
+    chunk_message,
+    joint_state_message,
+    seconds,
+    to_time,
+    tokens_message,
+)
+from vla_ros.scene_language.scenes import from_tokens, to_tokens
+from vla_ros.srv import Ask
+
+NAMESPACE = "/narrating"
+LEFT_OUT = "frobnicate the red cube, Frobnicate it quxly"  # words that nobody taught
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("narrator")
+    taught_narrator().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def make(monkeypatch):
+    context, nodes = Context(), []
+    rclpy.init(context=context)
+    # The newest stamp that it saw, so that nothing is old unless a test says so.
+    monkeypatch.setattr(
+        NarratorNode,
+        "now",
+        property(lambda node: node._newest and seconds(node._newest.header.stamp)),
+    )
+
+    def make(folder, **parameters):
+        parameters = {"checkpoint": str(folder), **parameters}
+        overrides = [Parameter(key, value=value) for key, value in parameters.items()]
+        nodes.append(NarratorNode(context=context, parameter_overrides=overrides))
+        return nodes[-1]
+
+    yield make
+    for node in nodes:
+        node.destroy_node()
+    context.try_shutdown()
+
+
+def awake(node):
+    """Active, and keeping the narrations that it publishes in `published`."""
+    assert node.bring_up() == ""
+    node.published = []
+    node._publisher.publish = node.published.append
+    return node
+
+
+@pytest.fixture
+def node(make, folder):
+    return awake(make(folder))
+
+
+def header(stamp):
+    return Header(stamp=to_time(stamp), frame_id="camera_optical_frame")
+
+
+def feel(node, stamp, joints=panda.HOME):
+    node._on_joint_states(joint_state_message(panda.JOINT_NAMES, joints, header(stamp)))
+
+
+def tokens(stamp, values=PICTURES[0], encoder_id=ENCODER):
+    return tokens_message(values, header(stamp), encoder_id, ("camera", "wrist_camera"), 0.01)
+
+
+def show(node, stamp, picture=0, **changes):
+    feel(node, stamp)
+    node._on_tokens(tokens(stamp, **{"values": PICTURES[picture], **changes}))
+
+
+def plan(stamp, instruction=REACH, opened=True, dt=0.05, count=8):
+    points = np.tile(panda.HOME, (count, 1))
+    points[:, -1] = panda.GRIPPER_OPEN if opened else panda.GRIPPER_CLOSED
+    return chunk_message(
+        points, panda.JOINT_NAMES, dt, header=header(stamp), instruction=instruction
+    )
+
+
+def act(node, stamp, instruction=REACH, opened=True):
+    """A frame, and the chunk that answers it."""
+    show(node, stamp)
+    node._on_chunk(plan(stamp, instruction, opened))
+
+
+def said(node):
+    return [(round(seconds(one.header.stamp), 6), one.text) for one in node.published]
+
+
+# --- when it speaks -------------------------------------------------------------------------------
+
+
+def test_at_rest_it_describes_what_it_sees_at_its_own_rate(node):
+    for k in range(45):
+        show(node, 10.0 + 0.05 * k, picture=k // 30)
+    first, second = DESCRIPTIONS
+    assert said(node) == [(10.0, first), (11.0, first), (12.0, second)]
+    message = node.published[0]
+    assert from_tokens(message.scene) == SCENES[0]
+    assert list(message.tokens)[:3] == ["<obj>", "red", "cube"]
+    assert message.instruction == "" and not message.unknown_words
+    assert message.log_probability < 0.0 < message.inference_time
+    assert message.header.frame_id == "camera_optical_frame"
+
+
+def test_the_rate_can_change_and_be_none(node):
+    node.set_parameters([Parameter("rate", value=5.0)])
+    for k in range(9):
+        show(node, 10.0 + 0.05 * k)
+    assert [stamp for stamp, _ in said(node)] == [10.0, 10.2, 10.4]
+    node.set_parameters([Parameter("rate", value=0.0)])
+    for k in range(9, 60):
+        show(node, 10.0 + 0.05 * k)
+    assert len(node.published) == 3
+
+
+def test_while_a_policy_acts_it_tells_what_the_robot_is_told(node):
+    for k in range(25):
+        act(node, 10.0 + 0.05 * k)
+    # The first frame was there before the first chunk.
+    sentence = SENTENCES[REACH, True]
+    assert said(node) == [(10.0, DESCRIPTIONS[0]), (10.05, sentence), (11.05, sentence)]
+    assert [one.instruction for one in node.published] == ["", REACH, REACH]
+
+
+def test_a_change_of_what_is_told_is_narrated_at_once(node):
+    node.set_parameters([Parameter("rate", value=0.0)])
+    for k in range(40):
+        stamp = 10.0 + 0.05 * k
+        if k < 8:
+            act(node, stamp)
+        elif k < 12:
+            act(node, stamp, opened=False)
+        elif k < 16:
+            act(node, stamp)
+        else:
+            show(node, stamp)
+    assert said(node) == [
+        (10.0, DESCRIPTIONS[0]),
+        (10.05, SENTENCES[REACH, True]),
+        (10.4, SENTENCES[REACH, False]),
+        (10.6, SENTENCES[REACH, True]),
+        (11.35, DESCRIPTIONS[0]),  # more than 0.5 s after the first frame without a chunk
+    ]
+
+
+def test_another_instruction_is_narrated_at_once(node):
+    for k in range(6):
+        act(node, 10.0 + 0.05 * k, instruction=REACH if k < 3 else LEFT_OUT)
+    assert [stamp for stamp, _ in said(node)] == [10.0, 10.05, 10.15]
+    assert node.published[-1].instruction == LEFT_OUT
+
+
+def test_a_frame_waits_for_its_chunk_while_a_policy_acts(node):
+    node.set_parameters([Parameter("rate", value=20.0)])
+    act(node, 10.0)
+    act(node, 10.05)
+    node.published.clear()
+    show(node, 10.1)
+    show(node, 10.15)
+    assert not node.published
+    node._on_chunk(plan(10.1))  # a slow policy: the next frame is there already
+    assert said(node) == [(10.1, SENTENCES[REACH, True])]
+
+
+def test_a_frame_waits_for_the_joints_of_its_time_but_not_for_ever(node):
+    feel(node, 9.99)
+    node._on_tokens(tokens(10.0))
+    assert not node.published
+    feel(node, 10.0)
+    assert [stamp for stamp, _ in said(node)] == [10.0]
+    node._on_tokens(tokens(11.5))
+    assert len(node.published) == 1 and "joint_states" in node.diagnose()[1]
+
+
+def test_what_came_while_it_spoke_is_old_and_is_passed_over(node):
+    act(node, 10.0)
+    for stamp in (10.05, 10.1, 10.15):
+        show(node, stamp)
+    node._on_chunk(plan(10.1))
+    assert said(node)[-1] == (10.1, SENTENCES[REACH, True])
+    node._on_chunk(plan(10.15, opened=False))  # that frame had come before it spoke
+    assert said(node)[-1][0] == 10.1
+    act(node, 10.4, opened=False)
+    assert said(node)[-1] == (10.4, SENTENCES[REACH, False])
+
+
+def test_silence_counts_from_when_it_listened_again(node):
+    act(node, 10.0)
+    act(node, 10.05)
+    # It spoke for a second: the next frame is there before the chunks that it has not heard yet.
+    show(node, 11.05)
+    node._on_chunk(plan(10.1))
+    node._on_chunk(plan(11.05))
+    assert said(node)[-1] == (11.05, SENTENCES[REACH, True])
+    assert len(node.published) == 3
+
+
+def test_a_clock_that_goes_back_begins_anew(node):
+    act(node, 100.0)
+    act(node, 100.05)
+    show(node, 3.0)
+    assert said(node)[-1] == (3.0, DESCRIPTIONS[0])
+
+
+# --- what it does not say -------------------------------------------------------------------------
+
+
+def test_what_does_not_hold_is_not_said_but_counted(node):
+    node.set_parameters([Parameter("rate", value=20.0)])
+    for k in range(14):
+        act(node, 10.0 + 0.05 * k, instruction=FALSE)
+    assert said(node) == [(10.0, DESCRIPTIONS[0])]
+    level, message, details = node.diagnose()
+    assert level == WARN and "did not hold" in message
+    assert details["unsound_share"] == round(13 / 14, 2)
+    assert details["narrations_per_second"] == 1 and details["inference_ms"] > 0.0
+    for k in range(14, 40):
+        act(node, 10.0 + 0.05 * k)
+    assert node.diagnose()[0] == OK and node.diagnose()[2]["unsound_share"] == 0.0
+
+
+def test_words_never_taught_leave_the_instruction_out_and_are_named(node, capfd):
+    for k in range(22):
+        act(node, 10.0 + 0.05 * k, instruction=LEFT_OUT)
+    sentence = SENTENCES["", True]
+    assert said(node)[1:] == [(10.05, sentence), (11.05, sentence)]
+    message = node.published[-1]
+    assert message.instruction == LEFT_OUT
+    assert list(message.unknown_words) == ["frobnicate", "Frobnicate", "quxly"]
+    assert node.diagnose()[2]["unknown_words"] == "frobnicate, Frobnicate, quxly"
+    assert capfd.readouterr().err.count("never taught") == 1
+    act(node, 11.1)
+    assert not node.published[-1].unknown_words and node.diagnose()[2]["unknown_words"] == ""
+
+
+# --- what it cannot use ---------------------------------------------------------------------------
+
+
+def test_tokens_of_another_encoder_are_refused_with_the_cure(node):
+    show(node, 10.0, encoder_id="other")
+    level, message, _ = node.diagnose()
+    assert not node.published and level == WARN
+    assert "encoder other" in message and ENCODER in message and "checkpoint" in message
+    answer = node._on_ask(Ask.Request(question=QUESTION), Ask.Response())
+    assert not answer.success and "nothing was seen yet" in answer.message
+    assert "encoder other" in answer.message
+    show(node, 10.05)
+    assert len(node.published) == 1 and node.diagnose()[0] == OK
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (np.zeros((1, 4, 4, 3), np.float16), r"[2, 4, 4, 3], got [1, 4, 4, 3]"),
+        (np.full((2, 4, 4, 3), np.nan, np.float16), "NaN"),
+    ],
+)
+def test_broken_tokens_are_named_and_good_ones_go_on(node, values, words):
+    show(node, 10.0, values=values)
+    level, message, _ = node.diagnose()
+    assert not node.published and level == WARN and words in message
+    show(node, 11.0)
+    assert len(node.published) == 1 and node.diagnose()[0] == OK
+
+
+def test_without_joints_nothing_is_said_and_with_them_it_goes_on(node):
+    node._on_tokens(tokens(10.0))
+    assert not node.published and "no joint states" in node.diagnose()[1]
+    lacking = joint_state_message(panda.JOINT_NAMES[:-1], panda.HOME[:-1], header(10.05))
+    node._on_joint_states(lacking)
+    node._on_tokens(tokens(10.05))
+    assert not node.published and f"lacks {panda.JOINT_NAMES[-1]}" in node.diagnose()[1]
+    show(node, 10.1)
+    assert said(node) == [(10.1, DESCRIPTIONS[0])] and node.diagnose()[0] == OK
+
+
+def test_chunks_that_are_none_are_passed_over(node, capfd):
+    def nothing_is_told(chunk, words):
+        show(node, seconds(chunk.header.stamp))
+        node._on_chunk(chunk)
+        assert node._told is None and words in capfd.readouterr().err
+
+    nan = plan(10.0)
+    nan.data[3] = np.nan
+    nothing_is_told(nan, "NaN")
+    others = plan(10.05)
+    others.joint_names = list("abcdefgh")
+    nothing_is_told(others, "a, b")
+    nothing_is_told(plan(10.1, count=3), "3 points 0.05 s apart do not tell")
+    act(node, 10.15)
+    assert said(node)[-1] == (10.15, SENTENCES[REACH, True])
+
+
+def test_no_tokens_are_a_warning(node):
+    level, message, _ = node.diagnose()
+    assert level == WARN and "visual_tokens" in message
+
+
+@pytest.mark.parametrize("name", ["nowhere", "arm"])
+def test_what_is_no_narrator_does_not_configure(make, name):
+    node = make(name)
+    assert node.trigger_configure() == FAILURE and node.state == "unconfigured"
+    assert ("no checkpoint 'nowhere'" if name == "nowhere" else "NarratorConfig") in node.failure
+
+
+# --- answers --------------------------------------------------------------------------------------
+
+
+def ask(node, question):
+    return node._on_ask(Ask.Request(question=question), Ask.Response())
+
+
+@pytest.mark.parametrize("question", [QUESTION, QUESTION.capitalize() + "?"])
+def test_a_question_is_answered_from_the_newest_picture(node, question):
+    show(node, 10.0, picture=1)
+    show(node, 10.05, picture=0)  # not narrated
+    answer = ask(node, question)
+    assert answer.success and answer.message == "" and answer.answer == "Right of the bowl"
+    assert from_tokens(answer.scene) == SCENES[0] and answer.log_probability < 0.0
+    assert list(answer.tokens)[:3] == ["<obj>", "red", "cube"]
+
+
+@pytest.mark.parametrize(
+    ("question", "words"),
+    [
+        ("where is the frobnicator and the quxly", "unknown words 'frobnicator', 'quxly'"),
+        ("lift the red cube", "is no question"),
+        ("", "is no question"),
+        ("where is the green cylinder", "no green cylinder"),
+        (WRONG, "the answer 'Two' does not hold of the scene that was read"),
+    ],
+)
+def test_what_cannot_be_answered_is_refused_with_the_reason(node, question, words):
+    show(node, 10.0)
+    answer = ask(node, question)
+    assert not answer.success and words in answer.message
+    assert answer.answer == "" and not answer.tokens and answer.log_probability == 0.0
+    assert list(answer.scene) == to_tokens(SCENES[0])  # so that one sees why
+
+
+def test_without_a_picture_or_with_an_old_one_there_is_no_answer(node, monkeypatch):
+    answer = ask(node, QUESTION)
+    assert not answer.success and "nothing was seen yet" in answer.message
+    show(node, 10.0)
+    monkeypatch.setattr(NarratorNode, "now", property(lambda _: 15.0))
+    answer = ask(node, QUESTION)
+    assert not answer.success and "5.0 s old" in answer.message and not answer.scene
+
+
+def test_asked_while_a_policy_acts_it_goes_on_narrating(node):
+    act(node, 10.0)
+    act(node, 10.05)
+    assert ask(node, QUESTION).success
+    act(node, 11.05)
+    assert said(node)[-1] == (11.05, SENTENCES[REACH, True])
+
+
+# --- over ROS -------------------------------------------------------------------------------------
+
+
+class Robot(Probe):
+    """The other side of the topics: encoder, joints and a policy, at 20 Hz of its own time."""
+
+    def __init__(self) -> None:
+        super().__init__("robot", NAMESPACE)
+        node = self.node
+        self._tokens = node.create_publisher(VisualTokens, "visual_tokens", qos.sensor())
+        self._joints = node.create_publisher(JointState, "joint_states", qos.standard())
+        self._chunks = node.create_publisher(ActionChunk, "action_chunk", qos.standard(1))
+        self.listen(Narration, "narration", qos.standard())
+        self.listen(DiagnosticArray, "/diagnostics", qos.standard())
+        self.instruction = ""
+        node.create_timer(0.05, self._publish)
+        self.start()
+
+    def _publish(self) -> None:
+        now = self.node.get_clock().now().nanoseconds * 1e-9
+        joints = joint_state_message(panda.JOINT_NAMES, panda.HOME, header(now))
+        self._joints.publish(joints)
+        self._tokens.publish(tokens(now))
+        if self.instruction:
+            self._chunks.publish(plan(now, self.instruction))
+
+    def ask(self, question) -> Ask.Response:
+        return self.call(Ask, "ask", Ask.Request(question=question))
+
+    def change(self, *transitions) -> None:
+        for transition in transitions:
+            request = ChangeState.Request(transition=Transition(id=transition))
+            assert self.call(ChangeState, "narrator/change_state", request).success
+
+    def statuses(self):
+        return [message.status[0] for _, message in self.heard["/diagnostics"]]
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory, folder):
+    """The node as a process, and the robot that it watches."""
+    robot, logs = Robot(), tmp_path_factory.mktemp("process")
+    process = NodeProcess(logs, NAMESPACE, "narrator", "-p", f"checkpoint:={folder}")
+    robot.output = lambda: process.output
+    try:
+        wait_for(lambda: robot.heard["narration"])
+        yield robot
+    finally:
+        code = process.end()
+        robot.close()
+        print(process.output)
+    assert code == 0
+
+
+def test_it_narrates_what_is_done_from_the_moment_that_it_is_told(running):
+    assert running.next("narration").text == DESCRIPTIONS[0]
+    running.instruction = REACH
+    message = running.next("narration", lambda one: one.instruction)
+    assert message.text == SENTENCES[REACH, True] and message.instruction == REACH
+    running.instruction = LEFT_OUT
+    message = running.next("narration", lambda one: one.unknown_words)
+    assert message.text == SENTENCES["", True] and message.instruction == LEFT_OUT
+    running.instruction = ""
+    assert running.next("narration", lambda one: not one.instruction).text == DESCRIPTIONS[0]
+    assert running.output().count("narrating without the instruction") == 2  # and no longer
+
+
+def test_it_answers_over_ros_and_says_how_it_is_doing(running):
+    assert running.ask(QUESTION).answer == "Right of the bowl"
+    assert "frobnicator" in running.ask("where is the frobnicator?").message
+    wait_for(lambda: running.statuses() and running.statuses()[-1].message == "narrating")
+    assert {value.key for value in running.statuses()[-1].values} >= {
+        "narrations_per_second",
+        "inference_ms",
+        "unsound_share",
+        "unknown_words",
+    }
+
+
+def test_inactive_it_says_so_and_restarted_it_begins_anew(running):
+    running.change(Transition.TRANSITION_DEACTIVATE)
+    answer = running.ask(QUESTION)
+    assert not answer.success and "narrator is inactive" in answer.message
+    running.change(
+        Transition.TRANSITION_CLEANUP,
+        Transition.TRANSITION_CONFIGURE,
+        Transition.TRANSITION_ACTIVATE,
+    )
+    assert running.next("narration").text == DESCRIPTIONS[0]
+    assert running.ask(QUESTION).success
+
+
+def test_an_unknown_checkpoint_ends_it_with_one_line(tmp_path):
+    process = NodeProcess(tmp_path, NAMESPACE, "narrator", "-p", "checkpoint:=nowhere")
+    assert process.wait() == 1
+    last = process.output.strip().splitlines()[-1]
+    assert last.startswith("error: narrator: no checkpoint 'nowhere'")
+    assert "Traceback" not in process.output
+
+
+# --- with what ships ------------------------------------------------------------------------------
+
+
+def test_the_shipped_narrator_tells_what_the_simulated_arm_does_and_answers():
+    robot = Probe("listener", NAMESPACE)
+    robot.listen(Narration, "narration", qos.standard())
+    robot.start()
+    try:
+        with Stack(
+            robot="sim",
+            namespace=NAMESPACE,
+            instruction=REACH,
+            overrides={"sim_robot": {"seed": 3}},
+        ) as stack:
+            message = robot.next("narration", lambda one: one.instruction)
+            assert message.instruction == REACH and message.text.endswith(".")
+            from_tokens(message.scene)
+            answers = []
+
+            def answered():
+                answers.append(robot.call(Ask, "ask", Ask.Request(question="is the hand open")))
+                return answers[-1].success
+
+            wait_for(answered)
+            assert answers[-1].answer in ("Yes", "No")
+            assert stack.nodes["narrator"].diagnose()[2]["unsound_share"] < 0.5
+            assert not stack.failure
+    finally:
+        robot.close()

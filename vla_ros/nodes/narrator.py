@@ -1,0 +1,317 @@
+"""Node narrator: `visual_tokens`, `joint_states` and `action_chunk` in, `narration` out.
+
+It narrates at its own rate, and at once when what the robot is told changes: another instruction,
+none any more, or a hand that is to close or open. An observation is tokens, the joint states of
+their stamp, and the chunk that answers them while a policy acts. It looks at one observation at a
+time, the newest: what came while it was speaking is old by then. The service `ask` answers
+questions about the newest one.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from sensor_msgs.msg import JointState
+
+from vla_ros.checkpoints import resolve
+from vla_ros.models.narrator import Narrator, Sight, plan_of
+from vla_ros.msg import ActionChunk, Narration, VisualTokens
+from vla_ros.observations import joints_from_message, proprioception
+from vla_ros.robots import panda
+from vla_ros.robots.actions import joint_chunk_to_end_effector
+from vla_ros.robots.kinematics import ArmKinematics
+from vla_ros.ros import qos
+from vla_ros.ros.heard import STAMP_ROUNDING, Heard, arm_chunk
+from vla_ros.ros.lifecycle import OK, WARN, LifecycleNode
+from vla_ros.ros.messages import seconds, tokens_from_message
+from vla_ros.ros.parameters import Parameter
+from vla_ros.ros.running import run
+from vla_ros.scene_language.actions import Action
+from vla_ros.scene_language.scenes import to_tokens
+from vla_ros.scene_language.vocabulary import tokens_of
+from vla_ros.srv import Ask
+
+_SILENCE = 0.5  # s without chunks that end an instruction
+_WAITING = 4  # frames that may wait for their chunk: the gate takes none that comes later
+_OLD = 2.0  # s; a picture of before is not asked about
+_JUDGED = 20  # newest sentences, of which the share of unsound ones is told
+
+PARAMETERS = {
+    "checkpoint": Parameter(
+        "narrator", "A checkpoint of the package by name, or the path of a folder."
+    ),
+    "rate": Parameter(
+        1.0, "Narrate this often, Hz; 0: only when what the robot is told changes.", 0.0, 20.0,
+        live=True,
+    ),
+    "state_timeout": Parameter(
+        0.2, "Joint states may be older than the images by this much, s.", 0.005, 5.0, live=True
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Told:
+    """What the robot was told on one observation."""
+
+    stamp: float  # s, of the observation
+    instruction: str
+    point: np.ndarray  # [1, D] joint targets as far ahead as plans of the narrator reach, rad and m
+
+    @property
+    def gist(self) -> tuple[str, bool]:
+        """What is worth a word at once when it changes."""
+        return self.instruction, Action.of_metres(np.zeros(3), self.point[0, -1]).opens
+
+
+class NarratorNode(LifecycleNode):
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__("narrator", PARAMETERS, **kwargs)
+        # As long as the node lives, so that every call is answered.
+        self.create_service(Ask, "ask", self._on_ask)
+
+    def configure(self) -> None:
+        torch.set_num_threads(1)
+        self._narrator = Narrator.from_pretrained(resolve(self.params.checkpoint))
+        self._kinematics = ArmKinematics()
+        self._publisher = self.publisher(Narration, "narration", qos.standard())
+
+    def activate(self) -> None:
+        self._heard = Heard()
+        self._forget()
+        self._received = self._published = 0
+        self._inference_time = 0.0
+        self._sound: deque[bool] = deque(maxlen=_JUDGED)
+        self._unknown: tuple[str, ...] = ()
+        self._problem = ""  # why the newest frames are not narrated
+        self.subscribe(VisualTokens, "visual_tokens", self._on_tokens, qos.sensor())
+        # Deep enough for what comes while it speaks: the newest are not all that is needed.
+        self.subscribe(JointState, "joint_states", self._on_joint_states, qos.standard(100))
+        self.subscribe(ActionChunk, "action_chunk", self._on_chunk, qos.standard())
+
+    def cleanup(self) -> None:
+        self._narrator = None
+
+    def diagnose(self) -> tuple[bytes, str, dict[str, Any]]:
+        received, published = self._received, self._published
+        self._received = self._published = 0
+        unsound = self._sound.count(False)
+        details = {
+            "narrations_per_second": published,
+            "inference_ms": round(1e3 * self._inference_time, 1),
+            "unsound_share": round(unsound / len(self._sound), 2) if self._sound else "unknown",
+            "unknown_words": ", ".join(self._unknown),
+        }
+        problem = "" if received else "no visual tokens on visual_tokens: is vision_encoder active?"
+        self.log_edge("tokens", problem)
+        problem = problem or self._problem
+        if not problem and 2 * unsound > _JUDGED:
+            problem = (
+                f"{unsound} of the last {len(self._sound)} sentences did not hold of the scene "
+                "that was read, and were not said: does the robot look as it did in training?"
+            )
+        return (WARN, problem, details) if problem else (OK, "narrating", details)
+
+    # --- what comes in ----------------------------------------------------------------------
+
+    def _forget(self) -> None:
+        """Know nothing, as after a start."""
+        self._newest: VisualTokens | None = None
+        self._frames: deque[VisualTokens] = deque(maxlen=_WAITING)  # not looked at yet
+        self._told: Told | None = None
+        self._silent_since: float | None = None  # s, of the first frame since the newest chunk
+        self._narrated: float | None = None  # s, of the frame narrated last
+        self._gist: tuple[str, bool] | None = None  # of what was told then
+
+    def _on_tokens(self, message: VisualTokens) -> None:
+        self._received += 1
+        wanted = self._narrator.config.encoder_id
+        if message.encoder_id != wanted:
+            self._trouble(
+                f"visual tokens come from encoder {message.encoder_id}, the narrator was trained "
+                f"with {wanted}: give it a checkpoint that was trained with vision_encoder's"
+            )
+            return
+        stamp = seconds(message.header.stamp)
+        if self._newest is not None and stamp < seconds(self._newest.header.stamp):
+            self._forget()  # the clock began anew
+        self._newest = message
+        self._frames.append(message)
+        if self._told is not None:
+            if self._silent_since is None:
+                self._silent_since = stamp
+            if stamp - self._silent_since > _SILENCE:
+                self._told = None
+        self._narrate_when_due()
+
+    def _on_joint_states(self, message: JointState) -> None:
+        self._heard.felt(seconds(message.header.stamp), message)
+        self._narrate_when_due()
+
+    def _on_chunk(self, message: ActionChunk) -> None:
+        problem = ""
+        try:
+            chunk = arm_chunk(message)
+            ahead = round(self._narrator.config.horizon / chunk.dt)
+            if not 1 <= ahead <= len(chunk.points):
+                raise ValueError(
+                    f"{len(chunk.points)} points {chunk.dt:g} s apart do not tell where the robot "
+                    f"is to be {self._narrator.config.horizon:g} s later"
+                )
+        except ValueError as error:
+            problem = f"action chunks are passed over: {error}"
+        self.log_edge("chunk", problem)
+        if not problem:
+            point = chunk.points[ahead - 1 : ahead]
+            self._told = Told(chunk.stamp, message.instruction, point)
+            self._silent_since = None
+            self._narrate_when_due()
+
+    def _trouble(self, problem: str) -> None:
+        """Tell why frames are not narrated; "" when they are."""
+        self._problem = problem
+        self.log_edge("observation", problem)
+
+    # --- narrating --------------------------------------------------------------------------
+
+    def _narrate_when_due(self) -> None:
+        frame = self._frame()
+        if frame is None or not self._is_due(seconds(frame.header.stamp)):
+            return
+        stamp = seconds(frame.header.stamp)
+        missing = stamp - self._heard.newest_joints
+        if STAMP_ROUNDING < missing <= self.params.state_timeout:
+            return  # they are on their way, as for the policy
+        try:
+            measured = self._measured(stamp)
+            self._narrated, self._gist = stamp, self._told and self._told.gist
+            self._narrate(frame, measured)
+        except ValueError as error:
+            self._trouble(f"no narration: {error}")
+        else:
+            self._trouble("")
+
+    def _frame(self) -> VisualTokens | None:
+        """The newest that can be narrated: while a policy acts, one that its chunk answers."""
+        if self._told is None:
+            return self._frames[-1] if self._frames else None
+        for frame in self._frames:
+            if abs(seconds(frame.header.stamp) - self._told.stamp) < STAMP_ROUNDING:
+                return frame
+        return None
+
+    def _is_due(self, stamp: float) -> bool:
+        gist = self._told and self._told.gist
+        if self._narrated is None or gist != self._gist:
+            return True
+        rate = self.params.rate
+        return rate > 0.0 and stamp - self._narrated >= 1.0 / rate - STAMP_ROUNDING
+
+    def _narrate(self, frame: VisualTokens, measured: np.ndarray) -> None:
+        """Say what a frame shows. Raises ValueError when it cannot be looked at."""
+        told, instruction = self._told, self._told.instruction if self._told else ""
+        self._unknown = _unknown_words(instruction)
+        named = ", ".join(self._unknown)
+        self.log_edge(
+            "instruction",
+            named and f"narrating without the instruction '{instruction}': never taught: {named}",
+        )
+        began = time.perf_counter()
+        sight, felt = self._look(frame, measured)
+        if told is None:
+            said = self._narrator.describe(sight.scene)
+        else:
+            (point,) = joint_chunk_to_end_effector(self._kinematics, measured, told.point)
+            known = "" if self._unknown else instruction
+            said = self._narrator.narrate(sight.scene, plan_of(felt, point), known)
+        self._inference_time = time.perf_counter() - began
+        self._sound.append(said.sound)
+        if not said.sound:
+            return
+        self._published += 1
+        self._publisher.publish(
+            Narration(
+                header=frame.header,
+                text=said.text,
+                tokens=said.grounds,
+                scene=to_tokens(sight.scene),
+                instruction=instruction,
+                unknown_words=self._unknown,
+                log_probability=said.log_probability,
+                inference_time=self._inference_time,
+            )
+        )
+
+    def _measured(self, stamp: float) -> np.ndarray:
+        """Joint positions [D]. Raises ValueError when they are not known."""
+        joints = self._heard.joints(stamp, self.params.state_timeout)
+        return joints_from_message(joints, panda.JOINT_NAMES)
+
+    def _look(self, frame: VisualTokens, measured: np.ndarray) -> tuple[Sight, np.ndarray]:
+        """What a frame shows, and proprioception. Raises ValueError: it cannot be looked at."""
+        # While it looks it hears nothing: what waits here is old afterwards, and no chunk came.
+        self._frames.clear()
+        self._silent_since = None
+        felt = proprioception(measured, self._kinematics)
+        return self._narrator.see(tokens_from_message(frame), felt), felt
+
+    # --- answering --------------------------------------------------------------------------
+
+    def _on_ask(self, request: Ask.Request, response: Ask.Response) -> Ask.Response:
+        try:
+            sight = self._look_anew()
+            response.scene = to_tokens(sight.scene)
+            said = self._narrator.answer(sight.scene, request.question)
+            if not said.sound:
+                raise ValueError(
+                    f"the answer '{said.text}' does not hold of the scene that was read"
+                )
+        except ValueError as error:
+            response.message = str(error)
+            return response
+        response.success = True
+        response.answer, response.tokens = said.text, said.grounds
+        response.log_probability = said.log_probability
+        return response
+
+    def _look_anew(self) -> Sight:
+        """What the newest frame shows. Raises ValueError: there is none, or it cannot be seen."""
+        if self.state != "active":
+            raise ValueError(f"narrator is {self.state}: configure and activate it first")
+        if self._newest is None:
+            why = self._problem or "are there visual tokens on visual_tokens?"
+            raise ValueError(f"nothing was seen yet: {why}")
+        stamp = seconds(self._newest.header.stamp)
+        if self.now - stamp > _OLD:
+            raise ValueError(
+                f"the newest picture is {self.now - stamp:.1f} s old: "
+                f"{self._problem or 'is vision_encoder still active?'}"
+            )
+        return self._look(self._newest, self._measured(stamp))[0]
+
+
+def _unknown_words(instruction: str) -> tuple[str, ...]:
+    """Words that the narrator was never taught, each once and in their order."""
+    unknown = []
+    for word in instruction.split():
+        try:
+            tokens_of(word)
+        except ValueError:
+            unknown.append(word.strip(".,?!"))
+    return tuple(dict.fromkeys(unknown))
+
+
+def main(args: list[str] | None = None) -> int:
+    os.nice(5)  # in a process of its own it gives way to those that move the robot
+    return run(NarratorNode, args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,14 +1,24 @@
-"""What a sentence or an answer rests on: the things it is about, and where they are.
+"""What a sentence or an answer rests on: things, where they are, and how far apart.
 
-Grounds come before what is said: `<rel> <obj> red cube <x36> <y42> <z1> <obj> white bowl ...`. They
-show a reader what the speaker looked at, and spare the speaker the looking and the saying at once
-(a chain of thought, Wei et al. 2022, in places instead of words).
+Grounds come before what is said, in places and offsets:
+
+    <rel> <obj> red cube <x36> <y42> <z1> <obj> white bowl <a26> <a16> <a17>
+
+They show a reader what the speaker looked at, and spare the speaker the looking, the comparing and
+the saying at once: a chain of thought (Wei et al. 2022) without words.
+
+Things come with their place, or with an offset: levels of an action for x, y and z, 16 for none.
+It is that of a relation's subject from its landmark; exact up to 9 bins and coarser beyond, as all
+relations but the far ones are decided by less. Where a landmark or a subject is still to be chosen,
+all that come into question are listed.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 
+from vla_ros.scene_language.actions import ZERO
 from vla_ros.scene_language.facts import (
     Coloured,
     Counted,
@@ -30,46 +40,46 @@ from vla_ros.scene_language.questions import (
     WhatColor,
     Where,
 )
-from vla_ros.scene_language.scenes import GRIPPER, Name, Scene, place_tokens
+from vla_ros.scene_language.scenes import GRIPPER, Name, Place, Scene, place_tokens
 
 MARK = "<rel>"
+_EXTREMES = ("nearest", "farthest")  # of all things, so all are compared
+_STEPS = (*range(10), 10, 12, 15, 20, 28, 40)  # least bins of each level of an offset
 
 
-def tokens_of_grounds(names: Iterable[Name], scene: Scene) -> list[str]:
-    """Each of `names` that is there with its place: `<obj> colour shape <x> <y> <z>`, or `<grip>
-    <x> <y> <z>`."""
-    tokens = []
-    for name in dict.fromkeys(names):
-        if name in scene:
-            said = ["<grip>"] if name == GRIPPER else ["<obj>", *name]
-            tokens += [*said, *place_tokens(scene.place_of(name))]
-    return tokens
+def offset_tokens(subject: Place, landmark: Place) -> list[str]:
+    """How far the subject is from the landmark along x, y, z."""
+    levels = []
+    for a, b in zip(subject, landmark, strict=True):
+        level = bisect_right(_STEPS, abs(a - b)) - 1
+        levels.append(f"<a{ZERO + (level if a > b else -level)}>")
+    return levels
 
 
 def of_narration(before: Scene, after: Scene, target: Name | None) -> list[str]:
     """Grounds of `facts.narration`: where the gripper will be, what it carries or pushes, what it
-    is after and what is next to that."""
+    is after, and what else is there that may tell where that is."""
     thing = narration(before, after).thing
-    names = [] if thing is None else [thing]
+    tokens = _placed([GRIPPER], after) + _placed([] if thing is None else [thing], before)
     if target is not None and target != thing:
-        names += [target, *_landmarks(where(target, before))]
-    return tokens_of_grounds([GRIPPER], after) + tokens_of_grounds(names, before)
+        tokens += _search(target, before)
+    return tokens
 
 
 def of_fact(fact: Fact, scene: Scene) -> list[str]:
     """Grounds of a sentence about a scene, or about what led to it."""
     if isinstance(fact, Counted):
-        return tokens_of_grounds(_of_kind(fact.kind, scene), scene)
+        return _placed(_of_kind(fact.kind, scene), scene)
     if isinstance(fact, Coloured):
-        return tokens_of_grounds([Name(fact.color, fact.shape)], scene)
+        return _placed([Name(fact.color, fact.shape)], scene)
     if isinstance(fact, Moving):
-        named = [fact.thing, fact.target, *_landmarks(fact.which)]
-        return tokens_of_grounds([name for name in named if name is not None], scene)
+        named = [name for name in (fact.thing, fact.target) if name is not None]
+        return _placed(named, scene) + (_related(fact.which, scene) if fact.which else [])
     if isinstance(fact, Happened):
-        return tokens_of_grounds([fact.thing, *_landmarks(fact.where)], scene)
-    if isinstance(fact, Related | Present | Placed):
-        return tokens_of_grounds([fact.subject, *_landmarks(fact)], scene)
-    return []
+        return _related(fact.where, scene) if fact.where else _placed([fact.thing], scene)
+    if isinstance(fact, Related):
+        return _related(fact, scene)
+    return _placed([fact.subject], scene) if isinstance(fact, Present | Placed) else []
 
 
 def of_answer(question: Question, answer: Answer, scene: Scene) -> list[str]:
@@ -77,19 +87,62 @@ def of_answer(question: Question, answer: Answer, scene: Scene) -> list[str]:
     if isinstance(question, Is):
         return of_fact(question.fact, scene)
     if isinstance(question, Where):
-        return tokens_of_grounds([question.subject, *_landmarks(answer)], scene)
+        return _search(question.subject, scene)
     if isinstance(question, What):
-        found = [] if answer is None else [answer]
-        return tokens_of_grounds([*question.landmarks, *found], scene)
+        return _candidates(question.landmarks, scene)
     if isinstance(question, HowMany):
-        return tokens_of_grounds(_of_kind(question.kind, scene), scene)
+        return _placed(_of_kind(question.kind, scene), scene)
     if isinstance(question, WhatColor):
-        return tokens_of_grounds([Name(answer, question.shape)], scene)
+        return _placed([Name(answer, question.shape)], scene)
     return []
 
 
-def _landmarks(fact: object) -> Sequence[Name]:
-    return fact.landmarks if isinstance(fact, Related) else ()
+def _placed(names: Iterable[Name], scene: Scene) -> list[str]:
+    """Each of `names` that is there with its place."""
+    there = [name for name in names if name in scene]
+    return [token for name in there for token in (*_named(name), *_at(name, scene))]
+
+
+def _related(fact: Related, scene: Scene) -> list[str]:
+    if fact.relation in _EXTREMES:
+        return _candidates(fact.landmarks, scene)
+    tokens = _placed([fact.subject], scene)
+    for landmark in fact.landmarks:
+        tokens += [*_named(landmark), *_offset(fact.subject, landmark, scene)]
+    return tokens
+
+
+def _search(subject: Name, scene: Scene) -> list[str]:
+    """The subject, and all things that `facts.where` may tell its place by."""
+    tokens = _placed([subject], scene)
+    if isinstance(where(subject, scene), Related):
+        for name, _ in scene.things:
+            if name not in (subject, scene.holds):
+                tokens += [*_named(name), *_offset(subject, name, scene)]
+    return tokens
+
+
+def _candidates(landmarks: Sequence[Name], scene: Scene) -> list[str]:
+    """The landmarks, and all things that may be in a relation to them."""
+    tokens = _placed(landmarks, scene)
+    for name, _ in scene.things:
+        if name not in landmarks:
+            tokens += _named(name)
+            for landmark in landmarks:
+                tokens += _offset(name, landmark, scene)
+    return tokens
+
+
+def _named(name: Name) -> list[str]:
+    return ["<grip>"] if name == GRIPPER else ["<obj>", *name]
+
+
+def _at(name: Name, scene: Scene) -> list[str]:
+    return place_tokens(scene.place_of(name))
+
+
+def _offset(subject: Name, landmark: Name, scene: Scene) -> list[str]:
+    return offset_tokens(scene.place_of(subject), scene.place_of(landmark))
 
 
 def _of_kind(kind: str, scene: Scene) -> list[Name]:

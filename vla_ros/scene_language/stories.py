@@ -2,8 +2,8 @@
 
 A story is a function of (seed, split, number), whoever asks for it and when. The same story can be
 told in two forms: with spatial tokens, or all in words. The split "train" never says, asks or
-answers one of the held-out compositions (a colour, a shape and the relation that such a thing has
-to something); where relations are said in the split "held_out", it is only those.
+answers one of the held-out compositions (a colour, a shape, the relation that such a thing has to
+something, and to what); where relations are said in the split "held_out", it is only those.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ KINDS = {
     **{"describe": 0.05, "tell": 0.06, "picture": 0.06, "ask": 0.08, "quiz": 0.35},
     **{"next": 0.12, "narrate": 0.18, "episode": 0.1},
 }
-_QUIZ = (4, 8)  # questions of one, at least and at most
+_QUIZ = (2, 5)  # questions of one, at least and at most
 _LONGEST_EPISODE = 4  # moments
 
 

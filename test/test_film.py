@@ -5,8 +5,14 @@ import numpy as np
 import pytest
 
 from vla_ros import film
+from vla_ros.scene_language.facts import Related
+from vla_ros.scene_language.scenes import BOWL, PAD
+from vla_ros.scene_language.sentences import say
+from vla_ros.scene_language.vocabulary import text_of
+from vla_ros.sim.arm import TICK, ArmWorld
 from vla_ros.sim.report import EpisodeReport
 from vla_ros.sim.tasks import Outcome, sample_task
+from vla_ros.sim.truth import Witness, scene_of
 from vla_ros.video import Video
 
 
@@ -103,6 +109,87 @@ def test_panels_show_camera_and_imagination_or_are_dark():
     assert (column == film._CURVE).all(-1).sum() > 5
     blank = film.beside(picture, film.Expectations(), 1.0, (0.0, 2.0))[:, 640:]
     assert (blank == film._DARK).all(-1).sum() > 2 * 150**2
+
+
+@pytest.fixture(scope="module")
+def seen():
+    """Half a second of an arm that stands still: its witness, times of its frames, its scene."""
+    world, witness, times = ArmWorld((16, 16)), Witness(), []
+    world.reset(sample_task("pick", 1))
+    for _ in range(10):
+        witness.look(world)
+        times.append(world.time)
+        for _ in range(round(0.05 / TICK)):
+            world.tick()
+    world.close()
+    return witness, times, scene_of(world)
+
+
+def test_a_sentence_is_judged_once_it_is_known_what_came_of_it(seen):
+    witness, times, scene = seen
+    told = []
+    sayings = film.Sayings(witness, told.append)
+    beside = "left" if scene.place_of(PAD).y > scene.place_of(BOWL).y else "right"
+    sayings.add(times[0], "The gripper stays where it is.")
+    sayings.add(times[1], text_of(say(Related(PAD, beside, (BOWL,)))))
+    sayings.add(times[8], "The gripper is not moving.")
+    for now in (times[0], times[4]):  # the frame 0.2 s later is being looked at
+        sayings.settle(now)
+        assert not told
+    sayings.settle(times[5])
+    assert [saying.time for saying in told] == times[:1]
+    sayings.settle()
+    sayings.settle()
+    assert told == sayings.judged
+    assert [(saying.time, saying.true) for saying in told[1:]] == [
+        (times[1], True),
+        (times[8], None),
+    ]
+
+
+def test_what_is_true_is_counted_and_what_means_nothing_is_not_true(seen):
+    witness, times, _ = seen
+    sayings = film.Sayings(witness, lambda _: None)
+    for text in ("The fingers are open.", "The hand holds the cube.", "Open is the.", "dance!"):
+        sayings.add(times[2], text)
+    sayings.settle()
+    assert [saying.verdict for saying in sayings.judged] == ["true", "false", "false", "false"]
+    assert sayings.summary() == "1 of 4 sentences true by physics"
+    sayings.add(times[-1] + 9.0, "The hand waits.")
+    sayings.settle()
+    assert sayings.judged[-1].verdict == "not judged"
+    assert sayings.summary() == "1 of 4 sentences true by physics (1 could not be judged)"
+
+
+def test_the_subtitle_is_what_was_said_last_of_this_episode(seen):
+    witness, times, _ = seen
+    sayings = film.Sayings(witness, lambda _: None)
+    for i in (6, 0, 3):  # in whatever order they come
+        sayings.add(times[i], f"number {i}")
+    sayings.settle()
+
+    def at(time, since=times[0]):
+        found = sayings.at(time, since)
+        return found and found.text
+
+    assert [at(times[i]) for i in (0, 2, 3, 5, 6, 9)] == [f"number {i}" for i in (0, 0, 3, 3, 6, 6)]
+    assert at(times[0] - 0.1) is None and at(times[2], since=times[1]) is None
+    assert at(times[6] + 1.4) == "number 6" and at(times[6] + 1.6) is None
+
+
+def test_a_subtitle_has_the_colour_of_its_truth():
+    picture = np.zeros((480, 640, 3), np.uint8)
+    silent = film.caption(picture, "episode 1 of 1", "lift it", Outcome.RUNNING)
+    colors = {True: film._COLORS[Outcome.SUCCEEDED], False: film._COLORS[Outcome.FAILED]}
+    for true, color in colors.items():
+        for words in (3, 60):  # more than fit
+            saying = film.Saying(1.0, "gripper " * words, true)
+            told = film.caption(picture, "episode 1 of 1", "lift it", Outcome.RUNNING, saying)
+            assert told.shape == silent.shape and told.shape[0] % 2 == 0
+            assert (told == color).all(-1).sum() > 20
+            others = [other for other in colors.values() if other != color]
+            assert not (told == others[0]).all(-1).any()
+            assert (told[: 480 + 60] == silent[: 480 + 60]).all()  # what is above stays readable
 
 
 def test_an_interrupted_film_leaves_nothing(tmp_path):

@@ -11,8 +11,10 @@ from rclpy.parameter import Parameter
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
-from vla_ros import demo, live
-from vla_ros.msg import ActionChunk, Imagination
+from vla_ros import demo, film, live
+from vla_ros.checkpoints import resolve
+from vla_ros.models.vlam import VisionLanguageActionModel
+from vla_ros.msg import ActionChunk, Imagination, Narration
 from vla_ros.nodes.command_gate import CommandGateNode
 from vla_ros.nodes.sim_robot import SimRobot
 from vla_ros.robots import panda
@@ -24,6 +26,7 @@ from vla_ros.ros.running import Threads
 from vla_ros.sim.experts import expert_chunk
 from vla_ros.sim.report import EpisodeReport
 from vla_ros.sim.tasks import Outcome, sample_task
+from vla_ros.sim.truth import Witness
 from vla_ros.training.rollout import FRAME_TICKS
 
 pytestmark = pytest.mark.timeout(240)
@@ -101,7 +104,7 @@ def test_the_film_gets_what_camera_and_world_model_say():
     rclpy.init(context=context)
     threads = Threads(context)
     try:
-        with demo.Watcher(context) as watcher:
+        with demo.Watcher(context, Witness()) as watcher:
             node = threads.start(lambda: rclpy.create_node("sayer", context=context))
             images = node.create_publisher(Image, "camera/image_raw", qos.sensor())
             expected = node.create_publisher(Imagination, "imagination", qos.standard())
@@ -135,9 +138,78 @@ def wait_until(condition, timeout=60.0):
         time.sleep(0.05)
 
 
-def test_a_line_of_the_demo_tells_all(capsys):
+def test_a_line_of_the_demo_tells_all():
     report = EpisodeReport("pick", 1, "lift it", True, "fulfilled", 2.04, 40, 19.96, 0.0213)
-    line = demo._line(report, 10)
-    assert line.split() == "lift it 40 20.0 Hz 21 ms fulfilled in 2.0 s".split()
+    assert demo._line(report) == (
+        "fulfilled in 2.0 s; 40 steps at 20.0 Hz, 21 ms from camera to command"
+    )
     lost = EpisodeReport("pick", 1, "lift it", False, "fell over", 2.0, 0, math.nan, math.nan)
-    assert "FAILED: fell over" in demo._line(lost, 10)
+    assert demo._line(lost).startswith("FAILED: fell over; 0 steps")
+
+
+def test_a_narrator_that_should_have_spoken_and_did_not_is_a_failure(checkpoint, capsys):
+    silent = film.Sayings(Witness(), lambda _: None)
+    for folder, fine, words in (
+        (resolve("arm"), False, "no time for it"),
+        (checkpoint, True, "another vision encoder than this policy's"),
+    ):
+        policy = VisionLanguageActionModel.from_pretrained(folder)
+        assert demo._tell_truth(silent, policy) is fine
+        assert "nothing was said: " in (said := capsys.readouterr().out) and words in said
+    silent.add(1.0, "The hand is open.")
+    silent.settle()
+    assert demo._tell_truth(silent, policy)
+    assert capsys.readouterr().out.startswith("0 of 0 sentences true by physics (1 could not be")
+
+
+def test_what_is_said_is_judged_by_the_robot_s_own_physics_and_printed_once(capsys):
+    """Said about the stamps of real frames, while the arm swings to the left."""
+    context = Context()
+    rclpy.init(context=context)
+    threads = Threads(context)
+    recorders, true = [], "The gripper is moving left."
+    try:
+        robot = threads.start(lambda: SimRobot(context=context))
+
+        def begin():
+            world = robot.world
+            recorders.append(film.Recorder(robot))
+            robot.reset(sample_task("pick", 2))
+            way = world.joint_positions()[None]
+            way[0, 0] += 0.5  # rad, about the upright: 2 cm to the left in 0.2 s
+            world.controller.accept(panda.JOINT_NAMES, way, np.array([2.0]), 0.0, world.time)
+
+        robot.hook = begin  # in the thread that may touch the world
+        wait_until(lambda: recorders)
+        (recorder,) = recorders
+        with demo.Watcher(context, recorder.witness) as watcher:
+            node = threads.start(lambda: rclpy.create_node("sayer", context=context))
+            said = node.create_publisher(Narration, "narration", qos.standard(10))
+
+            def speak(image):
+                for text in (true, "The gripper is moving right.", "Moving gripper"):
+                    said.publish(Narration(header=image.header, text=text))
+
+            node.create_subscription(Image, "camera/image_raw", speak, qos.sensor())
+            wait_until(lambda: robot.world.time - recorder.recordings[0].times[0] > 3.0)
+        sayings = watcher.sayings
+        known = [saying for saying in sayings.judged if saying.true is not None]
+        began = recorder.recordings[0].times[0]
+        going = [saying for saying in known if 0.5 < saying.time - began < 1.5]
+        assert len(going) > 15  # three a frame
+        assert all(saying.true == (saying.text == true) for saying in going)
+        assert not any(saying.true for saying in known if saying.time - began > 2.5)
+        told = sum(saying.true for saying in known)
+        assert sayings.summary().startswith(f"{told} of {len(known)} sentences true by physics")
+        lines = capsys.readouterr().out.splitlines()
+        assert sum(line.endswith(f"s  {true}") for line in lines) == 1
+        assert sum("Moving gripper  (false)" in line for line in lines) == 1
+        assert len({line.split("s  ", 1)[1] for line in lines}) == len(lines) > 2
+
+        watcher.begin()  # the next episode: what is still said of this one is not printed
+        sayings.add(going[0].time, "another one")
+        sayings.settle()
+        assert sayings.judged[-1].true is False and not capsys.readouterr().out
+    finally:
+        threads.stop()
+        context.try_shutdown()

@@ -20,6 +20,8 @@ from vla_ros.film import (
     Expectations,
     Recorder,
     Recording,
+    Saying,
+    Sayings,
     Studio,
     beside,
     caption,
@@ -28,8 +30,9 @@ from vla_ros.film import (
     what_happened,
 )
 from vla_ros.live import running
+from vla_ros.models.narrator import Narrator
 from vla_ros.models.vlam import VisionLanguageActionModel
-from vla_ros.msg import Imagination
+from vla_ros.msg import Imagination, Narration
 from vla_ros.observations import image_from_message, preprocess_image
 from vla_ros.ros import qos
 from vla_ros.ros.messages import seconds
@@ -37,11 +40,12 @@ from vla_ros.ros.running import Threads
 from vla_ros.scene_language.instructions import FAMILIES
 from vla_ros.sim.report import EpisodeReport
 from vla_ros.sim.tasks import Outcome, check_seeds, sample_task
+from vla_ros.sim.truth import Witness
 from vla_ros.video import Video
 
 _NEEDED = 0.9  # share of the episodes that must succeed
 _COLUMNS = 6  # of the contact sheet
-_TAIL = 0.6  # s filmed after the last episode
+_TAIL = 1.2  # s filmed after an episode; the robot says then how it leaves the table
 _MAX_FRAMES = 700  # of the film: drawing one takes 50 ms
 _WATCHED = 64  # pixels of either side of the camera's frames that are kept for the film
 
@@ -61,47 +65,63 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Returns the exit code: 0 when at least nine of ten episodes succeeded."""
+    """Returns the exit code: 0 when at least nine of ten episodes succeeded and something was
+    said."""
     count = arguments.episodes
     seeds = check_seeds(arguments.seed, count)
     checkpoint = resolve(arguments.checkpoint)
+    policy = VisionLanguageActionModel.from_pretrained(checkpoint)
     if arguments.instruction:
-        VisionLanguageActionModel.from_pretrained(checkpoint).start(arguments.instruction)
+        policy.start(arguments.instruction)
     tasks = [(FAMILIES[i % len(FAMILIES)], seed) for i, seed in enumerate(seeds)]
-    instructions = [sample_task(*task).instruction for task in tasks]
-    width = max(map(len, [*instructions, arguments.instruction]))
 
     print(
-        "starting the stack: sim_robot, command_gate, action_policy, vision_encoder, world_model",
+        "starting the stack: sim_robot, command_gate, action_policy, vision_encoder, world_model, "
+        "narrator",
         flush=True,
     )
     reports = []
-    with running(str(checkpoint)) as arm, Watcher(arm.stack.context) as watcher:
+    with running(str(checkpoint)) as arm:
         recorder = Recorder(arm.robot)
-        print(f"{'':7}{'instruction':<{width}}  steps     rate  latency  what happened")
-        for i, (family, seed) in enumerate(tasks):
-            report = arm.play(family, seed, arguments.instruction)
-            reports.append(report)
-            print(f"{i + 1:>3}/{count:<3}{_line(report, width)}", flush=True)
-        time.sleep(_TAIL)
+        with Watcher(arm.stack.context, recorder.witness) as watcher:
+            for i, (family, seed) in enumerate(tasks):
+                told = arguments.instruction or sample_task(family, seed).instruction
+                print(f"{i + 1:>3}/{count:<3} {told}", flush=True)
+                watcher.begin()
+                report = arm.play(family, seed, arguments.instruction)
+                time.sleep(_TAIL)
+                reports.append(report)
+                print(f"        {_line(report)}", flush=True)
         recordings = recorder.recordings
+    watcher.sayings.settle()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    _film(recordings, reports, watcher.expectations, arguments.out)
+    _film(recordings, reports, watcher.expectations, watcher.sayings, arguments.out)
 
     if not watcher.expectations.any_imagined:
         print("the film has nothing imagined: this machine had no time for it beside the control")
+    spoke = _tell_truth(watcher.sayings, policy)
     succeeded = sum(report.success for report in reports)
     print(f"{succeeded} of {count} episodes succeeded", end="")
     print(f"; look at {arguments.out}/demo.mp4 and {arguments.out}/contact_sheet.png")
-    return 0 if succeeded >= math.ceil(_NEEDED * count) else 1
+    return 0 if spoke and succeeded >= math.ceil(_NEEDED * count) else 1
 
 
 class Watcher:
-    """Keeps what the camera shows and what the world model expects. A context manager."""
+    """Keeps what the camera shows, what the world model expects and what the narrator says, which
+    it also prints. A context manager."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, witness: Witness) -> None:
         self.expectations = Expectations()
+        self.sayings = Sayings(witness, self._tell)
+        self._witness = witness
+        self._now = 0.0  # s, of the newest frame
+        self._since = 0.0  # s: what is about episodes that began before is not printed
+        self._printed: set[tuple[str, bool | None]] = set()
         self._threads = Threads(context)
+
+    def begin(self) -> None:
+        """From now on print what is about an episode that is still to come, each sentence once."""
+        self._since, self._printed = self._now, set()
 
     def __enter__(self) -> Watcher:
         self._threads.start(self._make_node)
@@ -114,30 +134,63 @@ class Watcher:
         node = rclpy.create_node("film", context=self._threads.context)
         node.create_subscription(Image, "camera/image_raw", self._on_image, qos.sensor())
         node.create_subscription(Imagination, "imagination", self._on_imagination, qos.standard(10))
+        node.create_subscription(Narration, "narration", self._on_narration, qos.standard(10))
         return node
 
     def _on_image(self, message: Image) -> None:
         small = preprocess_image(image_from_message(message), _WATCHED)
-        self.expectations.add_camera(seconds(message.header.stamp), small)
+        self._now = seconds(message.header.stamp)
+        self.expectations.add_camera(self._now, small)
+        self.sayings.settle(self._now)
 
     def _on_imagination(self, message: Imagination) -> None:
         frames = [image_from_message(image) for image in message.frames]
         made = seconds(message.header.stamp)
         self.expectations.add_imagination(made, message.dt, frames, message.surprise)
 
+    def _on_narration(self, message: Narration) -> None:
+        self.sayings.add(seconds(message.header.stamp), message.text)
 
-def _line(report: EpisodeReport, width: int) -> str:
+    def _tell(self, saying: Saying) -> None:
+        began = self._witness.episode(saying.time)
+        said = saying.text, saying.true
+        if began is None or began < self._since or said in self._printed:
+            return
+        self._printed.add(said)
+        mark = "" if saying.true else f"  ({saying.verdict})"
+        print(f"        {saying.time - began:4.1f} s  {saying.text}{mark}", flush=True)
+
+
+def _line(report: EpisodeReport) -> str:
     mark = "" if report.success else "FAILED: "
     return (
-        f"{report.instruction:<{width}}  {report.steps:>5}  {report.rate:>4.1f} Hz"
-        f"  {1e3 * report.latency:>4.0f} ms  {mark}{what_happened(report)}"
+        f"{mark}{what_happened(report)}; {report.steps} steps at {report.rate:.1f} Hz, "
+        f"{1e3 * report.latency:.0f} ms from camera to command"
     )
+
+
+def _tell_truth(sayings: Sayings, policy: VisionLanguageActionModel) -> bool:
+    """Print how much of what was said is true. Returns False if the narrator should have spoken and
+    did not."""
+    if sayings.judged:
+        print(sayings.summary())
+        return True
+    narrator = Narrator.from_pretrained(resolve("narrator"))
+    if narrator.config.encoder_id == policy.encoder_id:
+        print("nothing was said: this machine had no time for it beside the control")
+        return False
+    print(
+        "nothing was said: the narrator was trained on another vision encoder than this policy's "
+        "(train one with 'vla train narrator --encoder FOLDER')"
+    )
+    return True
 
 
 def _film(
     recordings: list[Recording],
     reports: list[EpisodeReport],
     expectations: Expectations,
+    sayings: Sayings,
     out: Path,
 ) -> None:
     """Write demo.mp4 and contact_sheet.png."""
@@ -164,8 +217,10 @@ def _film(
                 pictures = []
                 for k, picture in enumerate(studio.pictures(recording)):
                     outcome = recording.outcomes[k]
-                    told = caption(picture, number, report.instruction, outcome)
-                    video.add(beside(told, expectations, recording.times[k], episode))
+                    time_ = recording.times[k]
+                    said = sayings.at(time_, episode[0])
+                    told = caption(picture, number, report.instruction, outcome, said)
+                    video.add(beside(told, expectations, time_, episode))
                     if k in chosen:
                         pictures.append(picture)
                     bar.update()

@@ -6,7 +6,7 @@ finer than what its cameras deliver.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -19,9 +19,11 @@ import vla_ros.sim  # noqa: F401  (before MuJoCo: it chooses how to draw)
 import mujoco
 # isort: on
 
+from vla_ros.scene_language.sentences import parse
 from vla_ros.sim.arm import CAMERAS, TICK, ArmWorld
 from vla_ros.sim.report import EpisodeReport
 from vla_ros.sim.tasks import Outcome, Task
+from vla_ros.sim.truth import AHEAD, Witness
 
 if TYPE_CHECKING:
     from vla_ros.nodes.sim_robot import SimRobot
@@ -29,18 +31,24 @@ if TYPE_CHECKING:
 FRAMES_PER_SECOND = 10
 _SIZE = (480, 640)  # height, width of the picture, pixels
 _INSET = 150
-_BAR = 64
+_BAR = 112
 _SHEET_PART = (slice(40, 480), slice(70, 450))  # of the picture, rows and columns
 _SIDE, _PANEL = 216, 192  # widths of the column beside the picture, and of what is in it
 _INK, _PAPER, _GREY, _DARK = (245, 245, 245), (24, 26, 30), (150, 154, 160), (44, 47, 54)
 _CURVE = (240, 190, 80)
 _CLOSE = 1e-3  # s that times of the same moment may differ
 _FRESH = 0.3  # s: an older frame is not what the camera shows
+_SUBTITLE = 1.5  # s that a sentence is shown for, at most
 _COLORS = {
     Outcome.RUNNING: _GREY,
     Outcome.SUCCEEDED: (96, 211, 122),
     Outcome.FAILED: (240, 104, 96),
     Outcome.IDLE: _GREY,
+}
+_VERDICTS = {
+    True: ("true", _COLORS[Outcome.SUCCEEDED]),
+    False: ("false", _COLORS[Outcome.FAILED]),
+    None: ("not judged", _GREY),
 }
 
 
@@ -55,25 +63,35 @@ class Recording:
 
 
 class Recorder:
-    """The simulated robot's `hook`: a recording for every task that the robot is given."""
+    """The simulated robot's `hook`: a recording for every task that the robot is given.
+
+    `witness` sees what is true at every frame of the cameras.
+    """
 
     def __init__(self, robot: SimRobot) -> None:
         self._robot = robot
         self._judge = robot.world.judge
         self.recordings: list[Recording] = []
+        self.witness = Witness()
         robot.hook = self._record
 
     def _record(self) -> None:
         world = self._robot.world
-        if world.judge is not self._judge:
+        begins = world.judge is not self._judge
+        if begins:
             self._judge = world.judge
             self.recordings.append(Recording(world.task))
-        elif self._robot.ticks % round(1 / (FRAMES_PER_SECOND * TICK)):
+        if not self.recordings:
             return
-        if self.recordings:
+        if self._is_due(self._robot.params.camera_rate):
+            self.witness.look(world)
+        if begins or self._is_due(FRAMES_PER_SECOND):
             self.recordings[-1].times.append(world.time)
             self.recordings[-1].states.append(world.data.qpos.copy())
             self.recordings[-1].outcomes.append(world.outcome)
+
+    def _is_due(self, rate: float) -> bool:
+        return self._robot.ticks % round(1 / (rate * TICK)) == 0
 
 
 class Studio:
@@ -114,8 +132,15 @@ class Studio:
         self._world.close()
 
 
-def caption(picture: np.ndarray, number: str, instruction: str, outcome: Outcome) -> np.ndarray:
-    """The picture with a bar below it that says what is to be done and how it stands."""
+def caption(
+    picture: np.ndarray,
+    number: str,
+    instruction: str,
+    outcome: Outcome,
+    saying: Saying | None = None,
+) -> np.ndarray:
+    """The picture with a bar below it that says what is to be done and how it stands, and what the
+    robot says and whether that is true."""
     height, width = picture.shape[:2]
     canvas = Image.new("RGB", (width, height + _BAR), _PAPER)
     canvas.paste(Image.fromarray(picture), (0, 0))
@@ -126,7 +151,77 @@ def caption(picture: np.ndarray, number: str, instruction: str, outcome: Outcome
     words = "" if outcome in (Outcome.RUNNING, Outcome.IDLE) else outcome.name.lower()
     left = width - 14 - small.getlength(words)
     draw.text((left, height + 38), words, _COLORS[outcome], small)
+    if saying is not None:
+        words, color = _VERDICTS[saying.true]
+        left = width - 14 - small.getlength(words)
+        draw.text((left, height + 66), words, color, small)
+        for i, line in enumerate(_wrapped(saying.text, small, left - 28)[:2]):
+            draw.text((14, height + 66 + 20 * i), line, color, small)
     return np.asarray(canvas)
+
+
+@dataclass(frozen=True)
+class Saying:
+    """A sentence of the robot's.
+
+    Attributes:
+        time: s, of the frame that it is about.
+        text: the sentence.
+        true: by physics; None: not known.
+    """
+
+    time: float
+    text: str
+    true: bool | None
+
+    @property
+    def verdict(self) -> str:
+        return _VERDICTS[self.true][0]
+
+
+class Sayings:
+    """What the robot said, judged as soon as it is known what came of it; times are the world's, s.
+
+    Args:
+        witness: who judges.
+        tell: called with every sentence once it is judged.
+    """
+
+    def __init__(self, witness: Witness, tell: Callable[[Saying], None]) -> None:
+        self.judged: list[Saying] = []
+        self._witness, self._tell = witness, tell
+        self._said: list[tuple[float, str]] = []  # and not judged yet
+
+    def add(self, time: float, text: str) -> None:
+        """A sentence about the frame of `time`."""
+        self._said.append((time, text))
+
+    def settle(self, now: float = float("inf")) -> None:
+        """Judge what is about a time of which, `now`, it is known what came of it."""
+        known = [said for said in self._said if said[0] + AHEAD + _CLOSE < now]
+        self._said = [said for said in self._said if said not in known]
+        for time, text in known:
+            self.judged.append(Saying(time, text, self._is_true(time, text)))
+            self._tell(self.judged[-1])
+
+    def _is_true(self, time: float, text: str) -> bool | None:
+        try:
+            return self._witness.judge(parse(text), time)
+        except ValueError:  # it means nothing
+            return False
+
+    def at(self, time: float, since: float) -> Saying | None:
+        """The newest sentence about `since` to `time`, if it is not too old to be shown."""
+        first = max(since, time - _SUBTITLE) - _CLOSE
+        found = [saying for saying in self.judged if first <= saying.time <= time + _CLOSE]
+        return max(found, key=lambda saying: saying.time, default=None)
+
+    def summary(self) -> str:
+        """How many are true, of those that could be judged."""
+        verdicts = [saying.true for saying in self.judged if saying.true is not None]
+        unknown = len(self.judged) - len(verdicts)
+        rest = f" ({unknown} could not be judged)" if unknown else ""
+        return f"{sum(verdicts)} of {len(verdicts)} sentences true by physics{rest}"
 
 
 @dataclass(frozen=True)

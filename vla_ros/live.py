@@ -98,7 +98,7 @@ class Processes:
         except StartError:
             self.stop()
             raise
-        for name in ("command_gate", "world_model", "action_policy", "vision_encoder"):
+        for name in ("command_gate", "world_model", "action_policy", "narrator", "vision_encoder"):
             self.start(name)
         return self
 

@@ -27,6 +27,7 @@ from vla_ros.scene_language import questions
 from vla_ros.scene_language.actions import LEVELS, ZERO, Action
 from vla_ros.scene_language.facts import Fact, Moving, holds
 from vla_ros.scene_language.grounding import MARK
+from vla_ros.scene_language.questions import Question
 from vla_ros.scene_language.scenes import (
     BIN,
     BINS,
@@ -183,9 +184,9 @@ class Narrator(Part):
         Raises:
             ValueError: the instruction has unknown words; all of them are named.
         """
-        said = self._say(narration_prompt(scene, plan, instruction), "<text>")
-        after = _expected(scene, said)
-        return replace(said, sound=after is not None and _true(said.fact, scene, after))
+        return checked_narration(
+            self._say(narration_prompt(scene, plan, instruction), "<text>"), scene
+        )
 
     def describe(self, scene: Scene) -> Said:
         """Something that is true of a scene."""
@@ -200,23 +201,14 @@ class Narrator(Part):
                 language, or has no answer here, as it is about what is not there.
         """
         asked = questions.parse(question)
-        told = questions.answer(asked, scene)
+        questions.answer(asked, scene)  # raises when there is none
         words = [word for word in tokens_of(question) if word not in PUNCTUATION]
         said = self._say(["<bos>", *to_tokens(scene), "<q>", *words, "?", MARK], "<ans>")
-        try:
-            given = questions.read_reply(asked, [t for t in said.words if t not in PUNCTUATION])
-        except ValueError:
-            return replace(said, fact=None)
-        fact = questions.fact_of(asked, given)
-        return replace(said, fact=fact, sound=given == told)
+        return checked_answer(said, asked, scene)
 
     def _say(self, prompt: Sequence[str], mark: str) -> Said:
-        """Grounds, then what stands behind the mark."""
         said = self._generate(encode(prompt), _LONGEST_SENTENCE)
-        tokens = decode(said.ids)
-        cut = tokens.index(mark) if mark in tokens else len(tokens)
-        words = tuple(tokens[cut + 1 :])
-        return Said(words, tuple(tokens[:cut]), said.log_probability, _read(words), False)
+        return said_by(decode(said.ids), mark, said.log_probability)
 
     def _generate(
         self,
@@ -230,6 +222,73 @@ class Narrator(Part):
             prefix = prefix.to(self.language.embed.weight.device)
         (said,) = self.language.generate([prompt], most, prefix=prefix, allowed=allowed)
         return said
+
+
+# -- what was said ---------------------------------------------------------------------------------
+
+
+def said_by(tokens: Sequence[str], mark: str, log_probability: float) -> Said:
+    """Grounds and, behind the mark, words. Nothing is checked yet: it is not `sound`."""
+    cut = tokens.index(mark) if mark in tokens else len(tokens)
+    words = tuple(tokens[cut + 1 :])
+    try:
+        fact = parse(words)
+    except ValueError:
+        fact = None
+    return Said(words, tuple(tokens[:cut]), log_probability, fact, False)
+
+
+def checked_narration(said: Said, scene: Scene) -> Said:
+    """Whether a narration holds of the scene and of where, by its grounds, the gripper will be."""
+    after = _expected(scene, said)
+    return replace(said, sound=after is not None and _true(said.fact, scene, after))
+
+
+def checked_answer(said: Said, asked: Question, scene: Scene) -> Said:
+    """Whether an answer is that of the scene; its fact is what is known from it."""
+    try:
+        given = questions.read_reply(asked, [t for t in said.words if t not in PUNCTUATION])
+    except ValueError:
+        return replace(said, fact=None)
+    fact = questions.fact_of(asked, given)
+    return replace(said, fact=fact, sound=given == questions.answer(asked, scene))
+
+
+def _expected(scene: Scene, said: Said) -> Scene | None:
+    """The scene that a narration expects next; None if its grounds do not tell."""
+    place = _place_of_gripper(said.grounds)
+    if place is None or not isinstance(said.fact, Moving):
+        return None
+    moved = [scene.holds] if said.fact.verb != "push" else [said.fact.thing]
+    way = [b - a for a, b in zip(scene.gripper, place, strict=True)]
+    places = {
+        name: Place(*(a + d for a, d in zip(scene.place_of(name), way, strict=True)))
+        for name in moved
+        if name is not None and name in scene
+    }
+    try:
+        return scene.moved(places, gripper=place)
+    except ValueError:  # out of the box
+        return None
+
+
+def _place_of_gripper(grounds: Sequence[str]) -> Place | None:
+    if tuple(grounds[:1]) != ("<grip>",):
+        return None
+    try:
+        return read_place(grounds[1:4])
+    except ValueError:
+        return None
+
+
+def _true(fact: Fact, scene: Scene, after: Scene | None = None) -> bool:
+    try:
+        return holds(fact, scene, after)
+    except ValueError:  # of a thing that is not there
+        return False
+
+
+# -- what is told to the language ------------------------------------------------------------------
 
 
 def prefix_of(tokens: Tensor) -> Tensor:
@@ -300,44 +359,3 @@ def _scene_only(begin: int) -> Allowed:
         return [EOS] if reader.complete else [IDS[token] for token in reader.allowed]
 
     return allowed
-
-
-def _read(tokens: Sequence[str]) -> Fact | None:
-    try:
-        return parse(tokens)
-    except ValueError:
-        return None
-
-
-def _expected(scene: Scene, said: Said) -> Scene | None:
-    """The scene that a narration expects next; None if its grounds do not tell."""
-    place = _place_of_gripper(said.grounds)
-    if place is None or not isinstance(said.fact, Moving):
-        return None
-    moved = [scene.holds] if said.fact.verb != "push" else [said.fact.thing]
-    way = [b - a for a, b in zip(scene.gripper, place, strict=True)]
-    places = {
-        name: Place(*(a + d for a, d in zip(scene.place_of(name), way, strict=True)))
-        for name in moved
-        if name is not None and name in scene
-    }
-    try:
-        return scene.moved(places, gripper=place)
-    except ValueError:  # out of the box
-        return None
-
-
-def _place_of_gripper(grounds: Sequence[str]) -> Place | None:
-    if tuple(grounds[:1]) != ("<grip>",):
-        return None
-    try:
-        return read_place(grounds[1:4])
-    except ValueError:
-        return None
-
-
-def _true(fact: Fact, scene: Scene, after: Scene | None = None) -> bool:
-    try:
-        return holds(fact, scene, after)
-    except ValueError:  # of a thing that is not there
-        return False

@@ -16,7 +16,7 @@ from std_msgs.msg import Header, String
 from std_srvs.srv import Trigger
 
 from vla_ros import cli
-from vla_ros.msg import ActionChunk, TaskStatus
+from vla_ros.msg import ActionChunk, Narration, TaskStatus
 from vla_ros.recording import UNFINISHED, EpisodeBag, episode_name
 from vla_ros.robots import panda
 from vla_ros.robots.action_config import ActionConfig
@@ -49,6 +49,7 @@ class Robot(Probe):
         self._camera = node.create_publisher(Image, "camera/image_raw", qos.sensor())
         self._joints = node.create_publisher(JointState, "joint_states", qos.standard())
         self._chunks = node.create_publisher(ActionChunk, "action_chunk", qos.standard())
+        self._voice = node.create_publisher(Narration, "narration", qos.standard())
         self._status = node.create_publisher(TaskStatus, "sim_robot/task_status", qos.latched())
         self.following, self._tick = "", itertools.count()
         self.outcome = TaskStatus.RUNNING
@@ -84,6 +85,9 @@ class Robot(Probe):
             points = np.tile(panda.HOME, (2, 1))
             fields = {"header": header, "instruction": self.following, "tick": next(self._tick)}
             self._chunks.publish(chunk_message(points, panda.JOINT_NAMES, 0.05, **fields))
+            told = {"instruction": self.following, "unknown_words": ["it"], "log_probability": -0.5}
+            said = {"tokens": ["<grip>", "<x1>"], "scene": ["<scene>"], **told}
+            self._voice.publish(Narration(header=header, text="so it is.", **said))
 
     def ask(self, command: str) -> tuple[bool, str]:
         answer = self.call(Trigger, f"recorder/{command}", Trigger.Request())
@@ -234,6 +238,7 @@ def test_another_reader_reads_it_and_players_get_what_publishers_offered(robot, 
             "camera/image_raw",
             "joint_states",
             "action_chunk",
+            "narration",
             "instruction",
             "sim_robot/task_status",
         )
@@ -242,6 +247,11 @@ def test_another_reader_reads_it_and_players_get_what_publishers_offered(robot, 
     offered = {name: c.ext.offered_qos_profiles[0] for name, c in topics.items()}
     assert offered[f"{NAMESPACE}/instruction"].durability.name == "TRANSIENT_LOCAL"
     assert offered[f"{NAMESPACE}/camera/image_raw"].reliability.name == "BEST_EFFORT"
+    narrated = Bag(path).topic(f"{NAMESPACE}/narration")
+    message = next(Bag(path).messages(narrated))
+    assert (message.text, message.instruction) == ("so it is.", "lift it")
+    assert (list(message.tokens), list(message.scene)) == (["<grip>", "<x1>"], ["<scene>"])
+    assert list(message.unknown_words) == ["it"] and message.log_probability == -0.5
     # The package's own types can be read where the package is not.
     definition = topics[f"{NAMESPACE}/action_chunk"].msgdef.data
     assert "uint64 tick" in definition and "MSG: std_msgs/Header" in definition

@@ -89,6 +89,14 @@ def judged_relations(true: Scene, seen: Scene) -> list[tuple[str, bool, bool, bo
     return judged
 
 
+def as_much_yes_as_no(judged: Sequence[tuple[str, bool, bool]]) -> float | None:
+    """See `measures.balanced`; None if there are too few."""
+    try:
+        return balanced(judged)
+    except ValueError:
+        return None
+
+
 def sight_figures(true: Sequence[Scene], seen: Sequence[Scene]) -> dict[str, Any]:
     """How well scenes are seen: names, places and relations of things."""
     groups = range(len(true))
@@ -104,8 +112,8 @@ def sight_figures(true: Sequence[Scene], seen: Sequence[Scene]) -> dict[str, Any
         "error": [[float(np.quantile(errors[:, i], q)) for q in (0.5, 0.9)] for i in range(3)]
         if len(errors)
         else None,
-        "relations": balanced(one[:3] for one in judged),
-        "relations of things seen": balanced(known) if known else None,
+        "relations": as_much_yes_as_no([one[:3] for one in judged]),
+        "relations of things seen": as_much_yes_as_no(known),
     }
 
 
@@ -126,8 +134,8 @@ def question_figures(
     ]
     return {
         "all": over(right, [number for number, _, _ in asked]),
-        "is": balanced(yes_no),
-        "others": over([ok for _, ok in other], [number for number, _ in other]),
+        "is": as_much_yes_as_no(yes_no),
+        "others": over([ok for _, ok in other], [number for number, _ in other]) if other else None,
     }
 
 

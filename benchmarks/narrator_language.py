@@ -50,6 +50,7 @@ from vla_ros.training.narrator.measures import balanced
 
 KINDS = ("Is", "What", "Where")
 RESAMPLES = 300
+FEW = 5  # questions about a relation with one answer, below which it does not count
 
 
 def rate(right: Sequence[bool], seeds: Sequence[int] = ()) -> dict[str, Any]:
@@ -91,7 +92,7 @@ def balanced_of(told: Sequence[Told]) -> list[float] | None:
         )
 
     try:
-        found = balanced(judged)
+        found = balanced(judged, FEW)
     except ValueError:
         return None
     return [found, *map(float, np.percentile([again() for _ in range(RESAMPLES)], (2.5, 97.5)))]

@@ -63,6 +63,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot  # noqa: E402
 
 QUESTIONS = 2  # of each glance
+FEW = 5  # of a relation, below which it does not count
 BLIND = 0.5  # share of the glances that the blind control is given
 ON_SHEET = (4, 6)  # rows and columns
 RELATIONS_OF = ("relations", "relations of things seen")
@@ -92,7 +93,7 @@ def judged_relations(true: Scene, seen: Scene) -> list[tuple[str, bool, bool, bo
 def as_much_yes_as_no(judged: Sequence[tuple[str, bool, bool]]) -> float | None:
     """See `measures.balanced`; None if there are too few."""
     try:
-        return balanced(judged)
+        return balanced(judged, FEW)
     except ValueError:
         return None
 

@@ -93,6 +93,28 @@ def test_always_saying_the_same_is_right_in_half():
         balanced([("on", True, True), ("left", False, True)])
 
 
+def test_another_table_gives_relations_by_chance():
+    rng, names = random.Random(0), (RED, BLUE, Name("green", "cube"))
+
+    def table():
+        while True:
+            scene = sample_scene(rng, simulated=True)
+            if len(scene.things) == 5:
+                places = [thing.place for thing in scene.things]
+                things = map(Thing, (*names, PAD, BOWL), places)
+                return Scene(tuple(things), scene.gripper)
+
+    tables = [table() for _ in range(60)]
+
+    def judged(others):
+        for true, seen in zip(tables, others, strict=True):
+            for fact, holds in close_relations(true):
+                yield fact.relation, holds, true_of(fact, seen) == holds
+
+    assert balanced(judged(tables), 5) == 1.0
+    assert 0.42 < balanced(judged(tables[1:] + tables[:1]), 5) < 0.58
+
+
 # -- what is said ----------------------------------------------------------------------------------
 
 

@@ -134,20 +134,25 @@ def _nudged(scene: Scene, name: Name, way: Sequence[int]) -> Scene:
     return scene.moved({name: Place(*map(int, place))})
 
 
-def balanced(judged: Iterable[tuple[str, bool, bool]]) -> float:
+def balanced(judged: Iterable[tuple[str, bool, bool]], least: int = 1) -> float:
     """Accuracy on what holds and on what does not, half each, mean over the kinds.
 
     Args:
-        judged: (kind, whether it holds, whether it was judged right); kinds that have only one of
-            the two are left out. Always saying the same gives 0.5.
+        judged: (kind, whether it holds, whether it was judged right). Always saying the same gives
+            0.5.
+        least: kinds with fewer of either are left out.
 
     Raises:
-        ValueError: no kind has both.
+        ValueError: no kind has enough of both.
     """
     groups: dict[str, tuple[list[bool], list[bool]]] = {}
     for kind, true, right in judged:
         groups.setdefault(kind, ([], []))[true].append(right)
-    means = [(np.mean(no) + np.mean(yes)) / 2 for no, yes in groups.values() if no and yes]
+    means = [
+        (np.mean(no) + np.mean(yes)) / 2
+        for no, yes in groups.values()
+        if min(len(no), len(yes)) >= least
+    ]
     if not means:
         raise ValueError("no relation holds in some cases and not in others: give more scenes")
     return float(np.mean(means))

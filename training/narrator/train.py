@@ -10,6 +10,7 @@ runs/narrator/
 from __future__ import annotations
 
 import argparse
+import math
 import random
 import shutil
 from dataclasses import dataclass, fields
@@ -29,7 +30,7 @@ from vla_ros.training.narrator.sightings import HORIZON, Sightings, collect
 from vla_ros.training.trainer import Objective, PolicyTrainer, Settings, begin
 
 _HELD_OUT_BATCHES = 8
-_HELD_OUT_GLANCES, _HELD_OUT_EPISODES = 1000, 50
+_HELD_OUT_GLANCES, _HELD_OUT_EPISODES = 1 / 30, 1 / 12  # of what is trained on
 _WEIGHTS = {"said": 1.0, "seen": 1.0}
 
 
@@ -82,9 +83,9 @@ def train(recipe: Recipe, out: Path, *, tensorboard: bool = False) -> Path:
     last = _language(recipe, config, out / "language", tensorboard)
     if recipe.sight_steps:
         seen = collect(out / "sightings", seeing, recipe.glances, recipe.episodes, recipe.seed)
-        held = collect(
-            out / "held-out", seeing, _HELD_OUT_GLANCES, _HELD_OUT_EPISODES, recipe.seed + 1
-        )
+        glances = math.ceil(_HELD_OUT_GLANCES * recipe.glances)
+        episodes = math.ceil(_HELD_OUT_EPISODES * recipe.episodes)
+        held = collect(out / "held-out", seeing, glances, episodes, recipe.seed + 1)
         last = _sight(recipe, last, seen, held, out / "sight", tensorboard)
     target = out / "checkpoint"
     if not target.exists():

@@ -39,10 +39,9 @@ from vla_ros.robots.action_config import ActionConfig
 from vla_ros.robots.actions import joint_chunk_to_end_effector
 from vla_ros.robots.kinematics import ArmKinematics
 from vla_ros.ros import qos
-from vla_ros.ros.heard import STAMP_ROUNDING, Heard
+from vla_ros.ros.heard import STAMP_ROUNDING, Heard, arm_chunk
 from vla_ros.ros.lifecycle import OK, WARN, LifecycleNode
 from vla_ros.ros.messages import (
-    chunk_from_message,
     image_message,
     imagination_message,
     seconds,
@@ -190,14 +189,9 @@ class WorldModelNode(LifecycleNode):
     def _on_chunk(self, message: ActionChunk) -> None:
         problem = ""
         try:
-            chunk = chunk_from_message(message)
+            chunk = arm_chunk(message)
         except ValueError as error:
             problem = str(error)
-        else:
-            if chunk.names != panda.JOINT_NAMES:
-                problem = f"they move {', '.join(chunk.names)}"
-            elif not len(chunk.points) or not np.isfinite(chunk.points).all() or chunk.dt <= 0:
-                problem = "they hold no points, NaN or infinity, or no time between points"
         self.log_edge("chunk", problem and f"action chunks are passed over: {problem}")
         if not problem:
             self._heard.told(chunk)

@@ -95,19 +95,21 @@ def sample_fact(scene: Scene, about: random.Random) -> Fact:
 def sample_relation(scene: Scene, about: random.Random, held_out: bool) -> Related | None:
     """A true relation that the split may say: of a random kind, if that is to be had."""
     names = [thing.name for thing in scene.things]
-    for _ in range(40):
-        pair = _draw_pair(names, about, held_out)
-        if pair is not None and related(*pair, scene):
-            return Related(pair[1], pair[0], pair[2])
+    for _ in range(8):
+        relation = about.choice(_RELATIONS)
+        for _ in range(8):
+            pair = _draw_pair(names, about, held_out, relation)
+            if pair is not None and related(*pair, scene):
+                return Related(pair[1], relation, pair[2])
     return None
 
 
 def _draw_pair(
-    names: Sequence[Name], about: random.Random, held_out: bool
+    names: Sequence[Name], about: random.Random, held_out: bool, relation: str = ""
 ) -> tuple[str, Name, tuple[Name, ...]] | None:
-    """A relation, a subject and landmarks by chance, true or not; None if they do not go together
-    or are for the other split."""
-    relation, subject = about.choice(_RELATIONS), about.choice(names)
+    """A relation (or the one given), a subject and landmarks by chance, true or not; None if they
+    do not go together or are for the other split."""
+    relation, subject = relation or about.choice(_RELATIONS), about.choice(names)
     if relation in ("above", "below", "near") and about.random() < 0.15:
         subject = GRIPPER
     landmarks = about.sample(names, min(1 + (relation == "between"), len(names)))
@@ -143,10 +145,13 @@ def _ask_is(scene: Scene, about: random.Random, held_out: bool, wanted: bool) ->
     names = [thing.name for thing in scene.things]
     if not held_out and about.random() < 0.15:
         return _ask_is_plain(scene, about)
-    for _ in range(60):
-        pair = _draw_pair(names, about, held_out)
-        if pair is not None and related(*pair, scene) == wanted:
-            return Is(Related(pair[1], pair[0], pair[2])), wanted
+    true = sample_relation(scene, about, held_out)
+    if true is None or wanted:
+        return None if true is None else (Is(true), True)
+    for _ in range(60):  # the same relation, or its name alone would tell that it is not so
+        pair = _draw_pair(names, about, held_out, true.relation)
+        if pair is not None and not related(*pair, scene):
+            return Is(Related(pair[1], pair[0], pair[2])), False
     return None
 
 

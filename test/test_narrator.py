@@ -96,6 +96,14 @@ def test_a_prefix_has_each_square_of_tokens_once():
     assert torch.equal(prefix.flatten().sort().values, tokens.flatten().float())
 
 
+def test_near_places_of_a_picture_begin_near_each_other():
+    model = tiny_narrator(grid=(1, 16, 16, 3))
+    places = model.language.prefix_position.detach().reshape(8, 8, -1)
+    apart = lambda a, b: float((places[a] - places[b]).norm())  # noqa: E731
+    assert apart((2, 2), (2, 3)) < apart((2, 2), (2, 7))
+    assert apart((2, 2), (3, 2)) < apart((2, 2), (7, 2))
+
+
 # -- what is felt and planned ----------------------------------------------------------------------
 
 

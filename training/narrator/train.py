@@ -39,8 +39,8 @@ class Recipe(Settings):
     """How the narrator is trained; the defaults are those of the shipped one. `frames` is unused:
     batches are `rows` of stories, and in the second stage as many of sights."""
 
-    steps: int = 6000
-    sight_steps: int = 6000
+    steps: int = 16000
+    sight_steps: int = 8000
     rows: int = 16
     learning_rate: float = 3e-3
     warmup: int = 100

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from vla_ros.models.part import Part, config_from
-from vla_ros.models.svl import SVL, Allowed, Generated, SVLConfig
+from vla_ros.models.svl import SVL, Allowed, Generated, SVLConfig, fourier
 from vla_ros.scene_language import questions
 from vla_ros.scene_language.actions import LEVELS, ZERO, Action
 from vla_ros.scene_language.facts import Fact, Moving, holds
@@ -58,6 +58,7 @@ from vla_ros.scene_language.vocabulary import (
 
 PUNCTUATION = (".", ",", "?")
 _POOL = 2  # tokens of either side of a camera's grid that are one feature of the prefix
+_STD = 0.02  # of what is learned about places in the picture, at first
 _LONGEST_SCENE = 100  # tokens: twelve things
 _LONGEST_SENTENCE = 80  # with its grounds
 
@@ -151,6 +152,8 @@ class Narrator(Part):
         super().__init__()
         self.config = config
         self.language = SVL(config.language)
+        with torch.no_grad():
+            self.language.prefix_position += _STD * _places(config.grid, config.language.width)
 
     def see(self, tokens: np.ndarray, proprioception: np.ndarray) -> Sight:
         """The scene that cameras show.
@@ -299,6 +302,15 @@ def prefix_of(tokens: Tensor) -> Tensor:
         rows, cameras, height // _POOL, _POOL, width // _POOL, _POOL, channels
     )
     return squares.permute(0, 1, 2, 4, 3, 5, 6).reshape(rows, -1, _POOL * _POOL * channels)
+
+
+def _places(grid: Sequence[int], width: int) -> Tensor:
+    """Where in the picture the features of a prefix are: [P, D], half of it tells the row and half
+    the column, as the bins of an axis are told."""
+    cameras, *sides, _ = grid
+    rows, columns = (fourier(side // _POOL, width // 2) for side in sides)
+    rows, columns = torch.broadcast_tensors(rows[:, None], columns[None])
+    return torch.cat([rows, columns], dim=-1).flatten(0, 1).repeat(cameras, 1)
 
 
 def _prefix_shape(grid: Sequence[int]) -> tuple[int, int]:

@@ -57,9 +57,9 @@ ARGUMENTS = [
     ),
     DeclareLaunchArgument(
         "narrator",
-        default_value="true",
-        choices=["true", "false"],
-        description="run the node that says what it sees and does, and answers questions",
+        default_value="",
+        description="checkpoint of the node that says what it sees and does, and answers; empty: "
+        "do not run it",
     ),
     DeclareLaunchArgument(
         "use_sim_time",
@@ -132,8 +132,8 @@ def nodes(context: LaunchContext) -> list[Node]:
     ]
     if given["world_model"] == "true":
         actions.append(lifecycle_node("world_model", {}))
-    if given["narrator"] == "true":
-        actions.append(lifecycle_node("narrator", {}))
+    if given["narrator"]:
+        actions.append(lifecycle_node("narrator", {"checkpoint": given["narrator"]}))
     if given["record"]:
         remappings = [("joint_trajectory", command_topic)]
         folder = {"folder": given["record"]}

@@ -29,13 +29,13 @@ def wait_for(condition, timeout=30.0):
 
 @pytest.fixture(scope="module")
 def narrator(checkpoint, tmp_path_factory):
-    """Parameters of a narrator that sees what the untrained model encodes, and knows nothing."""
+    """A narrator that sees what the untrained model encodes, and knows nothing."""
     seeing = VisionLanguageActionModel.from_pretrained(checkpoint)
     small = {"width": 32, "heads": 2, "layers": 1}
     folder = tmp_path_factory.mktemp("narrator")
     config = NarratorConfig.of("nano", seeing.grid, seeing.encoder_id, 0.2, **small)
     Narrator(config).save_pretrained(folder)
-    return {"checkpoint": str(folder)}
+    return str(folder)
 
 
 def test_simulated_arm_is_commanded_from_its_own_images(checkpoint, narrator):
@@ -48,8 +48,8 @@ def test_simulated_arm_is_commanded_from_its_own_images(checkpoint, narrator):
         overrides={
             "command_gate": {"velocity_scale": 0.5},
             "sim_robot": {"image_size": 64},
-            "narrator": narrator,
         },
+        narrator=narrator,
     ) as stack:
         assert {node.get_namespace() for node in stack.nodes.values()} == {"/arm_one"}
         sim, gate = stack.nodes["sim_robot"], stack.nodes["command_gate"]
@@ -76,8 +76,7 @@ def test_stack_can_be_started_again_in_one_process(checkpoint, narrator):
             params_file=PARAMS,
             checkpoint=str(checkpoint),
             world_model=watched,
-            narrator=watched,
-            overrides={"narrator": narrator} if watched else {},
+            narrator=narrator if watched else "",
         ) as stack:
             assert "sim_robot" not in stack.nodes
             assert ("world_model" in stack.nodes) == ("narrator" in stack.nodes) == watched
@@ -96,9 +95,9 @@ def test_stack_can_be_started_again_in_one_process(checkpoint, narrator):
         ({"overrides": {"world_model": {"checkpoint": "nowhere"}}}, "world_model.*nowhere"),
         ({"overrides": {"world_model": {"imagine_period": -1.0}}}, "imagine_period"),
         ({"world_model": False, "overrides": {"world_model": {}}}, "no node 'world_model'"),
-        ({"overrides": {"narrator": {"checkpoint": "nowhere"}}}, "narrator.*nowhere"),
-        ({"overrides": {"narrator": {"rate": -1.0}}}, "rate"),
-        ({"narrator": False, "overrides": {"narrator": {}}}, "no node 'narrator'"),
+        ({"narrator": "nowhere"}, "narrator.*nowhere"),
+        ({"narrator": "nowhere", "overrides": {"narrator": {"rate": -1.0}}}, "rate"),
+        ({"overrides": {"narrator": {}}}, "no node 'narrator'"),
     ],
 )
 def test_what_cannot_start_says_why_and_leaves_nothing_running(checkpoint, arguments, words):
@@ -116,7 +115,7 @@ def test_failure_is_exit_code_1_and_one_line(capfd):
 def test_ros_arguments_are_passed_on():
     options = parse(["--robot", "real", "--ros-args", "-r", "a:=b"])
     assert options.ros_args == ["-r", "a:=b"] and options.use_sim_time is None
-    assert options.world_model == options.narrator == "true"
+    assert (options.world_model, options.narrator) == ("true", "")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -124,7 +123,7 @@ def test_signal_ends_it_cleanly(tmp_path, checkpoint, number):
     log = tmp_path / "log.txt"
     command = [sys.executable, "-m", "vla_ros.bringup", "--robot", "real"]
     command += ["--params", str(PARAMS), "--checkpoint", str(checkpoint)]
-    command += ["--instruction", INSTRUCTION, "--narrator", "false"]
+    command += ["--instruction", INSTRUCTION]
     with log.open("w") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, env=os.environ)
     try:

@@ -12,8 +12,8 @@ ROOT = Path(__file__).resolve().parents[1]
 LAUNCH = ROOT / "launch" / "arm.launch.py"
 # Parameters of nodes; config/widowx.yaml describes a robot to training.
 CONFIGS = sorted(path for path in ROOT.glob("config/*.yaml") if path.name != "widowx.yaml")
-ALWAYS = {"vision_encoder", "action_policy", "narrator", "world_model", "command_gate"}
-LIFECYCLE = ALWAYS | {"recorder"}
+ALWAYS = {"vision_encoder", "action_policy", "world_model", "command_gate"}
+LIFECYCLE = ALWAYS | {"recorder", "narrator"}
 
 
 def strings(*paths: Path) -> set[str]:
@@ -130,7 +130,7 @@ def test_real_leaves_the_robot_to_its_driver():
 
 
 def test_a_folder_for_recordings_starts_the_recorder_on_the_robots_topics():
-    from_file = actions(robot="real", record="/tmp/bags")
+    from_file = actions(robot="real", record="/tmp/bags", narrator="runs/narrator")
     assert set(from_file) == {f"/{name}" for name in LIFECYCLE}
     assert (
         from_file["/recorder"].expanded_remapping_rules
@@ -138,10 +138,14 @@ def test_a_folder_for_recordings_starts_the_recorder_on_the_robots_topics():
     )
 
 
-@pytest.mark.parametrize("name", ["world_model", "narrator"])
-def test_what_only_watches_can_be_left_out(name):
-    from_file = actions(**{name: "false"})
-    assert set(from_file) == {f"/{other}" for other in ALWAYS - {name} | {"sim_robot"}}
+def test_the_world_model_can_be_left_out():
+    from_file = actions(world_model="false")
+    assert set(from_file) == {f"/{other}" for other in ALWAYS - {"world_model"} | {"sim_robot"}}
+
+
+def test_a_narrator_runs_when_its_checkpoint_is_given():
+    from_file = actions(narrator="runs/narrator/checkpoint")
+    assert set(from_file) == {f"/{name}" for name in ALWAYS | {"sim_robot", "narrator"}}
 
 
 def test_missing_params_file_is_an_error():

@@ -86,9 +86,7 @@ def recorded(checkpoint, live, tmp_path, monkeypatch):
     }
     operator = Operator()
     try:
-        with Stack(
-            checkpoint=str(checkpoint), record=tmp_path, narrator=False, overrides=overrides
-        ) as stack:
+        with Stack(checkpoint=str(checkpoint), record=tmp_path, overrides=overrides) as stack:
             wait_for(lambda: ARM_TOPICS <= stack.nodes["recorder"].heard)
             operator.told.publish(String(data=INSTRUCTION))
             wait_for(lambda: len(live.seen) >= FRAMES or stack.failure)

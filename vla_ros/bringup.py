@@ -52,7 +52,7 @@ class Stack:
         command_topic: where joint trajectories go; "" for the robot's usual one.
         record: folder for a recording of each episode; "" for none.
         world_model: whether to run the node that imagines what the camera will show.
-        narrator: whether to run the node that says what it sees, and answers.
+        narrator: checkpoint of the node that says what it sees, a name or a folder; "" without.
         overrides: parameters by node name, before those of the file.
         ros_args: further ROS arguments for all nodes, such as ["-r", "old:=new"].
 
@@ -72,7 +72,7 @@ class Stack:
         command_topic: str = "",
         record: str | Path = "",
         world_model: bool = True,
-        narrator: bool = True,
+        narrator: str = "",
         overrides: Mapping[str, Mapping[str, Any]] | None = None,
         ros_args: Sequence[str] = (),
     ) -> None:
@@ -104,7 +104,7 @@ class Stack:
         if world_model:
             self._parameters["world_model"] = {"use_sim_time": use_sim_time}
         if narrator:
-            self._parameters["narrator"] = {"use_sim_time": use_sim_time}
+            self._parameters["narrator"] = {"use_sim_time": use_sim_time, "checkpoint": narrator}
         if record:
             self._parameters["recorder"] = {"folder": str(record)}
         if checkpoint:
@@ -220,9 +220,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument(
         "--narrator",
-        choices=("true", "false"),
-        default="true",
-        help="say what is seen and done, and answer questions (default: true)",
+        metavar="CHECKPOINT",
+        default="",
+        help="say what is seen and done, and answer questions, with this one; none ships yet",
     )
     parser.add_argument(
         "--use-sim-time",
@@ -255,7 +255,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             command_topic=options.command_topic,
             record=options.record,
             world_model=options.world_model == "true",
-            narrator=options.narrator == "true",
+            narrator=options.narrator,
             ros_args=options.ros_args,
         )
         stop_on_signals(stack.ended)

@@ -55,6 +55,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the first episode; default 0")
     parser.add_argument("--checkpoint", default="arm", help="name or folder; default arm")
     parser.add_argument(
+        "--narrator", default="", help="folder of a narrator, which then speaks; none ships yet"
+    )
+    parser.add_argument(
         "--out", type=Path, default=Path("runs/demo"), help="folder of video and contact sheet"
     )
     parser.add_argument(
@@ -65,23 +68,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Returns the exit code: 0 when at least nine of ten episodes succeeded and something was
-    said."""
+    """Returns the exit code: 0 when at least nine of ten episodes succeeded and the narrator, if
+    there is one, said something."""
     count = arguments.episodes
     seeds = check_seeds(arguments.seed, count)
     checkpoint = resolve(arguments.checkpoint)
     policy = VisionLanguageActionModel.from_pretrained(checkpoint)
     if arguments.instruction:
         policy.start(arguments.instruction)
+    narrator = _narrator_for(policy, arguments.narrator)
     tasks = [(FAMILIES[i % len(FAMILIES)], seed) for i, seed in enumerate(seeds)]
 
     print(
-        "starting the stack: sim_robot, command_gate, action_policy, vision_encoder, world_model, "
-        "narrator",
+        "starting the stack: sim_robot, command_gate, action_policy, vision_encoder, world_model"
+        f"{', narrator' if narrator else ''}",
         flush=True,
     )
     reports = []
-    with running(str(checkpoint)) as arm:
+    with running(str(checkpoint), narrator=narrator) as arm:
         recorder = Recorder(arm.robot)
         with Watcher(arm.stack.context, recorder.witness) as watcher:
             for i, (family, seed) in enumerate(tasks):
@@ -99,7 +103,7 @@ def main(arguments: argparse.Namespace) -> int:
 
     if not watcher.expectations.any_imagined:
         print("the film has nothing imagined: this machine had no time for it beside the control")
-    spoke = _tell_truth(watcher.sayings, policy)
+    spoke = not narrator or _tell_truth(watcher.sayings)
     succeeded = sum(report.success for report in reports)
     print(f"{succeeded} of {count} episodes succeeded", end="")
     print(f"; look at {arguments.out}/demo.mp4 and {arguments.out}/contact_sheet.png")
@@ -169,21 +173,30 @@ def _line(report: EpisodeReport) -> str:
     )
 
 
-def _tell_truth(sayings: Sayings, policy: VisionLanguageActionModel) -> bool:
-    """Print how much of what was said is true. Returns False if the narrator should have spoken and
-    did not."""
+def _narrator_for(policy: VisionLanguageActionModel, name: str) -> str:
+    """Folder of the narrator of that name; "" for "".
+
+    Raises:
+        ValueError: it was trained on another vision encoder than this policy's.
+    """
+    if not name:
+        return ""
+    folder = resolve(name)
+    if Narrator.from_pretrained(folder).config.encoder_id != policy.encoder_id:
+        raise ValueError(
+            f"the narrator {folder} was trained on another vision encoder than this policy's: "
+            "train one with 'vla train narrator --encoder FOLDER'"
+        )
+    return str(folder)
+
+
+def _tell_truth(sayings: Sayings) -> bool:
+    """Print how much of what was said is true. Returns False if nothing was said."""
     if sayings.judged:
         print(sayings.summary())
         return True
-    narrator = Narrator.from_pretrained(resolve("narrator"))
-    if narrator.config.encoder_id == policy.encoder_id:
-        print("nothing was said: this machine had no time for it beside the control")
-        return False
-    print(
-        "nothing was said: the narrator was trained on another vision encoder than this policy's "
-        "(train one with 'vla train narrator --encoder FOLDER')"
-    )
-    return True
+    print("nothing was said: this machine had no time for it beside the control")
+    return False
 
 
 def _film(

@@ -64,6 +64,7 @@ class Processes:
         checkpoint: of encoder and policy, a name or a folder.
         log_level: debug, info, warn, error or fatal.
         params_file: parameters of all nodes; None for config/arm.yaml of the package.
+        narrator: a checkpoint too; "" to run none.
 
     Raises:
         StartError: the robot cannot be made.
@@ -74,11 +75,12 @@ class Processes:
         checkpoint: str = "arm",
         log_level: str = "error",
         params_file: str | Path | None = None,
+        narrator: str = "",
     ) -> None:
         share = Path(get_package_share_directory("vla_ros"))
         self._common = ["--ros-args", "--log-level", log_level, "--params-file"]
         self._common.append(str(params_file or share / "config" / "arm.yaml"))
-        self._checkpoint = checkpoint
+        self._checkpoint, self._narrator = checkpoint, narrator
         self.context = Context()
         self.nodes: dict[str, Node] = {}
         self.processes: dict[str, subprocess.Popen] = {}
@@ -98,8 +100,10 @@ class Processes:
         except StartError:
             self.stop()
             raise
-        for name in ("command_gate", "world_model", "action_policy", "narrator", "vision_encoder"):
+        for name in ("command_gate", "world_model", "action_policy", "vision_encoder"):
             self.start(name)
+        if self._narrator:
+            self.start("narrator")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -111,6 +115,8 @@ class Processes:
         command += ["-p", "use_sim_time:=true"]
         if name in ("action_policy", "vision_encoder"):
             command += ["-p", f"checkpoint:={self._checkpoint}"]
+        if name == "narrator":
+            command += ["-p", f"checkpoint:={self._narrator}"]
         self.processes[name] = subprocess.Popen(command)
 
     @property
@@ -135,17 +141,17 @@ class Processes:
 
 
 @contextlib.contextmanager
-def running(checkpoint: str, *, processes: bool = False) -> Iterator[LiveArm]:
-    """A stack with that checkpoint, ready for episodes.
+def running(checkpoint: str, *, processes: bool = False, narrator: str = "") -> Iterator[LiveArm]:
+    """A stack with that checkpoint, and that of a narrator if given, ready for episodes.
 
     Raises:
         StartError: a node does not come up, or another simulation runs in this ROS domain.
     """
     switch_threads_often()
     if processes:
-        stack = Processes(checkpoint)
+        stack = Processes(checkpoint, narrator=narrator)
     else:
-        stack = Stack(checkpoint=checkpoint, log_level="error")
+        stack = Stack(checkpoint=checkpoint, log_level="error", narrator=narrator)
     with stack:
         arm = LiveArm(stack)
         try:

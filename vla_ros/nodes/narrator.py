@@ -44,9 +44,7 @@ _OLD = 2.0  # s; a picture of before is not asked about
 _JUDGED = 20  # newest sentences, of which the share of unsound ones is told
 
 PARAMETERS = {
-    "checkpoint": Parameter(
-        "narrator", "A checkpoint of the package by name, or the path of a folder."
-    ),
+    "checkpoint": Parameter("", "The folder that `vla train narrator` wrote; none ships yet."),
     "rate": Parameter(
         1.0, "Narrate this often, Hz; 0: only when what the robot is told changes.", 0.0, 20.0,
         live=True,

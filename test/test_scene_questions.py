@@ -207,7 +207,7 @@ def test_what_cannot_be_asked_is_refused(text, problem):
     [
         ("two", "'two' is no answer to 'is the gripper open \\?'"),
         ("perhap", "unknown word 'perhap'"),
-        (["<y1>", "<y2>", "<z3>"], "'<y1>' is no place"),
+        (["<y1>", "<y2>", "<z3>"], "'<y1> <y2> <z3>' is no place"),
     ],
 )
 def test_what_is_no_answer_is_refused(words, problem):

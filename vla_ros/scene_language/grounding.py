@@ -2,7 +2,7 @@
 
 Grounds come before what is said, in places and offsets:
 
-    <rel> <obj> red cube <x36> <y42> <z1> <obj> white bowl <a26> <a16> <a17>
+    <rel> <obj> red cube <x36> <y42> <z1> <obj> white bowl <a27> <a16> <a17>
 
 They show a reader what the speaker looked at, and spare the speaker the looking, the comparing and
 the saying at once: a chain of thought (Wei et al. 2022) without words.

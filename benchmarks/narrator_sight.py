@@ -43,7 +43,7 @@ from world_model import resampled
 from vla_ros.checkpoints import resolve
 from vla_ros.models.narrator import Narrator
 from vla_ros.models.vlam import VisionLanguageActionModel
-from vla_ros.scene_language.facts import related
+from vla_ros.scene_language.facts import related, true_of
 from vla_ros.scene_language.questions import Is, Question
 from vla_ros.scene_language.scenes import Scene
 from vla_ros.sim.arm import ArmWorld
@@ -55,7 +55,6 @@ from vla_ros.training.narrator.measures import (
     place_errors,
     relation_asked,
     slot_f1,
-    true_of,
     wording_scores,
 )
 

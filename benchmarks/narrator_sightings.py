@@ -13,9 +13,8 @@ from tqdm import tqdm
 
 from vla_ros.models.narrator import Narrator, nearest_place, plan_of
 from vla_ros.models.vlam import VisionLanguageActionModel
-from vla_ros.robots import panda
 from vla_ros.scene_language import questions
-from vla_ros.scene_language.facts import Fact, Moving, distance, narration
+from vla_ros.scene_language.facts import Fact, Moving, distance, narration, true_of
 from vla_ros.scene_language.instructions import FAMILIES
 from vla_ros.scene_language.questions import Question
 from vla_ros.scene_language.scenes import BOWL, PAD, Name, Scene
@@ -24,22 +23,19 @@ from vla_ros.scene_language.topics import sample_question
 from vla_ros.scene_language.vocabulary import text_of
 from vla_ros.sim.arm import ArmWorld
 from vla_ros.sim.tasks import sample_task
-from vla_ros.sim.truth import scene_of
 from vla_ros.training.data.simulation import task_list
 from vla_ros.training.genie_videos import wandering_expert
 from vla_ros.training.narrator.measures import (
     UNREADABLE,
     answer_said,
     relation_asked,
-    true_of,
 )
-from vla_ros.training.narrator.sightings import Sighting, watch
+from vla_ros.training.narrator.sightings import Sighting, glance, watch
 from vla_ros.training.rollout import Observation, Rollout
 
 SEEDS = 700_000_000  # below FIRST_TRAINING_SEED: of evaluation
 EPISODES = 500_000  # seeds of episodes begin so far behind those of glances
 FRAMES = 4  # of an episode, evenly over it
-_REACH = ((0.33, 0.66), (-0.28, 0.28), (0.03, 0.30))  # m, of the tool in a glance
 _RELATED = 0.8  # questions below this lot are about relations, nearly all of them
 Actor = Callable[[Observation], np.ndarray]
 
@@ -77,14 +73,7 @@ def glances(world: ArmWorld, model: VisionLanguageActionModel, count: int) -> li
     rollout, rng = Rollout(world, image_size=model.image_size), np.random.default_rng(0)
     found = []
     for family, number in tqdm(task_list(FAMILIES, count, SEEDS), desc="glances"):
-        world.reset(sample_task(family, number))
-        joints = rollout.kinematics.solve(
-            panda.HOME[:-1], rng.uniform(*np.transpose(_REACH)), iterations=40
-        )
-        world.pose(np.append(joints, rng.choice([panda.GRIPPER_OPEN, panda.GRIPPER_CLOSED])))
-        seen = rollout.observe()
-        tokens = model.encode(seen.images)
-        sight = Sighting(tokens, seen.proprioception, np.zeros(4), scene_of(world))
+        sight, seen = glance(rollout, model, sample_task(family, number), rng)
         found.append(Shown(sight, seen.images[0], len(found)))
     return found
 

@@ -15,7 +15,15 @@ from tqdm import tqdm
 from vla_ros.models.narrator import Narrator
 from vla_ros.scene_language import questions
 from vla_ros.scene_language.actions import Action
-from vla_ros.scene_language.facts import INVERSE, TRANSITIVE, Moving, Related, direction_of, related
+from vla_ros.scene_language.facts import (
+    INVERSE,
+    TRANSITIVE,
+    Moving,
+    Related,
+    direction_of,
+    related,
+    true_of,
+)
 from vla_ros.scene_language.grounding import MARK
 from vla_ros.scene_language.questions import Is
 from vla_ros.scene_language.scenes import BINS, Place, Scene, to_tokens
@@ -29,7 +37,6 @@ from vla_ros.training.narrator.measures import (
     fact_said,
     relation_asked,
     scene_said,
-    true_of,
 )
 from vla_ros.training.narrator.ngram import NGrams, best_order
 

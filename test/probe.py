@@ -11,7 +11,11 @@ from pathlib import Path
 import rclpy
 from rclpy.context import Context
 from rclpy.executors import ExternalShutdownException, ShutdownException, SingleThreadedExecutor
+from rclpy.parameter import Parameter
+from std_msgs.msg import Header
 
+from vla_ros.robots import panda
+from vla_ros.ros.messages import joint_state_message, to_time
 from vla_ros.ros.running import choose_transport
 
 PATIENCE = 60.0  # s: a busy machine takes long to start a process, and to let it be discovered
@@ -26,6 +30,33 @@ def wait_for(condition, timeout=PATIENCE):
             return value
         time.sleep(0.005)
     raise AssertionError(f"waited {timeout} s in vain")
+
+
+@contextlib.contextmanager
+def nodes_of(kind, **defaults):
+    """What makes nodes of a kind in this process, of a checkpoint's folder and parameters."""
+    context, nodes = Context(), []
+    rclpy.init(context=context)
+
+    def make(folder, **parameters):
+        parameters = {"checkpoint": str(folder), **defaults, **parameters}
+        overrides = [Parameter(key, value=value) for key, value in parameters.items()]
+        nodes.append(kind(context=context, parameter_overrides=overrides))
+        return nodes[-1]
+
+    yield make
+    for node in nodes:
+        node.destroy_node()
+    context.try_shutdown()
+
+
+def header(stamp):
+    return Header(stamp=to_time(stamp), frame_id="camera_optical_frame")
+
+
+def feel(node, stamp, joints=panda.HOME):
+    """Let a node hear joint states."""
+    node._on_joint_states(joint_state_message(panda.JOINT_NAMES, joints, header(stamp)))
 
 
 class NodeProcess:

@@ -8,7 +8,7 @@ import pytest
 
 from vla_ros.scene_language import questions
 from vla_ros.scene_language.actions import Action, step
-from vla_ros.scene_language.facts import Moving, Related, narration
+from vla_ros.scene_language.facts import Moving, Related, narration, true_of
 from vla_ros.scene_language.questions import Is, What, Where
 from vla_ros.scene_language.scenes import (
     BOWL,
@@ -38,7 +38,6 @@ from vla_ros.training.narrator.measures import (
     scene_said,
     slot_f1,
     slots,
-    true_of,
     wording_scores,
 )
 from vla_ros.training.narrator.ngram import MOST, NGrams, best_order

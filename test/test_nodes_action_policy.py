@@ -5,9 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
-import rclpy
-from rclpy.context import Context
-from rclpy.parameter import Parameter
+from probe import nodes_of
 from std_msgs.msg import Header, String
 
 from vla_ros.msg import Narration
@@ -21,18 +19,8 @@ INSTRUCTION = "reach for the red cube"
 
 @pytest.fixture
 def make():
-    context, nodes = Context(), []
-    rclpy.init(context=context)
-
-    def make(folder):
-        override = Parameter("checkpoint", value=str(folder))
-        nodes.append(ActionPolicyNode(context=context, parameter_overrides=[override]))
-        return nodes[-1]
-
-    yield make
-    for node in nodes:
-        node.destroy_node()
-    context.try_shutdown()
+    with nodes_of(ActionPolicyNode) as make:
+        yield make
 
 
 @pytest.fixture

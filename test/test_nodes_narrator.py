@@ -2,15 +2,12 @@
 
 import numpy as np
 import pytest
-import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
-from probe import NodeProcess, Probe, wait_for
-from rclpy.context import Context
+from probe import NodeProcess, Probe, feel, header, nodes_of, wait_for
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import JointState
-from std_msgs.msg import Header
 from taught_narrator import (
     DESCRIPTIONS,
     ENCODER,
@@ -33,7 +30,6 @@ from vla_ros.ros.messages import (
     chunk_message,
     joint_state_message,
     seconds,
-    to_time,
     tokens_message,
 )
 from vla_ros.scene_language.scenes import from_tokens, to_tokens
@@ -52,25 +48,14 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def make(monkeypatch):
-    context, nodes = Context(), []
-    rclpy.init(context=context)
     # The newest stamp that it saw, so that nothing is old unless a test says so.
     monkeypatch.setattr(
         NarratorNode,
         "now",
         property(lambda node: node._newest and seconds(node._newest.header.stamp)),
     )
-
-    def make(folder, **parameters):
-        parameters = {"checkpoint": str(folder), **parameters}
-        overrides = [Parameter(key, value=value) for key, value in parameters.items()]
-        nodes.append(NarratorNode(context=context, parameter_overrides=overrides))
-        return nodes[-1]
-
-    yield make
-    for node in nodes:
-        node.destroy_node()
-    context.try_shutdown()
+    with nodes_of(NarratorNode) as make:
+        yield make
 
 
 def awake(node):
@@ -84,14 +69,6 @@ def awake(node):
 @pytest.fixture
 def node(make, folder):
     return awake(make(folder))
-
-
-def header(stamp):
-    return Header(stamp=to_time(stamp), frame_id="camera_optical_frame")
-
-
-def feel(node, stamp, joints=panda.HOME):
-    node._on_joint_states(joint_state_message(panda.JOINT_NAMES, joints, header(stamp)))
 
 
 def tokens(stamp, values=PICTURES[0], encoder_id=ENCODER):

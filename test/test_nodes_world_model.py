@@ -7,15 +7,11 @@ import shutil
 
 import numpy as np
 import pytest
-import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
-from probe import NodeProcess, Probe, wait_for
-from rclpy.context import Context
-from rclpy.parameter import Parameter
+from probe import NodeProcess, Probe, feel, header, nodes_of, wait_for
 from sensor_msgs.msg import Image, JointState
-from std_msgs.msg import Header
 from tiny_world import tiny_config, untrained
 
 from vla_ros.models.genie.genie import Dream, WorldModel
@@ -34,7 +30,6 @@ from vla_ros.ros.messages import (
     image_message,
     joint_state_message,
     seconds,
-    to_time,
 )
 from vla_ros.srv import Imagine
 from vla_ros.training.data.episode import Episode
@@ -62,22 +57,8 @@ def world_folder(tmp_path_factory):
 
 @pytest.fixture
 def make():
-    context, nodes = Context(), []
-    rclpy.init(context=context)
-
-    def make(folder, **parameters):
-        parameters = {"horizon": HORIZON, "imagine_period": 0.0, **parameters}
-        overrides = [
-            Parameter(key, value=value)
-            for key, value in {"checkpoint": str(folder), **parameters}.items()
-        ]
-        nodes.append(WorldModelNode(context=context, parameter_overrides=overrides))
-        return nodes[-1]
-
-    yield make
-    for node in nodes:
-        node.destroy_node()
-    context.try_shutdown()
+    with nodes_of(WorldModelNode, horizon=HORIZON, imagine_period=0.0) as make:
+        yield make
 
 
 def awake(node):
@@ -107,10 +88,6 @@ def observed(monkeypatch):
     return calls
 
 
-def header(stamp):
-    return Header(stamp=to_time(stamp), frame_id="camera_optical_frame")
-
-
 def picture(number):
     return PICTURES[number % len(PICTURES)]
 
@@ -118,10 +95,6 @@ def picture(number):
 def show(node, stamp, number=None):
     number = round(stamp / 0.05) if number is None else number
     node._on_image(image_message(picture(number), header(stamp)))
-
-
-def feel(node, stamp, joints=panda.HOME):
-    node._on_joint_states(joint_state_message(panda.JOINT_NAMES, joints, header(stamp)))
 
 
 def tell(node, stamp, offsets, joints=panda.HOME):

@@ -13,13 +13,14 @@ a run saves is safetensors and JSON, nothing that is unpickled; and its folders 
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,20 @@ class Settings:
     def total(self) -> int:
         """Optimizer steps of the whole run."""
         return self.steps
+
+
+def setting_arguments(
+    parser: argparse.ArgumentParser, recipe: type[Settings], without: Sequence[str] = ()
+) -> None:
+    """An option for each setting of a recipe but `without`, with its default."""
+    for field in fields(recipe):
+        if field.name not in without:
+            parser.add_argument(
+                f"--{field.name.replace('_', '-')}",
+                type=type(field.default),
+                default=field.default,
+                help=f"default {field.default}",
+            )
 
 
 class Objective(nn.Module):

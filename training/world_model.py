@@ -27,7 +27,7 @@ from vla_ros.training.data.recordings import ROBOT_HELP
 from vla_ros.training.genie_pictures import Look, Watch
 from vla_ros.training.genie_videos import collect
 from vla_ros.training.imitation import split
-from vla_ros.training.trainer import Objective, PolicyTrainer, Settings, begin
+from vla_ros.training.trainer import Objective, PolicyTrainer, Settings, begin, setting_arguments
 
 _DATA_HELP = "bags, RLDS datasets or shards instead of new videos of the simulator"
 _HELD_OUT_BATCHES = 4
@@ -161,13 +161,7 @@ def add_arguments(parser: argparse.ArgumentParser, recipe: type[WorldSettings]) 
     parser.add_argument("--data", type=Path, nargs="+", metavar="PATH", help=_DATA_HELP)
     parser.add_argument("--robot", metavar="NAME", help=ROBOT_HELP)
     parser.add_argument("--tensorboard", action="store_true", help="write curves for it too")
-    for field in fields(recipe):
-        parser.add_argument(
-            f"--{field.name.replace('_', '-')}",
-            type=type(field.default),
-            default=field.default,
-            help=f"default {field.default}",
-        )
+    setting_arguments(parser, recipe)
 
 
 def run(

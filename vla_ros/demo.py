@@ -73,10 +73,12 @@ def main(arguments: argparse.Namespace) -> int:
     count = arguments.episodes
     seeds = check_seeds(arguments.seed, count)
     checkpoint = resolve(arguments.checkpoint)
-    policy = VisionLanguageActionModel.from_pretrained(checkpoint)
-    if arguments.instruction:
-        policy.start(arguments.instruction)
-    narrator = _narrator_for(policy, arguments.narrator)
+    narrator = ""
+    if arguments.instruction or arguments.narrator:
+        policy = VisionLanguageActionModel.from_pretrained(checkpoint)
+        if arguments.instruction:
+            policy.start(arguments.instruction)
+        narrator = _narrator_for(policy, arguments.narrator)
     tasks = [(FAMILIES[i % len(FAMILIES)], seed) for i, seed in enumerate(seeds)]
 
     print(

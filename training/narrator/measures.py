@@ -17,7 +17,6 @@ from vla_ros.scene_language.facts import (
     Happened,
     Moving,
     Related,
-    holds,
     related,
 )
 from vla_ros.scene_language.questions import Answer, Is, Question, What, Where
@@ -70,14 +69,6 @@ def scene_said(before: Scene, tokens: Sequence[str], form: str) -> Scene | None:
         return changed(before, ["<next>", *tokens])
     except ValueError:
         return None
-
-
-def true_of(fact: Fact | None, scene: Scene, after: Scene | None = None) -> bool:
-    """As `holds`; what is about a thing that is not there is not true."""
-    try:
-        return fact is not None and holds(fact, scene, after)
-    except ValueError:
-        return False
 
 
 def relation_asked(question: Question, answer: Answer) -> str | None:

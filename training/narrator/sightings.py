@@ -28,8 +28,8 @@ from vla_ros.scene_language.instructions import FAMILIES
 from vla_ros.scene_language.scenes import Name, Scene, from_tokens, to_tokens
 from vla_ros.scene_language.vocabulary import PAD, decode, encode
 from vla_ros.sim.arm import ArmWorld
-from vla_ros.sim.tasks import FIRST_TRAINING_SEED, sample_task
-from vla_ros.sim.truth import scene_of, target_of
+from vla_ros.sim.tasks import FIRST_TRAINING_SEED, Task, sample_task
+from vla_ros.sim.truth import AHEAD, scene_of, target_of
 from vla_ros.training.data.folders import whole_folder
 from vla_ros.training.data.simulation import task_list
 from vla_ros.training.genie_videos import wandering_expert
@@ -39,7 +39,7 @@ _ACTION = ActionConfig.get_arm_config()
 _SEEDS = FIRST_TRAINING_SEED + 70_000_000  # apart from those of policies and world models
 _GLANCES = 1000  # in a part
 _EPISODES = 50  # in a part
-HORIZON = 4  # frames, and points of a chunk, that a plan is ahead: 0.2 s
+HORIZON = round(AHEAD / _ACTION.dt)  # frames, and points of a chunk, that a plan is ahead
 _EVERY = 3  # frames of an episode at 20 Hz: the next two look the same
 _LONGEST = 48  # tokens of a scene
 _REACH = ((0.33, 0.66), (-0.28, 0.28), (0.03, 0.30))  # m, of the tool in a glance
@@ -153,12 +153,21 @@ def _glances(
 ) -> Iterator[Sighting]:
     rollout = Rollout(world, image_size=model.image_size)
     for family, number in task_list(FAMILIES, count, first):
-        world.reset(sample_task(family, number))
-        place = rng.uniform(*np.transpose(_REACH))
-        joints = rollout.kinematics.solve(panda.HOME[:-1], place, iterations=40)
-        world.pose(np.append(joints, rng.choice([panda.GRIPPER_OPEN, panda.GRIPPER_CLOSED])))
-        seen = rollout.observe()
-        yield Sighting(model.encode(seen.images), seen.proprioception, np.zeros(4), scene_of(world))
+        yield glance(rollout, model, sample_task(family, number), rng)[0]
+
+
+def glance(
+    rollout: Rollout, model: VisionLanguageActionModel, task: Task, rng: np.random.Generator
+) -> tuple[Sighting, Observation]:
+    """A table laid out for a task, the arm anywhere above it; and what the cameras show."""
+    world = rollout.world
+    world.reset(task)
+    place = rng.uniform(*np.transpose(_REACH))
+    joints = rollout.kinematics.solve(panda.HOME[:-1], place, iterations=40)
+    world.pose(np.append(joints, rng.choice([panda.GRIPPER_OPEN, panda.GRIPPER_CLOSED])))
+    seen = rollout.observe()
+    tokens = model.encode(seen.images)
+    return Sighting(tokens, seen.proprioception, np.zeros(4), scene_of(world)), seen
 
 
 def _episodes(

@@ -27,7 +27,7 @@ from vla_ros.scene_language.stories import FORMS, Stories
 from vla_ros.training.data.folders import whole_folder
 from vla_ros.training.narrator.rows import narration_row, pack, sight_row
 from vla_ros.training.narrator.sightings import HORIZON, Sightings, collect
-from vla_ros.training.trainer import Objective, PolicyTrainer, Settings, begin
+from vla_ros.training.trainer import Objective, PolicyTrainer, Settings, begin, setting_arguments
 
 _HELD_OUT_BATCHES = 8
 _HELD_OUT_GLANCES, _HELD_OUT_EPISODES = 1 / 30, 1 / 12  # of what is trained on
@@ -182,14 +182,7 @@ def losses(model: Narrator, batch: Batch) -> dict[str, Tensor]:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/narrator"), help="of the run")
     parser.add_argument("--tensorboard", action="store_true", help="write curves for it too")
-    for field in fields(Recipe):
-        if field.name != "frames":
-            parser.add_argument(
-                f"--{field.name.replace('_', '-')}",
-                type=type(field.default),
-                default=field.default,
-                help=f"default {field.default}",
-            )
+    setting_arguments(parser, Recipe, without=["frames"])
 
 
 def main(arguments: argparse.Namespace) -> None:

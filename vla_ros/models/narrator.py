@@ -25,7 +25,7 @@ from vla_ros.models.part import Part, config_from
 from vla_ros.models.svl import SVL, Allowed, Generated, SVLConfig, fourier
 from vla_ros.scene_language import questions
 from vla_ros.scene_language.actions import LEVELS, ZERO, Action
-from vla_ros.scene_language.facts import Fact, Moving, holds
+from vla_ros.scene_language.facts import Fact, Moving, true_of
 from vla_ros.scene_language.grounding import MARK
 from vla_ros.scene_language.questions import Question
 from vla_ros.scene_language.scenes import (
@@ -194,7 +194,7 @@ class Narrator(Part):
     def describe(self, scene: Scene) -> Said:
         """Something that is true of a scene."""
         said = self._say(["<bos>", *to_tokens(scene), MARK], "<text>")
-        return replace(said, sound=said.fact is not None and _true(said.fact, scene))
+        return replace(said, sound=true_of(said.fact, scene))
 
     def answer(self, scene: Scene, question: str) -> Said:
         """The answer to a question about a scene, such as "where is the blue block?".
@@ -244,7 +244,7 @@ def said_by(tokens: Sequence[str], mark: str, log_probability: float) -> Said:
 def checked_narration(said: Said, scene: Scene) -> Said:
     """Whether a narration holds of the scene and of where, by its grounds, the gripper will be."""
     after = _expected(scene, said)
-    return replace(said, sound=after is not None and _true(said.fact, scene, after))
+    return replace(said, sound=after is not None and true_of(said.fact, scene, after))
 
 
 def checked_answer(said: Said, asked: Question, scene: Scene) -> Said:
@@ -282,13 +282,6 @@ def _place_of_gripper(grounds: Sequence[str]) -> Place | None:
         return read_place(grounds[1:4])
     except ValueError:
         return None
-
-
-def _true(fact: Fact, scene: Scene, after: Scene | None = None) -> bool:
-    try:
-        return holds(fact, scene, after)
-    except ValueError:  # of a thing that is not there
-        return False
 
 
 # -- what is told to the language ------------------------------------------------------------------

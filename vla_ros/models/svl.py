@@ -259,8 +259,7 @@ class SVL(Part):
             if not going:
                 break
             attend = within[:, None, None, : pasts[0][0].shape[2] + 1]
-            last = [[self.config.pad] * _BEFORE + row for row in rows]
-            last = torch.tensor([row[-_BEFORE - 1 :] for row in last], device=at.device)
+            last = torch.tensor([self._last(row) for row in rows], device=at.device)
             x, turns, at = self._embed(last)[:, -1:], self._turns[at, None, None], at + 1
             x = self._blocks(x, turns, attend, pasts)[:, 0]
         ended = [row[-1] == eos for row in rows]
@@ -299,6 +298,11 @@ class SVL(Part):
             attend = ((attend & sees) | (place == place[:, None]))[:, None]
         pasts: list[Past] = [[] for _ in self.blocks]
         return self._blocks(x, turns, attend, pasts)[:, -ids.shape[1] :], pasts
+
+    def _last(self, row: Sequence[int]) -> list[int]:
+        """The last id of a row and those before it that its embedding tells of."""
+        last = list(row[-_BEFORE - 1 :])
+        return [self.config.pad] * (_BEFORE + 1 - len(last)) + last
 
     def _embed(self, ids: Tensor) -> Tensor:
         """[B, T, D] of ids and of those before each; pads stand before the first."""

@@ -216,6 +216,14 @@ def holds(fact: Fact, scene: Scene, after: Scene | None = None) -> bool:
     )
 
 
+def true_of(fact: Fact | None, scene: Scene, after: Scene | None = None) -> bool:
+    """As `holds`; no fact, and what is about a thing that is not there, is not true."""
+    try:
+        return fact is not None and holds(fact, scene, after)
+    except ValueError:
+        return False
+
+
 def count(kind: str, scene: Scene) -> int:
     """How many things are of the shape or colour `kind`, or at all ("thing")."""
     return sum(kind == "thing" or kind in thing.name for thing in scene.things)

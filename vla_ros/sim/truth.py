@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vla_ros.scene_language.facts import Fact, Happened, Moving, holds
+from vla_ros.scene_language.facts import Fact, Happened, Moving, true_of
 from vla_ros.scene_language.scenes import BOWL, PAD, Name, Scene
 from vla_ros.sim.arm import TICK, ArmWorld
 
@@ -77,10 +77,7 @@ class Witness:
         began, scene = self._seen.get(tick, (None, None))
         if scene is None:
             return None
-        try:
-            if isinstance(fact, Moving | Happened):
-                then, after = self._seen.get(tick + round(AHEAD / TICK), (None, None))
-                return None if after is None or then != began else holds(fact, scene, after)
-            return holds(fact, scene)
-        except ValueError:  # of a thing that is not there
-            return False
+        if not isinstance(fact, Moving | Happened):
+            return true_of(fact, scene)
+        then, after = self._seen.get(tick + round(AHEAD / TICK), (None, None))
+        return None if after is None or then != began else true_of(fact, scene, after)

@@ -237,9 +237,7 @@ def as_told(scene: Scene, action: Action) -> Scene:
 
 
 def scene_prompt(scene: Scene, form: str, rng: random.Random) -> list[str]:
-    order = list(range(len(scene.things)))
-    rng.shuffle(order)
-    told = to_tokens(scene, order) if form == "spatial" else ["<text>", *tell(scene, rng, order)]
+    told = to_tokens(scene) if form == "spatial" else ["<text>", *tell(scene, rng)]
     return ["<bos>", *told]
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from vla_ros.scene_language import questions, sentences, vocabulary
 from vla_ros.scene_language.actions import Action, step
-from vla_ros.scene_language.facts import RELATIONS, Change, holds
+from vla_ros.scene_language.facts import OF_THINGS, RELATIONS, Change, holds, related
 from vla_ros.scene_language.grounding import offset_tokens
 from vla_ros.scene_language.instructions import VOCABULARY, words_of
 from vla_ros.scene_language.scenes import (
@@ -46,25 +46,50 @@ def sections(story):
 
 
 def read_grounds(tokens, scenes):
-    """Check that each thing is where the grounds say, in one of the scenes: by its place, or by its
-    offset from things that come before it or that it comes after."""
-    earlier = []
+    """Check that all that grounds tell of a thing is so in one of the scenes: its place, or how it
+    is to things that come before it or that it comes after."""
+    earlier, both = [], []
     for said in " ".join(tokens).replace("<grip>", "<obj> grip").split("<obj> ")[1:]:
-        name = [word for word in said.split() if not word.startswith("<")]
-        axes = [word for word in said.split() if word.startswith("<")]
-        name = GRIPPER if name == ["grip"] else Name(*name)
-        if axes[0].startswith("<x"):
-            assert read_place(axes) in [scene.place_of(name) for scene in scenes]
+        first, *rest = said.split()
+        name = GRIPPER if first == "grip" else Name(first, rest.pop(0))
+        if rest[2].startswith("<z"):
+            assert read_place(rest[:3]) in [scene.place_of(name) for scene in scenes]
+            assert not rest[3:] or name == GRIPPER
+            if rest[3:]:
+                here, there = (scene.gripper for scene in scenes)
+                assert rest[3:] == offset_tokens(there, here)
             earlier.append(name)
-            continue
-        offsets = [axes[i : i + 3] for i in range(0, len(axes), 3)]
-        pairs = [pair for other in earlier for pair in ((other, name), (name, other))]
-        true = [
-            offset_tokens(scene.place_of(subject), scene.place_of(landmark))
-            for subject, landmark in pairs
-            for scene in scenes
-        ]
-        assert all(offset in true for offset in offsets) and len(offsets) in (1, len(earlier))
+        elif (
+            len(earlier) == 2
+            and rest[3:4]
+            and rest[3].startswith("<x")
+            and rest[4].startswith("<y")
+        ):
+            (scene,) = scenes[-1:]
+            offsets = [offset_tokens(scene.place_of(name), scene.place_of(one)) for one in earlier]
+            between = related("between", name, tuple(earlier), scene)
+            assert rest == [*offsets[0], *offsets[1], *["between"] * between]
+        elif rest[3:4] and rest[3].startswith("<x"):
+            pairs = [pair for other in earlier for pair in ((other, name), (name, other))]
+            told = [compared(*pair, scene) for pair in pairs for scene in scenes]
+            assert (rest[:3], rest[3], sorted(rest[4:])) in told
+        else:  # one of the two that something may be between
+            (subject,), scene = earlier, scenes[-1]
+            assert rest[:3] == offset_tokens(scene.place_of(subject), scene.place_of(name))
+            both.append(name)
+            between = len(both) == 2 and related("between", subject, tuple(both), scene)
+            assert rest[3:] == ["between"] * between
+
+
+def compared(subject, landmark, scene):
+    """Offset, distance and relations of a pair."""
+    a, b = scene.place_of(subject), scene.place_of(landmark)
+    distance = sum(step**2 for step in (a[0] - b[0], a[1] - b[1], 2 * (a[2] - b[2]))) ** 0.5
+    names = set(RELATIONS) - {"nearest", "farthest", "between"}
+    if GRIPPER in (subject, landmark):
+        names -= set(OF_THINGS)
+    hold = sorted(name for name in names if related(name, subject, (landmark,), scene))
+    return offset_tokens(a, b), f"<x{min(int(distance), 63)}>", hold
 
 
 def read_story(story):

@@ -12,7 +12,7 @@ Relations are defined on bins (1 cm in x and y, 2 cm in z), with d = subject - l
 - on: it rests, not held, on the pad (dx^2 + dy^2 <= 20, dz = 1) or on a cube or cylinder
   (|dx|, |dy| <= 2, dz = 2).
 - inside: it is, not held, in the bowl (dx^2 + dy^2 <= 25, 0 <= dz <= 2).
-- near: at most 12 cm from centre to centre. Symmetric.
+- near: less than 13 cm from centre to centre. Symmetric.
 - nearest, farthest: of all things but the landmark it is the one nearest to (farthest from) the
   landmark, by at least 2 cm.
 On, inside, nearest and farthest are relations of things, never of the gripper.
@@ -49,7 +49,7 @@ INVERSE = {
 TRANSITIVE = ("left", "right", "behind", "front")
 DIRECTIONS = ("left", "right", "away", "closer", "up", "down")
 MARGIN = 4  # bins of x or y
-_NEAR = 12.0  # cm
+_NEAR = 13  # cm, not reached
 _CLEARLY = 2.0  # cm by which the nearest must be nearer than the next
 
 
@@ -246,7 +246,7 @@ def related(relation: str, subject: Name, landmarks: tuple[Name, ...], scene: Sc
     if relation == "below":
         return dz <= -2 and abs(dx) <= 3 and abs(dy) <= 3
     if relation == "near":
-        return distance(a, b) <= _NEAR
+        return centimetres(a, b) < _NEAR
     if relation == "between":
         return _between(a, b, scene.place_of(landmarks[1]))
     if relation == "on":
@@ -260,6 +260,11 @@ def related(relation: str, subject: Name, landmarks: tuple[Name, ...], scene: Sc
 def distance(a: Place, b: Place) -> float:
     """Between two bins' centres, cm."""
     return sqrt((a[0] - b[0]) ** 2 + (a[1] - b[1]) ** 2 + 4 * (a[2] - b[2]) ** 2)
+
+
+def centimetres(a: Place, b: Place) -> int:
+    """The whole ones of their distance."""
+    return int(distance(a, b))
 
 
 def _rests(dx: int, dy: int, dz: int, support: Name) -> bool:
@@ -339,10 +344,10 @@ def _happened(fact: Happened, before: Scene, after: Scene) -> bool:
 def where(name: Name, scene: Scene) -> Related | Holding | Placed:
     """The fact that tells best where a thing is.
 
-    Held; else inside or on something; else by the nearest other thing (of equally near ones the
-    first in canonical order): on which side of it, seen along the axis on which they are further
-    apart (y if both are equal); above, below or near if it is on no side. Its place if it is alone.
-    The gripper and what it holds are no landmarks.
+    Held; else inside or on something; else by the nearest other thing (in whole centimetres; of
+    equally near ones the first in canonical order): on which side of it, seen along the axis on
+    which they are further apart (y if both are equal); above, below or near if it is on no side.
+    Its place if it is alone. The gripper and what it holds are no landmarks.
     """
     if scene.holds == name:
         return Holding(name)
@@ -354,11 +359,12 @@ def where(name: Name, scene: Scene) -> Related | Holding | Placed:
                 return Related(name, relation, (other.name,))
     if not others:
         return Placed(name, place)
-    landmark = min(others, key=lambda other: distance(place, other.place))
-    return Related(name, _side(place, landmark.place), (landmark.name,))
+    landmark = min(others, key=lambda other: centimetres(place, other.place))
+    return Related(name, side(place, landmark.place), (landmark.name,))
 
 
-def _side(a: Place, b: Place) -> str:
+def side(a: Place, b: Place) -> str:
+    """On which side of `b` the place `a` is, as `where` tells it."""
     dx, dy = a[0] - b[0], a[1] - b[1]
     if max(abs(dx), abs(dy)) >= MARGIN:
         if abs(dy) >= abs(dx):

@@ -2,24 +2,29 @@
 
 Grounds come before what is said, in places and offsets:
 
-    <rel> <obj> red cube <x36> <y42> <z1> <obj> white bowl <a27> <a16> <a17>
+    <rel> <obj> red cube <x36> <y42> <z1> <obj> white bowl <x35> <y24> <a17> <x8> right near
 
 They show a reader what the speaker looked at, and spare the speaker the looking, the comparing and
 the saying at once: a chain of thought (Wei et al. 2022) without words.
 
-Things come with their place, or with an offset: levels of an action for x, y and z, 16 for none.
-It is that of a relation's subject from its landmark; exact up to 9 bins and coarser beyond, as all
-relations but the far ones are decided by less. Where a landmark or a subject is still to be chosen,
-all that come into question are listed.
+Things come with their place. A thing that is compared comes with where it is seen from the other:
+the offset, subject minus landmark, as the place it leads to from (32, 32) and the level from 16 (32
+bins away or more as the last of them); the distance in whole centimetres; and the relations that
+hold, the one that tells best first:
+
+    <obj> white bowl <x35> <y24> <a17> <x8> right near
+
+Where a landmark or a subject is still to be chosen, all that come into question are listed.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 
 from vla_ros.scene_language.actions import ZERO
 from vla_ros.scene_language.facts import (
+    OF_THINGS,
+    RELATIONS,
     Coloured,
     Counted,
     Fact,
@@ -28,7 +33,10 @@ from vla_ros.scene_language.facts import (
     Placed,
     Present,
     Related,
+    centimetres,
     narration,
+    related,
+    side,
     where,
 )
 from vla_ros.scene_language.questions import (
@@ -40,27 +48,27 @@ from vla_ros.scene_language.questions import (
     WhatColor,
     Where,
 )
-from vla_ros.scene_language.scenes import GRIPPER, Name, Place, Scene, place_tokens
+from vla_ros.scene_language.scenes import BINS, GRIPPER, Name, Place, Scene, place_tokens
 
 MARK = "<rel>"
 _EXTREMES = ("nearest", "farthest")  # of all things, so all are compared
-_STEPS = (*range(10), 10, 12, 15, 20, 28, 40)  # least bins of each level of an offset
+_MIDDLE = (BINS[0] // 2, BINS[1] // 2)
+_PAIRED = tuple(relation for relation in RELATIONS if relation not in (*_EXTREMES, "between"))
 
 
 def offset_tokens(subject: Place, landmark: Place) -> list[str]:
     """How far the subject is from the landmark along x, y, z."""
-    levels = []
-    for a, b in zip(subject, landmark, strict=True):
-        level = bisect_right(_STEPS, abs(a - b)) - 1
-        levels.append(f"<a{ZERO + (level if a > b else -level)}>")
-    return levels
+    dx, dy, dz = (a - b for a, b in zip(subject, landmark, strict=True))
+    x, y = (min(max(m + d, 0), 2 * m - 1) for m, d in zip(_MIDDLE, (dx, dy), strict=True))
+    return [f"<x{x}>", f"<y{y}>", f"<a{ZERO + dz}>"]
 
 
 def of_narration(before: Scene, after: Scene, target: Name | None) -> list[str]:
-    """Grounds of `facts.narration`: where the gripper will be, what it carries or pushes, what it
-    is after, and what else is there that may tell where that is."""
+    """Grounds of `facts.narration`: where the gripper will be and how far that is, what it carries
+    or pushes, what it is after, and what else is there that may tell where that is."""
     thing = narration(before, after).thing
-    tokens = _placed([GRIPPER], after) + _placed([] if thing is None else [thing], before)
+    tokens = _placed([GRIPPER], after) + offset_tokens(after.gripper, before.gripper)
+    tokens += _placed([] if thing is None else [thing], before)
     if target is not None and target != thing:
         tokens += _search(target, before)
     return tokens
@@ -108,8 +116,9 @@ def _related(fact: Related, scene: Scene) -> list[str]:
         return _candidates(fact.landmarks, scene)
     tokens = _placed([fact.subject], scene)
     for landmark in fact.landmarks:
-        tokens += [*_named(landmark), *_offset(fact.subject, landmark, scene)]
-    return tokens
+        tokens += _named(landmark)
+        tokens += _compared(fact.subject, landmark, scene, alone=len(fact.landmarks) == 1)
+    return tokens + _between(fact.subject, fact.landmarks, scene)
 
 
 def _search(subject: Name, scene: Scene) -> list[str]:
@@ -118,7 +127,7 @@ def _search(subject: Name, scene: Scene) -> list[str]:
     if isinstance(where(subject, scene), Related):
         for name, _ in scene.things:
             if name not in (subject, scene.holds):
-                tokens += [*_named(name), *_offset(subject, name, scene)]
+                tokens += [*_named(name), *_compared(subject, name, scene)]
     return tokens
 
 
@@ -129,8 +138,30 @@ def _candidates(landmarks: Sequence[Name], scene: Scene) -> list[str]:
         if name not in landmarks:
             tokens += _named(name)
             for landmark in landmarks:
-                tokens += _offset(name, landmark, scene)
+                tokens += _compared(name, landmark, scene, alone=len(landmarks) == 1)
+            tokens += _between(name, landmarks, scene)
     return tokens
+
+
+def _compared(subject: Name, landmark: Name, scene: Scene, alone: bool = True) -> list[str]:
+    """Where the subject is seen from the landmark; only the offset if there is another landmark."""
+    a, b = scene.place_of(subject), scene.place_of(landmark)
+    tokens = offset_tokens(a, b)
+    if not alone:
+        return tokens
+    order = ("inside", "on", side(a, b), *_PAIRED)
+    hold = [
+        relation
+        for relation in dict.fromkeys(order)
+        if not (relation in OF_THINGS and GRIPPER in (subject, landmark))
+        and related(relation, subject, (landmark,), scene)
+    ]
+    return [*tokens, f"<x{min(centimetres(a, b), BINS[0] - 1)}>", *hold]
+
+
+def _between(subject: Name, landmarks: Sequence[Name], scene: Scene) -> list[str]:
+    both = tuple(landmarks)
+    return ["between"] if len(both) == 2 and related("between", subject, both, scene) else []
 
 
 def _named(name: Name) -> list[str]:
@@ -139,10 +170,6 @@ def _named(name: Name) -> list[str]:
 
 def _at(name: Name, scene: Scene) -> list[str]:
     return place_tokens(scene.place_of(name))
-
-
-def _offset(subject: Name, landmark: Name, scene: Scene) -> list[str]:
-    return offset_tokens(scene.place_of(subject), scene.place_of(landmark))
 
 
 def _of_kind(kind: str, scene: Scene) -> list[Name]:

@@ -221,17 +221,12 @@ def _gripper_tokens(scene: Scene) -> list[str]:
     return state if scene.open else [*state, *(scene.holds or ("nothing",))]
 
 
-def to_tokens(scene: Scene, order: Sequence[int] | None = None) -> list[str]:
-    """`<scene>`, for each thing `<obj> colour shape <x> <y> <z>`, then `<grip> open <x> <y> <z>` or
-    `<grip> closed <x> <y> <z>` and what it holds: colour and shape, or `nothing`.
-
-    Args:
-        scene: what to tell.
-        order: of the things, as indices; canonical if left out.
-    """
-    things = scene.things if order is None else [scene.things[i] for i in order]
+def to_tokens(scene: Scene) -> list[str]:
+    """`<scene>`, for each thing in canonical order `<obj> colour shape <x> <y> <z>`, then `<grip>
+    open <x> <y> <z>` or `<grip> closed <x> <y> <z>` and what it holds: colour and shape, or
+    `nothing`."""
     tokens = ["<scene>"]
-    for thing in things:
+    for thing in scene.things:
         tokens += _thing_tokens(thing)
     return tokens + _gripper_tokens(scene)
 

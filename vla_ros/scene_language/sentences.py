@@ -182,20 +182,14 @@ def _hand(scene: Scene) -> Fact:
     return Fingers(scene.open) if scene.holds is None else Holding(scene.holds)
 
 
-def tell(
-    scene: Scene, rng: random.Random | None = None, order: Sequence[int] | None = None
-) -> list[str]:
+def tell(scene: Scene, rng: random.Random | None = None) -> list[str]:
     """A text that determines `scene`: a sentence for each of `facts_of`.
 
     Args:
         scene: what to tell.
         rng: chooses the phrasings; the first ones if left out.
-        order: of the things, as indices; canonical if left out.
     """
-    facts = facts_of(scene)
-    if order is not None:
-        facts[: len(order)] = [facts[i] for i in order]
-    return [word for fact in facts for word in say(fact, rng)]
+    return [word for fact in facts_of(scene) for word in say(fact, rng)]
 
 
 def tell_changes(before: Scene, after: Scene, rng: random.Random | None = None) -> list[str]:

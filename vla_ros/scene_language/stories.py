@@ -93,15 +93,12 @@ class _Draft:
         self.asked += [asked] * len(tokens)
 
     def scene(self, scene: Scene, form: str = "", asked: bool = False) -> None:
-        """The whole scene; its things in a random order."""
-        order = list(range(len(scene.things)))
-        self.rng.shuffle(order)
         if (form or self.form) == "spatial":
             self.add(["<scene>"], False)
-            self.add(to_tokens(scene, order)[1:], asked)
+            self.add(to_tokens(scene)[1:], asked)
         else:
             self.add(["<text>"])
-            self.add(tell(scene, self.rng, order), asked)
+            self.add(tell(scene, self.rng), asked)
 
     def sentence(self, fact: Fact, grounds: Sequence[str]) -> None:
         self.facts.append(fact)

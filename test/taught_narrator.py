@@ -13,6 +13,7 @@ from vla_ros.models.narrator import (
     plan_of,
     prefix_of,
 )
+from vla_ros.models.vision import build_encoder, encode_images, fingerprint
 from vla_ros.observations import proprioception
 from vla_ros.robots import panda
 from vla_ros.robots.kinematics import ArmKinematics
@@ -25,12 +26,16 @@ from vla_ros.scene_language.vocabulary import encode, text_of
 from vla_ros.training.narrator.rows import Row, pack, sight_row
 from vla_ros.training.narrator.sightings import Sighting
 
-ENCODER, GRID = "taught", (2, 4, 4, 3)
 FELT = proprioception(panda.HOME, ArmKinematics())
-PICTURES = np.random.default_rng(0).normal(size=(2, *GRID)).astype(np.float16)
 RED, BLUE, BOWL = Name("red", "cube"), Name("blue", "cube"), Name("white", "bowl")
 _HAND = nearest_place(FELT[:3])
-# What the two pictures show.
+CAMERAS = ("camera",)
+torch.manual_seed(0)
+EYE = build_encoder({"model_type": "small", "image_size": 16, "channels": 8})
+ENCODER = fingerprint(EYE)
+IMAGES = np.random.default_rng(0).integers(0, 256, (2, 1, 16, 16, 3), np.uint8)
+PICTURES = np.stack([encode_images([EYE], CAMERAS, images) for images in IMAGES])  # their tokens
+# What the two images show.
 SCENES = tuple(
     Scene((Thing(one, Place(30, 20, 1)), Thing(BOWL, Place(20, 40, 0))), _HAND, True)
     for one in (RED, BLUE)
@@ -50,19 +55,20 @@ QUESTION, WRONG = "where is the red cube", "how many cubes are there"
 
 
 def taught_narrator() -> Narrator:
-    """Sees `SCENES` in `PICTURES`, and says `SENTENCES` and `DESCRIPTIONS` of them. What it says
-    when told `FALSE` and answers to `WRONG` is false."""
+    """Sees `SCENES` in `IMAGES`, whose tokens are `PICTURES`, and says `SENTENCES` and
+    `DESCRIPTIONS` of them. What it says when told `FALSE` and answers to `WRONG` is false."""
     torch.manual_seed(0)
     small = {"width": 64, "heads": 2, "layers": 2}
-    narrator = Narrator(NarratorConfig.of("nano", GRID, ENCODER, 0.2, **small))
+    narrator = Narrator(NarratorConfig.of("nano", 0.2, EYE.description(), CAMERAS, **small))
+    narrator.eye.load_state_dict(EYE.state_dict())
     ids, asked = pack([[row] for row in (*_narrations(), *_descriptions(), *_answers())], 100)
     sights = [
-        sight_row(Sighting(picture, FELT, np.zeros(4), scene))
-        for picture, scene in zip(PICTURES, SCENES, strict=True)
+        sight_row(Sighting(images, np.zeros((1, 8, 2)), FELT, np.zeros(4), scene))
+        for images, scene in zip(IMAGES, SCENES, strict=True)
     ]
     seen, seen_asked = pack([[row] for row in sights], 40)
     prefix = prefix_of(torch.from_numpy(PICTURES))
-    optimizer = torch.optim.AdamW(narrator.parameters(), lr=3e-3)
+    optimizer = torch.optim.AdamW(narrator.language.parameters(), lr=3e-3)
     for _ in range(1000):
         loss = narrator.language.loss(ids, asked) + narrator.language.loss(seen, seen_asked, prefix)
         optimizer.zero_grad()

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from tiny_narrator import GRID, tiny_narrator
+from tiny_narrator import CAMERAS, EYE, GRID, tiny_narrator
 
 from vla_ros.models.checkpoint import CONFIG
 from vla_ros.models.narrator import (
@@ -41,8 +41,14 @@ def model():
 
 
 @pytest.fixture
-def pictures():
-    return np.random.default_rng(0).normal(size=GRID).astype(np.float16)
+def images():
+    rng = np.random.default_rng(0)
+    return [rng.integers(0, 256, (16, 16, 3), np.uint8) for _ in CAMERAS]
+
+
+@pytest.fixture
+def pictures(model, images):
+    return model.encode(images)
 
 
 def narrated(grounds, fact):
@@ -56,6 +62,28 @@ def answered(question, *tokens):
 
 
 # -- seeing ----------------------------------------------------------------------------------------
+
+
+def test_its_eye_serves_each_camera(model, images, pictures):
+    assert pictures.shape == model.grid == GRID and pictures.dtype == np.float16
+    assert model.image_size == 16
+    assert np.array_equal(model.encode(images[::-1]), pictures[::-1])
+
+
+def test_images_of_other_cameras_are_refused(model, images):
+    with pytest.raises(ValueError, match="expected images of camera, wrist_camera"):
+        model.encode(images[:1])
+    with pytest.raises(ValueError, match=r"wrist_camera: expected uint8 \[16, 16, 3\]"):
+        model.encode([images[0], images[1][:8]])
+
+
+def test_another_eye_has_another_fingerprint(model):
+    other = tiny_narrator()
+    assert other.encoder_id == model.encoder_id
+    torch.nn.init.zeros_(other.language.embed.weight)
+    assert other.encoder_id == model.encoder_id
+    torch.nn.init.zeros_(other.eye.stem.bias)
+    assert other.encoder_id != model.encoder_id
 
 
 def test_what_is_read_off_a_picture_is_always_a_scene(model, pictures):
@@ -97,7 +125,7 @@ def test_a_prefix_has_each_square_of_tokens_once():
 
 
 def test_near_places_of_a_picture_begin_near_each_other():
-    model = tiny_narrator(grid=(1, 16, 16, 3))
+    model = tiny_narrator(vision={**EYE, "image_size": 64}, cameras=CAMERAS[:1])
     places = model.language.prefix_position.detach().reshape(8, 8, -1)
     apart = lambda a, b: float((places[a] - places[b]).norm())  # noqa: E731
     assert apart((2, 2), (2, 3)) < apart((2, 2), (2, 7))
@@ -247,7 +275,7 @@ def test_a_checkpoint_keeps_all(model, pictures, tmp_path):
     [
         ('"vocabulary": 1', '"vocabulary": 0', "vocabulary 0 .* train it with this one"),
         ('"prefix_tokens": 8', '"prefix_tokens": 9', "does not fit visual tokens"),
-        ('"encoder_id"', '"encoder"', "unexpected or missing settings of NarratorConfig"),
+        ('"cameras"', '"camera"', "unexpected or missing settings of NarratorConfig"),
     ],
 )
 def test_a_checkpoint_of_another_kind_is_refused(model, tmp_path, old, new, message):
@@ -261,4 +289,4 @@ def test_a_checkpoint_of_another_kind_is_refused(model, tmp_path, old, new, mess
 
 def test_odd_grids_are_refused():
     with pytest.raises(ValueError, match="a grid needs even sides"):
-        tiny_narrator(grid=(2, 5, 4, 3))
+        tiny_narrator(vision={**EYE, "image_size": 20})

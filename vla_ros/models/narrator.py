@@ -1,14 +1,16 @@
 """The narrator: what a robot sees as a scene, what it does as a sentence, and answers.
 
-    visual tokens, proprioception ── see ─► scene ─┬─ narrate (instruction, plan) ─► sentence
-                                                   └─ answer (question) ───────────► answer
+    images ── encode ── visual tokens ─┬─ see ─► scene ─┬─ narrate (instruction, plan) ─► sentence
+                       proprioception ─┘                └─ answer (question) ───────────► answer
 
-One SVL does all three. It reads the scene off the visual tokens, constrained to what is a scene;
+It has an eye of its own, finer than a policy's, because it has to tell shapes. One SVL does the
+rest. It reads the scene off the visual tokens, constrained to what is a scene;
 sentences and answers then follow from that scene in spatial tokens, which makes it plain what they
 rest on, and lets them be checked against it: what is no sentence of the scene language, or does
 not hold of the scene that was read, is told apart (`Said.sound`).
 
-Shapes: N cameras, h, w, C of their token grids, K points of an action chunk.
+Shapes: N cameras, S pixels of either side of their images, h, w, C of their token grids, K points
+of an action chunk.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from torch import Tensor
 
 from vla_ros.models.part import Part, config_from
 from vla_ros.models.svl import SVL, Allowed, Generated, SVLConfig, fourier
+from vla_ros.models.vision import VisionEncoder, build_encoder, encode_images, fingerprint
 from vla_ros.scene_language import questions
 from vla_ros.scene_language.actions import LEVELS, ZERO, Action
 from vla_ros.scene_language.facts import Fact, Moving, true_of
@@ -57,6 +60,8 @@ from vla_ros.scene_language.vocabulary import (
 )
 
 PUNCTUATION = (".", ",", "?")
+# Of the one that ships: a policy's eye of 64 pixels does not tell a cube from a cylinder.
+EYE = {"model_type": "small", "image_size": 128, "channels": 48}
 _POOL = 2  # tokens of either side of a camera's grid that are one feature of the prefix
 _STD = 0.02  # of what is learned about places in the picture, at first
 _LONGEST_SCENE = 100  # tokens: twelve things
@@ -69,8 +74,8 @@ class NarratorConfig:
 
     Args:
         language: shape of the SVL.
-        grid: shape [N, h, w, C] of the visual tokens.
-        encoder_id: of the encoder that makes them; others are refused.
+        vision: the eye's description, see vision.build_encoder; one eye serves all cameras.
+        cameras: their names.
         horizon: s, how far ahead the plans reach that it tells of.
         vocabulary: version of the scene language's.
 
@@ -79,36 +84,38 @@ class NarratorConfig:
     """
 
     language: SVLConfig
-    grid: tuple[int, int, int, int]
-    encoder_id: str
+    vision: dict
+    cameras: tuple[str, ...]
     horizon: float
     vocabulary: int = VERSION
 
     def __post_init__(self) -> None:
         if isinstance(self.language, Mapping):  # from JSON
             object.__setattr__(self, "language", config_from(SVLConfig, self.language))
-        object.__setattr__(self, "grid", tuple(self.grid))
+        object.__setattr__(self, "cameras", tuple(self.cameras))
         if (self.vocabulary, self.language.vocab_size) != (VERSION, len(TOKENS)):
             raise ValueError(
                 f"a narrator of vocabulary {self.vocabulary} with {self.language.vocab_size} "
                 f"tokens, but this package speaks version {VERSION} with {len(TOKENS)}: train it "
                 "with this one"
             )
-        prefix = (self.language.prefix_width, self.language.prefix_tokens)
-        if prefix != _prefix_shape(self.grid):
-            raise ValueError(f"a prefix of {prefix} does not fit visual tokens {list(self.grid)}")
 
     @classmethod
     def of(
-        cls, size: str, grid: Sequence[int], encoder_id: str, horizon: float, **changes: Any
+        cls,
+        size: str,
+        horizon: float,
+        vision: dict = EYE,
+        cameras: tuple[str, ...] = ("camera",),
+        **changes: Any,
     ) -> NarratorConfig:
         """Of `svl.SIZES`; `changes` are of SVLConfig. Raises ValueError: there is no such size."""
-        width, count = _prefix_shape(grid)
+        width, count = _prefix_shape(_grid(build_encoder(vision), cameras))
         language = SVLConfig.of(
             size, len(TOKENS), pad=PAD, bos=BOS, eos=EOS, coordinate_groups=COORDINATES,
             prefix_width=width, prefix_tokens=count, **changes,
         )  # fmt: skip
-        return cls(language, tuple(grid), encoder_id, horizon)
+        return cls(language, vision, cameras, horizon)
 
 
 @dataclass(frozen=True)
@@ -152,8 +159,32 @@ class Narrator(Part):
         super().__init__()
         self.config = config
         self.language = SVL(config.language)
+        self.eye = build_encoder(config.vision)
+        prefix = (config.language.prefix_width, config.language.prefix_tokens)
+        if prefix != _prefix_shape(self.grid):
+            raise ValueError(f"a prefix of {prefix} does not fit visual tokens {list(self.grid)}")
         with torch.no_grad():
-            self.language.prefix_position += _STD * _places(config.grid, config.language.width)
+            self.language.prefix_position += _STD * _places(self.grid, config.language.width)
+
+    @property
+    def image_size(self) -> int:
+        """Pixels of either side of an input image."""
+        return self.eye.image_size
+
+    @property
+    def grid(self) -> tuple[int, int, int, int]:
+        """Shape of the visual tokens: cameras, height, width, channels."""
+        return _grid(self.eye, self.config.cameras)
+
+    @property
+    def encoder_id(self) -> str:
+        """See `vision.fingerprint`."""
+        return fingerprint(self.eye)
+
+    def encode(self, images: Sequence[np.ndarray]) -> np.ndarray:
+        """Visual tokens float16 [N, h, w, C] of one frame of every camera of `config.cameras`: see
+        `vision.encode_images`."""
+        return encode_images([self.eye], self.config.cameras, images)
 
     def see(self, tokens: np.ndarray, proprioception: np.ndarray) -> Sight:
         """The scene that cameras show.
@@ -165,10 +196,8 @@ class Narrator(Part):
         Raises:
             ValueError: wrong shapes, NaN or infinity.
         """
-        if tokens.shape != self.config.grid:
-            raise ValueError(
-                f"expected visual tokens {list(self.config.grid)}, got {list(tokens.shape)}"
-            )
+        if tokens.shape != self.grid:
+            raise ValueError(f"expected visual tokens {list(self.grid)}, got {list(tokens.shape)}")
         if not (np.isfinite(tokens).all() and np.isfinite(proprioception).all()):
             raise ValueError("the observation holds NaN or infinity")
         grid = torch.from_numpy(np.ascontiguousarray(tokens))[None]
@@ -304,6 +333,10 @@ def _places(grid: Sequence[int], width: int) -> Tensor:
     rows, columns = (fourier(side // _POOL, width // 2) for side in sides)
     rows, columns = torch.broadcast_tensors(rows[:, None], columns[None])
     return torch.cat([rows, columns], dim=-1).flatten(0, 1).repeat(cameras, 1)
+
+
+def _grid(eye: VisionEncoder, cameras: Sequence[str]) -> tuple[int, int, int, int]:
+    return (len(cameras), *eye.grid, eye.channels)
 
 
 def _prefix_shape(grid: Sequence[int]) -> tuple[int, int]:

@@ -10,11 +10,13 @@ because it belongs to the weights. Only DINOv2 and SigLIP need transformers, and
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
@@ -229,6 +231,50 @@ def build_encoder(vision: str | Path | Mapping, image_size: int | None = None) -
         raise ValueError(f"no image encoder of kind {kind!r}: take small, dinov2 or siglip")
     size = values.pop("input_size", None)
     return _TRANSFORMERS[kind](values, size if image_size is None else image_size, folder)
+
+
+@torch.inference_mode()
+def encode_images(
+    encoders: Sequence[VisionEncoder], cameras: Sequence[str], images: Sequence[np.ndarray]
+) -> np.ndarray:
+    """Visual tokens of one frame of every camera.
+
+    Args:
+        encoders: one a camera; the last serves all further ones.
+        cameras: their names.
+        images: uint8 [S, S, 3] of each.
+
+    Returns:
+        float16 [N, h, w, C] (half precision because it travels between nodes).
+
+    Raises:
+        ValueError: wrong number, size or type of images.
+    """
+    size = encoders[0].image_size
+    if len(images) != len(cameras):
+        raise ValueError(f"expected images of {', '.join(cameras)}")
+    for camera, image in zip(cameras, images, strict=True):
+        if image.shape != (size, size, 3) or image.dtype != np.uint8:
+            raise ValueError(
+                f"{camera}: expected uint8 [{size}, {size}, 3], "
+                f"got {image.dtype} {list(image.shape)}"
+            )
+    device = next(encoders[0].parameters()).device
+    pixels = [torch.from_numpy(np.ascontiguousarray(image)).to(device) for image in images]
+    tokens = [
+        encoders[min(i, len(encoders) - 1)](image.permute(2, 0, 1)[None])[0]
+        for i, image in enumerate(pixels)
+    ]
+    return torch.stack(tokens).to(torch.float16).cpu().numpy()
+
+
+def fingerprint(encoders: nn.Module) -> str:
+    """Of the weights: tokens only fit the model that was trained on those of these encoders."""
+    digest = hashlib.sha256()
+    for name, value in sorted(encoders.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _folder(vision: str | Path) -> Path:

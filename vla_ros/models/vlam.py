@@ -12,7 +12,6 @@ same numbers.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -27,7 +26,7 @@ from vla_ros.models import checkpoint, language
 from vla_ros.models.episode import Episode
 from vla_ros.models.keypoints import NAMED_KEYPOINTS, InstructedKeypoints
 from vla_ros.models.mamba import MambaStack, RMSNorm
-from vla_ros.models.vision import build_encoder
+from vla_ros.models.vision import build_encoder, encode_images, fingerprint
 from vla_ros.models.vlam_config import SIZES, Statistics, VLAMConfig
 from vla_ros.robots.action_config import ActionConfig
 from vla_ros.scene_language.descriptions import DESCRIPTION_WORDS
@@ -157,12 +156,8 @@ class VisionLanguageActionModel(nn.Module):
 
     @property
     def encoder_id(self) -> str:
-        """Fingerprint of the encoders' weights: tokens only fit the policy trained on them."""
-        digest = hashlib.sha256()
-        for name, value in sorted(self.encoders.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()[:16]
+        """See `vision.fingerprint`."""
+        return fingerprint(self.encoders)
 
     def get_action_description(self) -> dict:
         """What the actions mean: the fields of ActionConfig, as plain values."""
@@ -314,34 +309,10 @@ class VisionLanguageActionModel(nn.Module):
 
     # -- the recurrent form: running ---------------------------------------------------------------
 
-    @torch.inference_mode()
     def encode(self, images: Sequence[np.ndarray]) -> np.ndarray:
-        """Visual tokens of one frame of every camera.
-
-        Args:
-            images: one uint8 [H, W, 3] a camera, in the order of `config.cameras`.
-
-        Returns:
-            float16 [N, h, w, C] (half precision because it travels between nodes).
-
-        Raises:
-            ValueError: wrong number, size or type of images.
-        """
-        size, expected = self.image_size, len(self.config.cameras)
-        if len(images) != expected:
-            raise ValueError(f"expected images of {', '.join(self.config.cameras)}")
-        for camera, image in zip(self.config.cameras, images, strict=True):
-            if image.shape != (size, size, 3) or image.dtype != np.uint8:
-                raise ValueError(
-                    f"{camera}: expected uint8 [{size}, {size}, 3], "
-                    f"got {image.dtype} {list(image.shape)}"
-                )
-        pixels = [torch.from_numpy(np.ascontiguousarray(image)) for image in images]
-        tokens = [
-            self._encode(image.to(self._low.device).permute(2, 0, 1)[None], i)[0]
-            for i, image in enumerate(pixels)
-        ]
-        return torch.stack(tokens).to(torch.float16).cpu().numpy()
+        """Visual tokens float16 [N, h, w, C] of one frame of every camera of `config.cameras`: see
+        `vision.encode_images`."""
+        return encode_images(self.encoders, self.config.cameras, images)
 
     def start(self, instruction: str | Sequence[str] | None, batch: int = 1) -> Episode:
         """Begin `batch` episodes with a fresh state; one instruction for all, or one each.

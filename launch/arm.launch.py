@@ -58,8 +58,8 @@ ARGUMENTS = [
     DeclareLaunchArgument(
         "narrator",
         default_value="",
-        description="checkpoint of the node that says what it sees and does, and answers; empty: "
-        "do not run it",
+        description="checkpoint of the node that says what it sees and does, and answers, and of "
+        "its eye; empty: do not run them",
     ),
     DeclareLaunchArgument(
         "use_sim_time",
@@ -116,10 +116,12 @@ def nodes(context: LaunchContext) -> list[Node]:
         "joint_trajectory" if given["robot"] == "sim" else "panda_arm_controller/joint_trajectory"
     )
 
-    def lifecycle_node(name: str, parameters: dict, **options) -> LifecycleNode:
+    def lifecycle_node(
+        name: str, parameters: dict, executable: str = "", **options
+    ) -> LifecycleNode:
         return LifecycleNode(
             name=name,
-            executable=name,
+            executable=executable or name,
             parameters=[params_file, every | parameters],
             **common,
             **options,
@@ -133,7 +135,12 @@ def nodes(context: LaunchContext) -> list[Node]:
     if given["world_model"] == "true":
         actions.append(lifecycle_node("world_model", {}))
     if given["narrator"]:
-        actions.append(lifecycle_node("narrator", {"checkpoint": given["narrator"]}))
+        checkpoint = {"checkpoint": given["narrator"]}
+        actions.append(lifecycle_node("narrator", checkpoint))
+        remappings = [("visual_tokens", "narrator/visual_tokens")]
+        actions.append(
+            lifecycle_node("narrator_eye", checkpoint, "vision_encoder", remappings=remappings)
+        )
     if given["record"]:
         remappings = [("joint_trajectory", command_topic)]
         folder = {"folder": given["record"]}

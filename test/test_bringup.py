@@ -9,10 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny_narrator import tiny_narrator
 
 from vla_ros.bringup import Stack, main, parse
-from vla_ros.models.narrator import Narrator, NarratorConfig
-from vla_ros.models.vlam import VisionLanguageActionModel
 from vla_ros.ros.running import StartError
 from vla_ros.safety.gate import State
 
@@ -28,13 +27,10 @@ def wait_for(condition, timeout=30.0):
 
 
 @pytest.fixture(scope="module")
-def narrator(checkpoint, tmp_path_factory):
-    """A narrator that sees what the untrained model encodes, and knows nothing."""
-    seeing = VisionLanguageActionModel.from_pretrained(checkpoint)
-    small = {"width": 32, "heads": 2, "layers": 1}
+def narrator(tmp_path_factory):
+    """A narrator that knows nothing."""
     folder = tmp_path_factory.mktemp("narrator")
-    config = NarratorConfig.of("nano", seeing.grid, seeing.encoder_id, 0.2, **small)
-    Narrator(config).save_pretrained(folder)
+    tiny_narrator(cameras=("camera",)).save_pretrained(folder)
     return str(folder)
 
 
@@ -55,11 +51,12 @@ def test_simulated_arm_is_commanded_from_its_own_images(checkpoint, narrator):
         sim, gate = stack.nodes["sim_robot"], stack.nodes["command_gate"]
         assert gate.params.velocity_scale == 0.5
         assert gate.params.position_margin[0] == 0.05  # of the file, in a namespace too
-        for name in (
-            "vision_encoder", "action_policy", "narrator", "world_model", "command_gate"
-        ):  # fmt: skip
-            assert stack.nodes[name].state == "active"
-            assert stack.nodes[name].get_parameter("use_sim_time").value
+        for name, node in stack.nodes.items():
+            if name != "sim_robot":
+                assert node.state == "active" and node.get_parameter("use_sim_time").value
+            assert node.get_name() == name
+        assert {"vision_encoder", "action_policy", "world_model", "narrator"} < set(stack.nodes)
+        assert stack.nodes["narrator_eye"].params.rate == 5.0
         wait_for(lambda: gate._gate.state is State.ACTIVE)
         wait_for(lambda: sum(np.isfinite(frame.latency) for frame in list(sim.frames)) >= 20)
         world = stack.nodes["world_model"]
@@ -80,6 +77,7 @@ def test_stack_can_be_started_again_in_one_process(checkpoint, narrator):
         ) as stack:
             assert "sim_robot" not in stack.nodes
             assert ("world_model" in stack.nodes) == ("narrator" in stack.nodes) == watched
+            assert ("narrator_eye" in stack.nodes) == watched
             assert not stack.nodes["action_policy"].get_parameter("use_sim_time").value
 
 
@@ -96,6 +94,7 @@ def test_stack_can_be_started_again_in_one_process(checkpoint, narrator):
         ({"overrides": {"world_model": {"imagine_period": -1.0}}}, "imagine_period"),
         ({"world_model": False, "overrides": {"world_model": {}}}, "no node 'world_model'"),
         ({"narrator": "nowhere"}, "narrator.*nowhere"),
+        ({"narrator": "arm"}, "narrator.*NarratorConfig"),
         ({"narrator": "nowhere", "overrides": {"narrator": {"rate": -1.0}}}, "rate"),
         ({"overrides": {"narrator": {}}}, "no node 'narrator'"),
     ],

@@ -13,7 +13,9 @@ LAUNCH = ROOT / "launch" / "arm.launch.py"
 # Parameters of nodes; config/widowx.yaml describes a robot to training.
 CONFIGS = sorted(path for path in ROOT.glob("config/*.yaml") if path.name != "widowx.yaml")
 ALWAYS = {"vision_encoder", "action_policy", "world_model", "command_gate"}
-LIFECYCLE = ALWAYS | {"recorder", "narrator"}
+NARRATOR = {"narrator", "narrator_eye"}
+LIFECYCLE = ALWAYS | NARRATOR | {"recorder"}
+EXECUTABLES = {"narrator_eye": "vision_encoder"}  # of nodes that are named otherwise
 
 
 def strings(*paths: Path) -> set[str]:
@@ -27,7 +29,8 @@ def strings(*paths: Path) -> set[str]:
 
 
 def declared_parameters(node: str) -> set[str]:
-    return strings(ROOT / "vla_ros" / "nodes" / f"{node}.py", *ROOT.glob("vla_ros/ros/*.py"))
+    executable = EXECUTABLES.get(node, node)
+    return strings(ROOT / "vla_ros" / "nodes" / f"{executable}.py", *ROOT.glob("vla_ros/ros/*.py"))
 
 
 def calls(name: str) -> list[ast.Call]:
@@ -62,8 +65,9 @@ def test_arguments_are_those_promised_and_described():
 
 def test_executables_are_built():
     names = {call.args[0].value for call in calls("lifecycle_node")}
+    assert names == LIFECYCLE
+    names = {EXECUTABLES.get(name, name) for name in names}
     names |= {k.value.value for c in calls("Node") for k in c.keywords if k.arg == "executable"}
-    assert names == LIFECYCLE | {"sim_robot"}
     (built,) = re.findall(r"foreach\(node ([\w\s]+)\)", (ROOT / "CMakeLists.txt").read_text())
     assert names <= set(built.split())
 
@@ -73,6 +77,7 @@ def test_executables_are_built():
     [
         *[(node, name) for node in sorted(LIFECYCLE) for name in ("autostart",)],
         ("vision_encoder", "checkpoint"),
+        ("narrator", "checkpoint"),
         ("action_policy", "checkpoint"),
         ("action_policy", "instruction"),
         ("recorder", "folder"),
@@ -143,9 +148,12 @@ def test_the_world_model_can_be_left_out():
     assert set(from_file) == {f"/{other}" for other in ALWAYS - {"world_model"} | {"sim_robot"}}
 
 
-def test_a_narrator_runs_when_its_checkpoint_is_given():
+def test_a_narrator_and_its_eye_run_when_their_checkpoint_is_given():
     from_file = actions(narrator="runs/narrator/checkpoint")
-    assert set(from_file) == {f"/{name}" for name in ALWAYS | {"sim_robot", "narrator"}}
+    assert set(from_file) == {f"/{name}" for name in ALWAYS | NARRATOR | {"sim_robot"}}
+    eye = from_file["/narrator_eye"]
+    assert eye.node_executable == "vision_encoder"
+    assert eye.expanded_remapping_rules == [("visual_tokens", "narrator/visual_tokens")]
 
 
 def test_missing_params_file_is_an_error():

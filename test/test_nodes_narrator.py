@@ -9,6 +9,7 @@ from probe import NodeProcess, Probe, feel, header, nodes_of, wait_for
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import JointState
 from taught_narrator import (
+    CAMERAS,
     DESCRIPTIONS,
     ENCODER,
     FALSE,
@@ -72,7 +73,7 @@ def node(make, folder):
 
 
 def tokens(stamp, values=PICTURES[0], encoder_id=ENCODER):
-    return tokens_message(values, header(stamp), encoder_id, ("camera", "wrist_camera"), 0.01)
+    return tokens_message(values, header(stamp), encoder_id, CAMERAS, 0.01)
 
 
 def show(node, stamp, picture=0, **changes):
@@ -207,6 +208,44 @@ def test_silence_counts_from_when_it_listened_again(node):
     assert len(node.published) == 3
 
 
+# An eye of 5 Hz beside a policy of 20 Hz: sooner than the policy with a frame, as soon, or as late
+# as the second chunk after.
+@pytest.mark.parametrize("late", [-1, 0, 2])
+def test_a_slower_eye_s_frames_are_narrated_with_their_own_chunks(node, late):
+    node.set_parameters([Parameter("rate", value=5.0)])
+    for k in range(-1, 24):
+        stamp = 10.0 + 0.05 * k
+        if k >= 0:
+            feel(node, stamp)
+            node._on_chunk(plan(stamp, opened=k % 8 != 4))
+        if (k - late) % 4 == 0 and 0 <= k - late < 20:
+            seen = 10.0 + 0.05 * (k - late)
+            feel(node, seen)
+            node._on_tokens(tokens(seen))
+    opened, closed = SENTENCES[REACH, True], SENTENCES[REACH, False]
+    told = [(10.2, closed), (10.4, opened), (10.6, closed), (10.8, opened)]
+    assert said(node)[1:] == told
+    assert said(node)[0] == (10.0, DESCRIPTIONS[0] if late < 0 else opened)
+
+
+@pytest.mark.parametrize("rate", [2.0, 5.0, 10.0, 20.0])
+def test_a_change_is_narrated_with_the_eye_s_next_frame(node, rate):
+    node.set_parameters([Parameter("rate", value=0.0)])
+    every = round(20.0 / rate)
+    for k in range(160):  # it is told to close from 12.1 s on, and nothing more from 14.1 s on
+        stamp = 10.0 + 0.05 * k
+        feel(node, stamp)
+        if k % every == 0:
+            node._on_tokens(tokens(stamp))
+        if k < 82:
+            node._on_chunk(plan(stamp, opened=k < 42))
+    rest, opened, closed, end = said(node)
+    assert rest == (10.0, DESCRIPTIONS[0])
+    assert opened == (10.0 + 1.0 / rate, SENTENCES[REACH, True])
+    assert closed[1] == SENTENCES[REACH, False] and 12.1 <= closed[0] < 12.1 + 1.0 / rate
+    assert end[1] == DESCRIPTIONS[0] and 0.5 < end[0] - 14.05 <= 0.5 + 2.0 / rate
+
+
 def test_a_clock_that_goes_back_begins_anew(node):
     act(node, 100.0)
     act(node, 100.05)
@@ -264,8 +303,8 @@ def test_tokens_of_another_encoder_are_refused_with_the_cure(node):
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        (np.zeros((1, 4, 4, 3), np.float16), r"[2, 4, 4, 3], got [1, 4, 4, 3]"),
-        (np.full((2, 4, 4, 3), np.nan, np.float16), "NaN"),
+        (np.zeros((2, 4, 4, 8), np.float16), "[1, 4, 4, 8], got [2, 4, 4, 8]"),
+        (np.full((1, 4, 4, 8), np.nan, np.float16), "NaN"),
     ],
 )
 def test_broken_tokens_are_named_and_good_ones_go_on(node, values, words):
@@ -291,7 +330,7 @@ def test_chunks_that_are_none_are_passed_over(node):
     def nothing_is_told(chunk, words):
         show(node, seconds(chunk.header.stamp))
         node._on_chunk(chunk)
-        assert node._told is None and words in node._edges["chunk"]
+        assert not node._told and words in node._edges["chunk"]
 
     nan = plan(10.0)
     nan.data[3] = np.nan
@@ -306,7 +345,7 @@ def test_chunks_that_are_none_are_passed_over(node):
 
 def test_no_tokens_are_a_warning(node):
     level, message, _ = node.diagnose()
-    assert level == WARN and "visual_tokens" in message
+    assert level == WARN and "narrator/visual_tokens" in message and "narrator_eye" in message
 
 
 @pytest.mark.parametrize("name", ["nowhere", "arm"])
@@ -372,12 +411,12 @@ def test_asked_while_a_policy_acts_it_goes_on_narrating(node):
 
 
 class Robot(Probe):
-    """The other side of the topics: encoder, joints and a policy, at 20 Hz of its own time."""
+    """The other side of the topics: eye, joints and a policy, at 20 Hz of its own time."""
 
     def __init__(self) -> None:
         super().__init__("robot", NAMESPACE)
         node = self.node
-        self._tokens = node.create_publisher(VisualTokens, "visual_tokens", qos.sensor())
+        self._tokens = node.create_publisher(VisualTokens, "narrator/visual_tokens", qos.sensor())
         self._joints = node.create_publisher(JointState, "joint_states", qos.standard())
         self._chunks = node.create_publisher(ActionChunk, "action_chunk", qos.standard(1))
         self.listen(Narration, "narration", qos.standard())

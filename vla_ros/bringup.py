@@ -6,6 +6,7 @@ Every node has its own thread and executor, so the command gate never waits for 
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -33,6 +34,12 @@ from vla_ros.ros.running import (
 )
 
 _REAL_COMMAND_TOPIC = "panda_arm_controller/joint_trajectory"
+# What makes a vision_encoder the narrator's.
+NARRATOR_EYE = [
+    "--ros-args",
+    *("-r", "__node:=narrator_eye"),
+    *("-r", "visual_tokens:=narrator/visual_tokens"),
+]
 
 
 class Stack:
@@ -52,7 +59,8 @@ class Stack:
         command_topic: where joint trajectories go; "" for the robot's usual one.
         record: folder for a recording of each episode; "" for none.
         world_model: whether to run the node that imagines what the camera will show.
-        narrator: checkpoint of the node that says what it sees, a name or a folder; "" without.
+        narrator: checkpoint of the node that says what it sees and of its eye, a name or a
+            folder; "" without.
         overrides: parameters by node name, before those of the file.
         ros_args: further ROS arguments for all nodes, such as ["-r", "old:=new"].
 
@@ -104,7 +112,8 @@ class Stack:
         if world_model:
             self._parameters["world_model"] = {"use_sim_time": use_sim_time}
         if narrator:
-            self._parameters["narrator"] = {"use_sim_time": use_sim_time, "checkpoint": narrator}
+            for name in ("narrator", "narrator_eye"):
+                self._parameters[name] = {"use_sim_time": use_sim_time, "checkpoint": narrator}
         if record:
             self._parameters["recorder"] = {"folder": str(record)}
         if checkpoint:
@@ -143,6 +152,8 @@ class Stack:
             self._start("action_policy", ActionPolicyNode)
             if "narrator" in self._parameters:
                 self._start("narrator", NarratorNode)
+                eye = functools.partial(VisionEncoderNode, cli_args=NARRATOR_EYE)
+                self._start("narrator_eye", eye)
             self._start("vision_encoder", VisionEncoderNode)
         except StartError:
             self.stop()

@@ -30,7 +30,6 @@ from vla_ros.film import (
     what_happened,
 )
 from vla_ros.live import running
-from vla_ros.models.narrator import Narrator
 from vla_ros.models.vlam import VisionLanguageActionModel
 from vla_ros.msg import Imagination, Narration
 from vla_ros.observations import image_from_message, preprocess_image
@@ -73,17 +72,14 @@ def main(arguments: argparse.Namespace) -> int:
     count = arguments.episodes
     seeds = check_seeds(arguments.seed, count)
     checkpoint = resolve(arguments.checkpoint)
-    narrator = ""
-    if arguments.instruction or arguments.narrator:
-        policy = VisionLanguageActionModel.from_pretrained(checkpoint)
-        if arguments.instruction:
-            policy.start(arguments.instruction)
-        narrator = _narrator_for(policy, arguments.narrator)
+    if arguments.instruction:
+        VisionLanguageActionModel.from_pretrained(checkpoint).start(arguments.instruction)
+    narrator = str(resolve(arguments.narrator)) if arguments.narrator else ""
     tasks = [(FAMILIES[i % len(FAMILIES)], seed) for i, seed in enumerate(seeds)]
 
     print(
         "starting the stack: sim_robot, command_gate, action_policy, vision_encoder, world_model"
-        f"{', narrator' if narrator else ''}",
+        f"{', narrator, narrator_eye' if narrator else ''}",
         flush=True,
     )
     reports = []
@@ -173,23 +169,6 @@ def _line(report: EpisodeReport) -> str:
         f"{mark}{what_happened(report)}; {report.steps} steps at {report.rate:.1f} Hz, "
         f"{1e3 * report.latency:.0f} ms from camera to command"
     )
-
-
-def _narrator_for(policy: VisionLanguageActionModel, name: str) -> str:
-    """Folder of the narrator of that name; "" for "".
-
-    Raises:
-        ValueError: it was trained on another vision encoder than this policy's.
-    """
-    if not name:
-        return ""
-    folder = resolve(name)
-    if Narrator.from_pretrained(folder).config.encoder_id != policy.encoder_id:
-        raise ValueError(
-            f"the narrator {folder} was trained on another vision encoder than this policy's: "
-            "train one with 'vla train narrator --encoder FOLDER'"
-        )
-    return str(folder)
 
 
 def _tell_truth(sayings: Sayings) -> bool:

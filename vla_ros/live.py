@@ -29,7 +29,7 @@ from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
 from vla_ros.action import FollowInstruction
-from vla_ros.bringup import Stack, wait_until_drawing
+from vla_ros.bringup import NARRATOR_EYE, Stack, wait_until_drawing
 from vla_ros.msg import ActionChunk, GateStatus, TaskStatus
 from vla_ros.nodes.sim_robot import SimRobot
 from vla_ros.ros import qos
@@ -64,7 +64,7 @@ class Processes:
         checkpoint: of encoder and policy, a name or a folder.
         log_level: debug, info, warn, error or fatal.
         params_file: parameters of all nodes; None for config/arm.yaml of the package.
-        narrator: a checkpoint too; "" to run none.
+        narrator: a checkpoint too, also of its eye; "" to run none.
 
     Raises:
         StartError: the robot cannot be made.
@@ -104,6 +104,7 @@ class Processes:
             self.start(name)
         if self._narrator:
             self.start("narrator")
+            self.start("narrator_eye")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -111,12 +112,15 @@ class Processes:
 
     def start(self, name: str) -> None:
         """Start the process of a node, once more if it has ended."""
-        command = [sys.executable, "-m", f"vla_ros.nodes.{name}", *self._common]
+        module = "vision_encoder" if name == "narrator_eye" else name
+        command = [sys.executable, "-m", f"vla_ros.nodes.{module}", *self._common]
         command += ["-p", "use_sim_time:=true"]
         if name in ("action_policy", "vision_encoder"):
             command += ["-p", f"checkpoint:={self._checkpoint}"]
-        if name == "narrator":
+        if name in ("narrator", "narrator_eye"):
             command += ["-p", f"checkpoint:={self._narrator}"]
+        if name == "narrator_eye":
+            command += NARRATOR_EYE
         self.processes[name] = subprocess.Popen(command)
 
     @property

@@ -1,10 +1,14 @@
-"""Node narrator: `visual_tokens`, `joint_states` and `action_chunk` in, `narration` out.
+"""Node narrator: `narrator/visual_tokens`, `joint_states`, `action_chunk` in, `narration` out.
 
-It narrates at its own rate, and at once when what the robot is told changes: another instruction,
-none any more, or a hand that is to close or open. An observation is tokens, the joint states of
-their stamp, and the chunk that answers them while a policy acts. It looks at one observation at a
-time, the newest: what came while it was speaking is old by then. The service `ask` answers
-questions about the newest one.
+The tokens come from its eye, which is a node of its own: `narrator_eye`, a vision_encoder that
+serves the same checkpoint.
+
+It narrates at its own rate, and with the next frame of its eye when what the robot is told changes:
+another instruction, none any more, or a hand that is to close or open. An observation is tokens,
+the joint states of their stamp, and the chunk of their stamp while a policy acts. The eye may see
+fewer frames than the policy, and come earlier or later with one than the policy with its chunk. It
+looks at one observation at a time, the newest: what came while it was speaking is old by then. The
+service `ask` answers questions about the newest one.
 """
 
 from __future__ import annotations
@@ -38,13 +42,14 @@ from vla_ros.scene_language.scenes import to_tokens
 from vla_ros.scene_language.vocabulary import tokens_of
 from vla_ros.srv import Ask
 
-_SILENCE = 0.5  # s without chunks that end an instruction
-_WAITING = 4  # frames that may wait for their chunk: the gate takes none that comes later
+_TOKENS = "narrator/visual_tokens"
+_SILENCE = 0.5  # s of frames without chunks that end an instruction
+_WAITING = 0.3  # s that a frame and its chunk may wait for each other
 _OLD = 2.0  # s; a picture of before is not asked about
 _JUDGED = 20  # newest sentences, of which the share of unsound ones is told
 
 PARAMETERS = {
-    "checkpoint": Parameter("", "The folder that `vla train narrator` wrote; none ships yet."),
+    "checkpoint": Parameter("", "A folder that `vla train narrator` wrote; none ships yet."),
     "rate": Parameter(
         1.0, "Narrate this often, Hz; 0: only when what the robot is told changes.", 0.0, 20.0,
         live=True,
@@ -78,6 +83,7 @@ class NarratorNode(LifecycleNode):
     def configure(self) -> None:
         torch.set_num_threads(1)
         self._narrator = Narrator.from_pretrained(resolve(self.params.checkpoint))
+        self._encoder_id = self._narrator.encoder_id
         self._kinematics = ArmKinematics()
         self._publisher = self.publisher(Narration, "narration", qos.standard())
 
@@ -89,7 +95,7 @@ class NarratorNode(LifecycleNode):
         self._sound: deque[bool] = deque(maxlen=_JUDGED)
         self._unknown: tuple[str, ...] = ()
         self._problem = ""  # why the newest frames are not narrated
-        self.subscribe(VisualTokens, "visual_tokens", self._on_tokens, qos.sensor())
+        self.subscribe(VisualTokens, _TOKENS, self._on_tokens, qos.sensor())
         # Deep enough for what comes while it speaks: the newest are not all that is needed.
         self.subscribe(JointState, "joint_states", self._on_joint_states, qos.standard(100))
         self.subscribe(ActionChunk, "action_chunk", self._on_chunk, qos.standard())
@@ -107,7 +113,7 @@ class NarratorNode(LifecycleNode):
             "unsound_share": round(unsound / len(self._sound), 2) if self._sound else "unknown",
             "unknown_words": ", ".join(self._unknown),
         }
-        problem = "" if received else "no visual tokens on visual_tokens: is vision_encoder active?"
+        problem = "" if received else f"no visual tokens on {_TOKENS}: is narrator_eye active?"
         self.log_edge("tokens", problem)
         problem = problem or self._problem
         if not problem and 2 * unsound > _JUDGED:
@@ -122,19 +128,18 @@ class NarratorNode(LifecycleNode):
     def _forget(self) -> None:
         """Know nothing, as after a start."""
         self._newest: VisualTokens | None = None
-        self._frames: deque[VisualTokens] = deque(maxlen=_WAITING)  # not looked at yet
-        self._told: Told | None = None
+        self._frames: deque[VisualTokens] = deque()  # not looked at yet
+        self._told: deque[Told] = deque()  # empty: no policy acts
         self._silent_since: float | None = None  # s, of the first frame since the newest chunk
         self._narrated: float | None = None  # s, of the frame narrated last
         self._gist: tuple[str, bool] | None = None  # of what was told then
 
     def _on_tokens(self, message: VisualTokens) -> None:
         self._received += 1
-        wanted = self._narrator.config.encoder_id
-        if message.encoder_id != wanted:
+        if message.encoder_id != self._encoder_id:
             self._trouble(
                 f"visual tokens come from encoder {message.encoder_id}, the narrator was trained "
-                f"with {wanted}: give it a checkpoint that was trained with vision_encoder's"
+                f"with {self._encoder_id}: give narrator_eye and narrator one checkpoint"
             )
             return
         stamp = seconds(message.header.stamp)
@@ -142,11 +147,13 @@ class NarratorNode(LifecycleNode):
             self._forget()  # the clock began anew
         self._newest = message
         self._frames.append(message)
-        if self._told is not None:
+        while stamp - seconds(self._frames[0].header.stamp) > _WAITING:
+            self._frames.popleft()
+        if self._told:
             if self._silent_since is None:
                 self._silent_since = stamp
             if stamp - self._silent_since > _SILENCE:
-                self._told = None
+                self._told.clear()
         self._narrate_when_due()
 
     def _on_joint_states(self, message: JointState) -> None:
@@ -168,7 +175,9 @@ class NarratorNode(LifecycleNode):
         self.log_edge("chunk", problem)
         if not problem:
             point = chunk.points[ahead - 1 : ahead]
-            self._told = Told(chunk.stamp, message.instruction, point)
+            self._told.append(Told(chunk.stamp, message.instruction, point))
+            while chunk.stamp - self._told[0].stamp > _WAITING:
+                self._told.popleft()
             self._silent_since = None
             self._narrate_when_due()
 
@@ -180,41 +189,44 @@ class NarratorNode(LifecycleNode):
     # --- narrating --------------------------------------------------------------------------
 
     def _narrate_when_due(self) -> None:
-        frame = self._frame()
-        if frame is None or not self._is_due(seconds(frame.header.stamp)):
+        frame, told = self._observation()
+        if frame is None:
             return
-        stamp = seconds(frame.header.stamp)
+        stamp, gist = seconds(frame.header.stamp), told and told.gist
+        if not self._is_due(stamp, gist):
+            return
         missing = stamp - self._heard.newest_joints
         if STAMP_ROUNDING < missing <= self.params.state_timeout:
             return  # they are on their way, as for the policy
         try:
             measured = self._measured(stamp)
-            self._narrated, self._gist = stamp, self._told and self._told.gist
-            self._narrate(frame, measured)
+            self._narrated, self._gist = stamp, gist
+            self._narrate(frame, told, measured)
         except ValueError as error:
             self._trouble(f"no narration: {error}")
         else:
             self._trouble("")
 
-    def _frame(self) -> VisualTokens | None:
-        """The newest that can be narrated: while a policy acts, one that its chunk answers."""
-        if self._told is None:
-            return self._frames[-1] if self._frames else None
-        for frame in self._frames:
-            if abs(seconds(frame.header.stamp) - self._told.stamp) < STAMP_ROUNDING:
-                return frame
-        return None
+    def _observation(self) -> tuple[VisualTokens | None, Told | None]:
+        """The newest frame that can be narrated, and what the robot was told on it: while a policy
+        acts, a frame that has its chunk."""
+        if not self._told:
+            return (self._frames[-1] if self._frames else None), None
+        for frame in reversed(self._frames):
+            for told in reversed(self._told):
+                if abs(seconds(frame.header.stamp) - told.stamp) < STAMP_ROUNDING:
+                    return frame, told
+        return None, None
 
-    def _is_due(self, stamp: float) -> bool:
-        gist = self._told and self._told.gist
+    def _is_due(self, stamp: float, gist: tuple[str, bool] | None) -> bool:
         if self._narrated is None or gist != self._gist:
             return True
         rate = self.params.rate
         return rate > 0.0 and stamp - self._narrated >= 1.0 / rate - STAMP_ROUNDING
 
-    def _narrate(self, frame: VisualTokens, measured: np.ndarray) -> None:
+    def _narrate(self, frame: VisualTokens, told: Told | None, measured: np.ndarray) -> None:
         """Say what a frame shows. Raises ValueError when it cannot be looked at."""
-        told, instruction = self._told, self._told.instruction if self._told else ""
+        instruction = told.instruction if told else ""
         self._unknown = _unknown_words(instruction)
         named = ", ".join(self._unknown)
         self.log_edge(
@@ -284,13 +296,13 @@ class NarratorNode(LifecycleNode):
         if self.state != "active":
             raise ValueError(f"narrator is {self.state}: configure and activate it first")
         if self._newest is None:
-            why = self._problem or "are there visual tokens on visual_tokens?"
+            why = self._problem or f"are there visual tokens on {_TOKENS}?"
             raise ValueError(f"nothing was seen yet: {why}")
         stamp = seconds(self._newest.header.stamp)
         if self.now - stamp > _OLD:
             raise ValueError(
                 f"the newest picture is {self.now - stamp:.1f} s old: "
-                f"{self._problem or 'is vision_encoder still active?'}"
+                f"{self._problem or 'is narrator_eye still active?'}"
             )
         return self._look(self._newest, self._measured(stamp))[0]
 

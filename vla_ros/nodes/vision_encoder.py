@@ -1,20 +1,28 @@
-"""Node vision_encoder: the newest image of every camera in, `visual_tokens` out."""
+"""Node vision_encoder: the newest image of every camera in, `visual_tokens` out.
+
+It serves the checkpoint of a policy or of a narrator, which have an eye each. The narrator's is a
+second instance, with a name and a topic of its own: `narrator_eye`, `narrator/visual_tokens`.
+"""
 
 from __future__ import annotations
 
 import functools
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
 from sensor_msgs.msg import Image
 
 from vla_ros.checkpoints import resolve
+from vla_ros.models import checkpoint
+from vla_ros.models.narrator import Narrator
 from vla_ros.models.vlam import VisionLanguageActionModel
 from vla_ros.msg import VisualTokens
 from vla_ros.observations import image_from_message, preprocess_image
 from vla_ros.ros import qos
+from vla_ros.ros.heard import STAMP_ROUNDING
 from vla_ros.ros.lifecycle import OK, WARN, LifecycleNode
 from vla_ros.ros.messages import seconds, tokens_message
 from vla_ros.ros.parameters import Parameter
@@ -29,7 +37,12 @@ PARAMETERS = {
     "pairing_tolerance": Parameter(
         0.01, "Images whose stamps differ by no more belong together, s.", 0.0, 1.0, live=True
     ),
+    "rate": Parameter(
+        0.0, "Encode at most this often by the images' stamps, Hz; 0: each.", 0.0, 100.0, live=True
+    ),
 }
+# Models with an eye, by a setting that only theirs have.
+_MODELS = {"action": VisionLanguageActionModel, "language": Narrator}
 
 
 class VisionEncoderNode(LifecycleNode):
@@ -39,7 +52,7 @@ class VisionEncoderNode(LifecycleNode):
     def configure(self) -> None:
         torch.set_num_threads(1)
         path = resolve(self.params.checkpoint)
-        self._model = VisionLanguageActionModel.from_pretrained(path)
+        self._model = load(path)
         cameras, topics = self._model.config.cameras, self.params.camera_topics
         if len(cameras) != len(topics):
             raise ValueError(
@@ -52,8 +65,10 @@ class VisionEncoderNode(LifecycleNode):
     def activate(self) -> None:
         self._newest: list[Image | None] = [None] * len(self.params.camera_topics)
         self._received = [0] * len(self._newest)
-        self._encoded = 0
+        self._paired = self._encoded = 0
         self._inference_time = 0.0
+        self._last: float | None = None  # s, stamp of the frame encoded last
+        self._problem = ""  # why the newest frame is not encoded
         for index, topic in enumerate(self.params.camera_topics):
             callback = functools.partial(self._on_image, index)
             self.subscribe(Image, topic, callback, qos.sensor())
@@ -62,8 +77,8 @@ class VisionEncoderNode(LifecycleNode):
         self._model = None
 
     def diagnose(self) -> tuple[bytes, str, dict[str, Any]]:
-        received, encoded = self._received, self._encoded
-        self._received, self._encoded = [0] * len(received), 0
+        received, paired, encoded = self._received, self._paired, self._encoded
+        self._received, self._paired, self._encoded = [0] * len(received), 0, 0
         details = {
             "encoded_per_second": encoded,
             "inference_time_ms": round(1e3 * self._inference_time, 2),
@@ -74,8 +89,8 @@ class VisionEncoderNode(LifecycleNode):
             for topic, count in zip(self.params.camera_topics, received, strict=True)
             if not count
         ]
-        problem = f"no images on {', '.join(silent)}" if silent else ""
-        if not silent and not encoded and self._publisher.get_subscription_count():
+        problem = f"no images on {', '.join(silent)}" if silent else self._problem
+        if not silent and not paired:
             problem = (
                 "images of the cameras never share a stamp: synchronise the cameras or raise "
                 f"pairing_tolerance ({self.params.pairing_tolerance:g} s)"
@@ -92,17 +107,29 @@ class VisionEncoderNode(LifecycleNode):
         if max(stamps) - min(stamps) > self.params.pairing_tolerance:
             return
         images, self._newest = self._newest, [None] * len(self._newest)
-        if self._publisher.get_subscription_count():  # else nobody would read it
-            self._encode(images)
+        self._paired += 1
+        stamp = stamps[0]  # that of the tokens
+        if not self._publisher.get_subscription_count() or not self._is_due(stamp):
+            return  # nobody would read it, or not so often
+        self._last = stamp
+        self._encode(images)
+
+    def _is_due(self, stamp: float) -> bool:
+        rate = self.params.rate
+        if not rate or self._last is None or stamp < self._last:  # the clock began anew
+            return True
+        return stamp - self._last >= 1.0 / rate - STAMP_ROUNDING
 
     def _encode(self, messages: list[Image]) -> None:
         size = self._model.image_size
         try:
             images = [preprocess_image(image_from_message(image), size) for image in messages]
+            self._problem = ""
         except ValueError as error:
-            self.log_edge("image", f"images are not encoded: {error}")
+            self._problem = f"images are not encoded: {error}"
+        self.log_edge("image", self._problem)
+        if self._problem:
             return
-        self.log_edge("image", "")
         begin = time.perf_counter()
         tokens = self._model.encode(images)
         self._inference_time = time.perf_counter() - begin
@@ -116,6 +143,24 @@ class VisionEncoderNode(LifecycleNode):
                 self._inference_time,
             )
         )
+
+
+def load(folder: Path) -> VisionLanguageActionModel | Narrator:
+    """The model with an eye that a checkpoint folder holds.
+
+    Raises:
+        FileNotFoundError: a file of the checkpoint is missing.
+        ValueError: it is of another model, or damaged.
+    """
+    checkpoint.require(folder, checkpoint.CONFIG)
+    settings = checkpoint.read_json(folder, checkpoint.CONFIG)
+    for setting, model in _MODELS.items():
+        if setting in settings:
+            return model.from_pretrained(folder)
+    raise ValueError(
+        f"checkpoint {folder} is neither a policy's nor a narrator's: give one that `vla train "
+        "policy` or `vla train narrator` wrote, or 'arm' for the one that ships"
+    )
 
 
 def main(args: list[str] | None = None) -> int:

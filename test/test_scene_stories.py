@@ -12,7 +12,15 @@ import pytest
 
 from vla_ros.scene_language import questions, sentences, vocabulary
 from vla_ros.scene_language.actions import Action, step
-from vla_ros.scene_language.facts import OF_THINGS, RELATIONS, Change, holds, related
+from vla_ros.scene_language.facts import (
+    OF_THINGS,
+    RELATIONS,
+    Change,
+    Related,
+    direction_of,
+    holds,
+    related,
+)
 from vla_ros.scene_language.grounding import offset_tokens
 from vla_ros.scene_language.instructions import VOCABULARY, words_of
 from vla_ros.scene_language.scenes import (
@@ -47,54 +55,63 @@ def sections(story):
 
 def read_grounds(tokens, scenes):
     """Check that all that grounds tell of a thing is so in one of the scenes: its place, or how it
-    is to things that come before it or that it comes after."""
-    earlier, both = [], []
+    is to things that come before it or that it comes after. Returns the things that are judged,
+    each with whether it is what is looked for."""
+    earlier, judged = [], []
     for said in " ".join(tokens).replace("<grip>", "<obj> grip").split("<obj> ")[1:]:
         first, *rest = said.split()
         name = GRIPPER if first == "grip" else Name(first, rest.pop(0))
         if rest[2].startswith("<z"):
             assert read_place(rest[:3]) in [scene.place_of(name) for scene in scenes]
-            assert not rest[3:] or name == GRIPPER
-            if rest[3:]:
-                here, there = (scene.gripper for scene in scenes)
-                assert rest[3:] == offset_tokens(there, here)
             earlier.append(name)
-        elif (
-            len(earlier) == 2
-            and rest[3:4]
-            and rest[3].startswith("<x")
-            and rest[4].startswith("<y")
-        ):
-            (scene,) = scenes[-1:]
-            offsets = [offset_tokens(scene.place_of(name), scene.place_of(one)) for one in earlier]
-            between = related("between", name, tuple(earlier), scene)
-            assert rest == [*offsets[0], *offsets[1], *["between"] * between]
-        elif rest[3:4] and rest[3].startswith("<x"):
-            pairs = [pair for other in earlier for pair in ((other, name), (name, other))]
-            told = [compared(*pair, scene) for pair in pairs for scene in scenes]
-            assert (rest[:3], rest[3], sorted(rest[4:])) in told
-        else:  # one of the two that something may be between
-            (subject,), scene = earlier, scenes[-1]
-            assert rest[:3] == offset_tokens(scene.place_of(subject), scene.place_of(name))
-            both.append(name)
-            between = len(both) == 2 and related("between", subject, tuple(both), scene)
-            assert rest[3:] == ["between"] * between
+            if name == GRIPPER and rest[3:]:
+                way = offset_tokens(scenes[1].gripper, scenes[0].gripper)
+                assert rest[3:] == [*way, direction_of(*scenes) or "stay"]
+            elif rest[3:]:
+                there = scenes[0].place_of(name)
+                assert rest[3:] == [centimetres(scene.gripper, there) for scene in scenes]
+            continue
+        if rest[-1] in ("yes", "no"):
+            judged.append((name, rest.pop() == "yes"))
+        pairs = [pair for other in earlier for pair in ((other, name), (name, other))]
+        told = [compared(*pair, scene) for pair in pairs for scene in scenes]
+        told += [offset for offset, *_ in told]  # of one of two landmarks
+        told += [[*a, *b] for a in told[len(told) // 2 :] for b in told[len(told) // 2 :]]
+        assert (rest[:3], *rest[3:4], sorted(rest[4:])) in told or rest in told
+    return judged
+
+
+def centimetres(a, b):
+    distance = sum(step**2 for step in (a[0] - b[0], a[1] - b[1], 2 * (a[2] - b[2]))) ** 0.5
+    return f"<x{min(int(distance), 63)}>"
 
 
 def compared(subject, landmark, scene):
     """Offset, distance and relations of a pair."""
     a, b = scene.place_of(subject), scene.place_of(landmark)
-    distance = sum(step**2 for step in (a[0] - b[0], a[1] - b[1], 2 * (a[2] - b[2]))) ** 0.5
     names = set(RELATIONS) - {"nearest", "farthest", "between"}
     if GRIPPER in (subject, landmark):
         names -= set(OF_THINGS)
     hold = sorted(name for name in names if related(name, subject, (landmark,), scene))
-    return offset_tokens(a, b), f"<x{min(int(distance), 63)}>", hold
+    return offset_tokens(a, b), centimetres(a, b), hold
+
+
+def agrees(question, given, judged):
+    """Whether an answer is what judged things lead to."""
+    last = next((name for name, fits in reversed(judged) if fits), None)
+    if isinstance(question, questions.Where):
+        return given.landmarks == (last,)
+    if isinstance(question, questions.What):
+        unclear = question.relation in ("nearest", "farthest") and given is None
+        return given == last or unclear
+    if question.fact.relation in ("nearest", "farthest"):
+        return not given or question.fact.subject == last
+    return given == judged[-1][1]
 
 
 def read_story(story):
     """Facts, question and answer that a story's tokens say, while checking that they are true."""
-    told, scene, before = [], None, None
+    told, scene, before, judged = [], None, None, []
     for mark, tokens in sections(story):
         spatial = any(token.startswith("<") for token in tokens)
         if mark == "<scene>":
@@ -106,12 +123,13 @@ def read_story(story):
             read = changed(before, [mark, *tokens]) if spatial else sentences.read(tokens, before)
             assert read == scene
         elif mark == "<rel>":
-            read_grounds(tokens, [there for there in (before, scene) if there])
+            judged = read_grounds(tokens, [there for there in (before, scene) if there])
         elif mark == "<q>":
             told.append(questions.parse(tokens))
         elif mark == "<ans>":
             given = questions.read_reply(told[-1], [t for t in tokens if t != "."])
             assert given == questions.answer(told[-1], scene)
+            assert not judged or agrees(told[-1], given, judged)
             told.append(given)
         elif mark == "<text>" and scene is None:
             if "row" in tokens or story.kind != "narrate":

@@ -14,11 +14,14 @@ hold, the one that tells best first:
 
     <obj> white bowl <x35> <y24> <a17> <x8> right near
 
-Where a landmark or a subject is still to be chosen, all that come into question are listed.
+Grounds of a question begin with the relation that it asks about. Where a landmark or a subject is
+still to be chosen, all that come into question are listed, and each is judged, yes or no: so every
+step of the search is said, and the last yes is the answer.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 from vla_ros.scene_language.actions import ZERO
@@ -34,6 +37,8 @@ from vla_ros.scene_language.facts import (
     Present,
     Related,
     centimetres,
+    direction_of,
+    holds,
     narration,
     related,
     side,
@@ -64,13 +69,18 @@ def offset_tokens(subject: Place, landmark: Place) -> list[str]:
 
 
 def of_narration(before: Scene, after: Scene, target: Name | None) -> list[str]:
-    """Grounds of `facts.narration`: where the gripper will be and how far that is, what it carries
-    or pushes, what it is after, and what else is there that may tell where that is."""
-    thing = narration(before, after).thing
+    """Grounds of `facts.narration`: where the gripper will be, how far that is and in which
+    direction; what it carries or pushes; what it is after, with the distance from it now and then;
+    and if that is told, what else is there that may tell where it is."""
+    fact = narration(before, after, target)
     tokens = _placed([GRIPPER], after) + offset_tokens(after.gripper, before.gripper)
-    tokens += _placed([] if thing is None else [thing], before)
-    if target is not None and target != thing:
-        tokens += _search(target, before)
+    tokens += [direction_of(before, after) or "stay"]
+    tokens += _placed([] if fact.thing is None else [fact.thing], before)
+    if target is not None and target != fact.thing:
+        place = before.place_of(target)
+        tokens += _placed([target], before)
+        tokens += [_distance(before.gripper, place), _distance(after.gripper, place)]
+        tokens += _around(target, before) if fact.target is not None else []
     return tokens
 
 
@@ -92,12 +102,17 @@ def of_fact(fact: Fact, scene: Scene) -> list[str]:
 
 def of_answer(question: Question, answer: Answer, scene: Scene) -> list[str]:
     """Grounds of an answer; `answer` is that of `questions.answer`."""
-    if isinstance(question, Is):
-        return of_fact(question.fact, scene)
-    if isinstance(question, Where):
-        return _search(question.subject, scene)
     if isinstance(question, What):
-        return _candidates(question.landmarks, scene)
+        return _choice(question.relation, question.landmarks, scene)
+    if isinstance(question, Is):
+        fact = question.fact
+        if not isinstance(fact, Related):
+            return of_fact(fact, scene)
+        if fact.relation in _EXTREMES:
+            return _choice(fact.relation, fact.landmarks, scene)
+        return [fact.relation, *_related(fact, scene), _judged(holds(fact, scene))]
+    if isinstance(question, Where):
+        return _placed([question.subject], scene) + _around(question.subject, scene)
     if isinstance(question, HowMany):
         return _placed(_of_kind(question.kind, scene), scene)
     if isinstance(question, WhatColor):
@@ -113,55 +128,68 @@ def _placed(names: Iterable[Name], scene: Scene) -> list[str]:
 
 def _related(fact: Related, scene: Scene) -> list[str]:
     if fact.relation in _EXTREMES:
-        return _candidates(fact.landmarks, scene)
+        return _choice(fact.relation, fact.landmarks, scene)
     tokens = _placed([fact.subject], scene)
     for landmark in fact.landmarks:
-        tokens += _named(landmark)
-        tokens += _compared(fact.subject, landmark, scene, alone=len(fact.landmarks) == 1)
-    return tokens + _between(fact.subject, fact.landmarks, scene)
-
-
-def _search(subject: Name, scene: Scene) -> list[str]:
-    """The subject, and all things that `facts.where` may tell its place by."""
-    tokens = _placed([subject], scene)
-    if isinstance(where(subject, scene), Related):
-        for name, _ in scene.things:
-            if name not in (subject, scene.holds):
-                tokens += [*_named(name), *_compared(subject, name, scene)]
+        tokens += [*_named(landmark), *_seen(fact.subject, [landmark], scene)]
     return tokens
 
 
-def _candidates(landmarks: Sequence[Name], scene: Scene) -> list[str]:
-    """The landmarks, and all things that may be in a relation to them."""
-    tokens = _placed(landmarks, scene)
-    for name, _ in scene.things:
-        if name not in landmarks:
-            tokens += _named(name)
-            for landmark in landmarks:
-                tokens += _compared(name, landmark, scene, alone=len(landmarks) == 1)
-            tokens += _between(name, landmarks, scene)
+def _around(subject: Name, scene: Scene) -> list[str]:
+    """All things that `facts.where` may tell the subject's place by, if it does by one. Each is
+    judged: whether it is better than those before it."""
+    if not isinstance(where(subject, scene), Related):
+        return []
+    tokens, place, least, found = [], scene.place_of(subject), math.inf, False
+    for name, there in scene.things:
+        if name in (subject, scene.holds):
+            continue
+        rests = any(related(kind, subject, (name,), scene) for kind in ("inside", "on"))
+        better = not found and (rests or centimetres(place, there) < least)
+        least, found = min(least, centimetres(place, there)), found or rests
+        tokens += [*_named(name), *_seen(subject, [name], scene), _judged(better)]
     return tokens
 
 
-def _compared(subject: Name, landmark: Name, scene: Scene, alone: bool = True) -> list[str]:
-    """Where the subject is seen from the landmark; only the offset if there is another landmark."""
-    a, b = scene.place_of(subject), scene.place_of(landmark)
-    tokens = offset_tokens(a, b)
-    if not alone:
+def _choice(relation: str, landmarks: Sequence[Name], scene: Scene) -> list[str]:
+    """The relation, the landmarks, and all things that may be in that relation to them. Each is
+    judged: whether it is, or of nearest and farthest whether it is more so than those before it."""
+    tokens, most = [relation, *_placed(landmarks, scene)], -math.inf
+    for name, place in scene.things:
+        if name in landmarks:
+            continue
+        if relation in _EXTREMES:
+            far = centimetres(place, scene.place_of(landmarks[0]))
+            far = -far if relation == "nearest" else far
+            fits, most = far > most, max(most, far)
+        else:
+            fits = related(relation, name, tuple(landmarks), scene)
+        tokens += [*_named(name), *_seen(name, landmarks, scene), _judged(fits)]
+    return tokens
+
+
+def _judged(fits: bool) -> str:
+    return "yes" if fits else "no"
+
+
+def _seen(subject: Name, landmarks: Sequence[Name], scene: Scene) -> list[str]:
+    """Where the subject is seen from each landmark; from two of them, only the offsets."""
+    places = scene.place_of(subject), *(scene.place_of(landmark) for landmark in landmarks)
+    tokens = [token for there in places[1:] for token in offset_tokens(places[0], there)]
+    if len(landmarks) == 2:
         return tokens
-    order = ("inside", "on", side(a, b), *_PAIRED)
+    order = ("inside", "on", side(*places), *_PAIRED)
     hold = [
         relation
         for relation in dict.fromkeys(order)
-        if not (relation in OF_THINGS and GRIPPER in (subject, landmark))
-        and related(relation, subject, (landmark,), scene)
+        if not (relation in OF_THINGS and GRIPPER in (subject, *landmarks))
+        and related(relation, subject, tuple(landmarks), scene)
     ]
-    return [*tokens, f"<x{min(centimetres(a, b), BINS[0] - 1)}>", *hold]
+    return [*tokens, _distance(*places), *hold]
 
 
-def _between(subject: Name, landmarks: Sequence[Name], scene: Scene) -> list[str]:
-    both = tuple(landmarks)
-    return ["between"] if len(both) == 2 and related("between", subject, both, scene) else []
+def _distance(a: Place, b: Place) -> str:
+    return f"<x{min(centimetres(a, b), BINS[0] - 1)}>"
 
 
 def _named(name: Name) -> list[str]:

@@ -40,7 +40,7 @@ KINDS = {
     **{"describe": 0.05, "tell": 0.05, "picture": 0.05, "ask": 0.05, "quiz": 0.42},
     **{"next": 0.14, "narrate": 0.16, "episode": 0.08},
 }
-_QUIZ = (2, 5)  # questions of one, at least and at most
+_QUIZ = (2, 4)  # questions of one, at least and at most
 _LONGEST_EPISODE = 4  # moments
 
 

@@ -16,7 +16,6 @@ from vla_ros.scene_language.facts import (
     OF_THINGS,
     RELATIONS,
     Change,
-    Related,
     direction_of,
     holds,
     related,

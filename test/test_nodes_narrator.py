@@ -22,6 +22,7 @@ from taught_narrator import (
     taught_narrator,
 )
 
+from vla_ros import live
 from vla_ros.msg import ActionChunk, Narration, VisualTokens
 from vla_ros.nodes.narrator import NarratorNode
 from vla_ros.robots import panda
@@ -505,3 +506,20 @@ def test_an_unknown_checkpoint_ends_it_with_one_line(tmp_path):
     last = process.output.strip().splitlines()[-1]
     assert last.startswith("error: narrator: no checkpoint 'nowhere'")
     assert "Traceback" not in process.output
+
+
+@pytest.mark.parametrize("processes", [False, True])
+def test_in_the_stack_it_narrates_what_its_own_eye_sees(checkpoint, folder, processes):
+    listener = Probe("listener", "")
+    listener.listen(Narration, "narration", qos.standard())
+    listener.start()
+    try:
+        with live.running(str(checkpoint), processes=processes, narrator=str(folder)) as arm:
+            message = listener.next("narration")  # of the two scenes that it knows
+            assert message.text in DESCRIPTIONS and message.instruction == ""
+            assert from_tokens(message.scene) in SCENES
+            assert listener.call(Ask, "ask", Ask.Request(question="is the hand open")).scene
+            (eye,) = listener.node.get_publishers_info_by_topic("/narrator/visual_tokens")
+            assert eye.node_name == "narrator_eye" and not arm.stack.failure
+    finally:
+        listener.close()

@@ -10,14 +10,13 @@ import functools
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from sensor_msgs.msg import Image
 
 from vla_ros.checkpoints import resolve
 from vla_ros.models import checkpoint
-from vla_ros.models.narrator import Narrator
 from vla_ros.models.vlam import VisionLanguageActionModel
 from vla_ros.msg import VisualTokens
 from vla_ros.observations import image_from_message, preprocess_image
@@ -27,6 +26,9 @@ from vla_ros.ros.lifecycle import OK, WARN, LifecycleNode
 from vla_ros.ros.messages import seconds, tokens_message
 from vla_ros.ros.parameters import Parameter
 from vla_ros.ros.running import run
+
+if TYPE_CHECKING:
+    from vla_ros.models.narrator import Narrator
 
 PARAMETERS = {
     "checkpoint": Parameter("arm", "A checkpoint of the package by name, or the path of a folder."),
@@ -41,8 +43,6 @@ PARAMETERS = {
         0.0, "Encode at most this often by the images' stamps, Hz; 0: each.", 0.0, 100.0, live=True
     ),
 }
-# Models with an eye, by a setting that only theirs have.
-_MODELS = {"action": VisionLanguageActionModel, "language": Narrator}
 
 
 class VisionEncoderNode(LifecycleNode):
@@ -154,9 +154,13 @@ def load(folder: Path) -> VisionLanguageActionModel | Narrator:
     """
     checkpoint.require(folder, checkpoint.CONFIG)
     settings = checkpoint.read_json(folder, checkpoint.CONFIG)
-    for setting, model in _MODELS.items():
-        if setting in settings:
-            return model.from_pretrained(folder)
+    if "action" in settings:
+        return VisionLanguageActionModel.from_pretrained(folder)
+    if "language" in settings:
+        # Only now: it takes a second, and a policy's eye that was killed must be back soon.
+        from vla_ros.models.narrator import Narrator
+
+        return Narrator.from_pretrained(folder)
     raise ValueError(
         f"checkpoint {folder} is neither a policy's nor a narrator's: give one that `vla train "
         "policy` or `vla train narrator` wrote, or 'arm' for the one that ships"

@@ -37,8 +37,8 @@ FORMS = ("spatial", "words", "mixed")
 # Kinds of stories and how often each comes. "tell" and "picture" lead from one form to the other,
 # so a form that is not mixed leaves them out.
 KINDS = {
-    **{"describe": 0.05, "tell": 0.05, "picture": 0.05, "ask": 0.05, "quiz": 0.42},
-    **{"next": 0.14, "narrate": 0.16, "episode": 0.08},
+    **{"describe": 0.04, "tell": 0.05, "picture": 0.05, "ask": 0.04, "quiz": 0.32},
+    **{"next": 0.20, "narrate": 0.16, "episode": 0.14},
 }
 _QUIZ = (2, 4)  # questions of one, at least and at most
 _LONGEST_EPISODE = 4  # moments

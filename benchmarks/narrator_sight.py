@@ -31,7 +31,6 @@ from narrator_sightings import (
     elsewhere,
     episodes,
     glances,
-    policy_actor,
     scenes_of,
     tell_all,
     tell_plan,
@@ -57,6 +56,7 @@ from vla_ros.training.narrator.measures import (
     slot_f1,
     wording_scores,
 )
+from vla_ros.training.narrator.sightings import Cameras
 
 matplotlib.use("Agg")
 from matplotlib import pyplot  # noqa: E402
@@ -194,7 +194,7 @@ def draw(shown: Sequence[Shown], lines: Sequence[Line], picture: Path) -> None:
         axis.axis("off")
     for axis, number in zip(axes.flat, chosen, strict=False):
         one, line = shown[number], lines[number]
-        axis.imshow(one.image, interpolation="nearest")
+        axis.imshow(one.sight.images[0], interpolation="nearest")
         color = "tab:green" if is_true(one, line) else "tab:red"
         words = textwrap.fill(line.text or "(nothing)", 34)
         axis.set_title(words if line.sound else f"{words} [unsound]", color=color, fontsize=7)
@@ -342,7 +342,6 @@ def listen(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--narrator", default="narrator", help="a shipped one, or a folder")
-    parser.add_argument("--encoder", default="arm", help="policy whose vision encoder sees")
     parser.add_argument("--policy", help="let this one drive too, half as many episodes")
     parser.add_argument("--glances", type=int, default=300)
     parser.add_argument("--episodes", type=int, default=40)
@@ -354,21 +353,19 @@ def main() -> None:
     torch.set_num_threads(1)
     options.out.mkdir(parents=True, exist_ok=True)
     narrator = Narrator.from_pretrained(resolve(options.narrator))
-    encoder = VisionLanguageActionModel.from_pretrained(resolve(options.encoder))
-    if narrator.config.encoder_id != encoder.encoder_id:
-        parser.error(f"the narrator was not trained with the encoder of {options.encoder}")
+    cameras = Cameras(narrator.config.cameras, narrator.image_size)
     world = ArmWorld()
-    shown = glances(world, encoder, options.glances)
+    shown = glances(world, cameras, options.glances)
     found: dict[str, Any] = {}
     found["sight"], found["questions"] = look(narrator, shown)
-    driven = episodes(world, encoder, options.episodes)
+    driven = episodes(world, cameras, options.episodes)
     told, held = listen(narrator, driven, "expert", options.out / "sheet.png")
     words = f"--narrator {options.narrator} --glances {options.glances} "
     words += f"--episodes {options.episodes}"
     if options.policy:
         words += f" --policy {options.policy}"
         policy = VisionLanguageActionModel.from_pretrained(resolve(options.policy))
-        driven = episodes(world, encoder, max(options.episodes // 2, 1), policy_actor(policy))
+        driven = episodes(world, cameras, max(options.episodes // 2, 1), policy)
         found["descriptions"] = description_figures(driven)
         more, also = listen(narrator, driven, "policy", None)
         told, held = told | more, held | also

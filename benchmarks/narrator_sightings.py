@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,8 @@ from tqdm import tqdm
 
 from vla_ros.models.narrator import Narrator, nearest_place, plan_of
 from vla_ros.models.vlam import VisionLanguageActionModel
+from vla_ros.robots.action_config import ActionConfig
+from vla_ros.robots.kinematics import ArmKinematics
 from vla_ros.scene_language import questions
 from vla_ros.scene_language.facts import Fact, Moving, distance, narration, true_of
 from vla_ros.scene_language.instructions import FAMILIES
@@ -30,23 +32,20 @@ from vla_ros.training.narrator.measures import (
     answer_said,
     relation_asked,
 )
-from vla_ros.training.narrator.sightings import Sighting, glance, watch
-from vla_ros.training.rollout import Observation, Rollout
+from vla_ros.training.narrator.sightings import Cameras, Sighting, glance, watch
+from vla_ros.training.rollout import Actor, Observation, Rollout
 
 SEEDS = 700_000_000  # below FIRST_TRAINING_SEED: of evaluation
 EPISODES = 500_000  # seeds of episodes begin so far behind those of glances
 FRAMES = 4  # of an episode, evenly over it
 _RELATED = 0.8  # questions below this lot are about relations, nearly all of them
-Actor = Callable[[Observation], np.ndarray]
 
 
 @dataclass(frozen=True)
 class Shown:
-    """A frame: what is known of it, what people see, which scene or episode it is of, and what the
-    policy said that drove, if one did."""
+    """A frame, which scene or episode it is of, and what the policy said that drove, if one did."""
 
     sight: Sighting
-    image: np.ndarray  # uint8 [S, S, 3], of the front camera
     group: int
     description: str = ""
 
@@ -68,59 +67,47 @@ class Line:
 # -- from the simulator ----------------------------------------------------------------------------
 
 
-def glances(world: ArmWorld, model: VisionLanguageActionModel, count: int) -> list[Shown]:
+def glances(world: ArmWorld, cameras: Cameras, count: int) -> list[Shown]:
     """Scenes laid out anew, the arm anywhere above them."""
-    rollout, rng = Rollout(world, image_size=model.image_size), np.random.default_rng(0)
-    found = []
-    for family, number in tqdm(task_list(FAMILIES, count, SEEDS), desc="glances"):
-        sight, seen = glance(rollout, model, sample_task(family, number), rng)
-        found.append(Shown(sight, seen.images[0], len(found)))
-    return found
-
-
-def policy_actor(policy: VisionLanguageActionModel) -> Callable:
-    """Begins an episode of the policy: the actor, and what tells its description."""
-
-    def start(instruction: str) -> tuple[Actor, Callable[[], str]]:
-        episode = policy.start(instruction)
-
-        def act(observation: Observation) -> np.ndarray:
-            tokens = policy.encode(observation.images)
-            return episode.act(tokens, observation.proprioception).actions
-
-        return act, lambda: episode.describe()[0]
-
-    return start
+    kinematics, rng = ArmKinematics(), np.random.default_rng(0)
+    tasks = tqdm(task_list(FAMILIES, count, SEEDS), desc="glances")
+    return [
+        Shown(glance(world, kinematics, cameras, sample_task(family, number), rng), group)
+        for group, (family, number) in enumerate(tasks)
+    ]
 
 
 def episodes(
-    world: ArmWorld,
-    model: VisionLanguageActionModel,
-    count: int,
-    start: Callable[[str], tuple[Actor, Callable[[], str]]] | None = None,
+    world: ArmWorld, cameras: Cameras, count: int, policy: VisionLanguageActionModel | None = None
 ) -> list[Shown]:
-    """FRAMES of each of `count` episodes; the wandering expert drives, or what `start` begins."""
-    dt = model.config.action.dt
+    """FRAMES of each of `count` episodes that the wandering expert drives, or a policy."""
+    size = cameras.image_size if policy is None else policy.image_size
+    rollout = Rollout(world, image_size=size, dt=ActionConfig.get_arm_config().dt)
     rng, found = np.random.default_rng(1), []
     tasks = task_list(FAMILIES, count, SEEDS + EPISODES)
     for group, (family, number) in enumerate(tqdm(tasks, desc="episodes")):
-        rollout = Rollout(world, image_size=model.image_size, dt=dt)
-        actor, describe = wandering_expert(world, rng), str
-        if start is not None:
-            actor, describe = start(sample_task(family, number).instruction)
-        frames: list[tuple[np.ndarray, np.ndarray, str]] = []
-
-        def act(observation: Observation, actor=actor, describe=describe, frames=frames):
-            chunk = actor(observation)
-            frames.append((observation.proprioception, observation.images[0], describe()))
-            return chunk
-
-        sights = list(watch(rollout, model, family, number, act))
+        said: list[str] = []  # at each frame
+        actor = wandering_expert(world, rng)
+        if policy is not None:
+            actor = _acting(policy, sample_task(family, number).instruction, said)
+        sights = list(watch(rollout, cameras, family, number, actor))
         for i in dict.fromkeys(np.linspace(0, len(sights) - 1, FRAMES).astype(int).tolist()):
-            sight = sights[i]
-            (image, said), *_ = (rest for felt, *rest in frames if felt is sight.proprioception)
-            found.append(Shown(sight, image, group, said))
+            sight, frame = sights[i]
+            found.append(Shown(sight, group, said[frame] if said else ""))
     return found
+
+
+def _acting(policy: VisionLanguageActionModel, instruction: str, said: list[str]) -> Actor:
+    """An episode of a policy, which tells `said` what it says it does."""
+    episode = policy.start(instruction)
+
+    def act(observation: Observation) -> np.ndarray:
+        tokens = policy.encode(observation.images)
+        chunk = episode.act(tokens, observation.proprioception).actions
+        said.append(episode.describe()[0])
+        return chunk
+
+    return act
 
 
 # -- what is made of it ----------------------------------------------------------------------------
@@ -140,7 +127,8 @@ def scenes_of(narrator: Narrator, felt: Sequence[Shown], pictures: Sequence[Show
     for one, other in tqdm(list(zip(felt, pictures, strict=True)), desc="seeing"):
         feels = one.sight.proprioception
         try:
-            scenes.append(narrator.see(np.asarray(other.sight.tokens), feels).scene)
+            tokens = narrator.encode(list(other.sight.images))
+            scenes.append(narrator.see(tokens, feels).scene)
         except ValueError:
             scenes.append(Scene((), nearest_place(feels[:3])))
     return scenes

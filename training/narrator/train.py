@@ -1,9 +1,11 @@
-"""`vla train narrator`: first the language, from synthetic stories; then sight, from the simulator.
+"""`vla train narrator`: language from synthetic stories, an eye and sight from the simulator.
 
 runs/narrator/
   language/     the run of the first stage, see training/trainer.py
   sightings/    what the simulated arm saw, with what is true; held-out/: the same, to measure on
-  sight/        the run of the second stage, which keeps on with stories too
+  eye/          the run of the second stage: the eye finds things
+  sight/        the run of the third: it reads scenes off what the eye, which stays as it is, makes
+                of pictures, and keeps on with stories
   checkpoint/   the narrator
 """
 
@@ -13,20 +15,23 @@ import argparse
 import math
 import random
 import shutil
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from vla_ros.checkpoints import resolve
-from vla_ros.models.narrator import Narrator, NarratorConfig, prefix_of
-from vla_ros.models.vlam import VisionLanguageActionModel
+from vla_ros.models.narrator import EYE, Narrator, NarratorConfig, prefix_of
 from vla_ros.scene_language.stories import FORMS, Stories
+from vla_ros.sim.truth import AHEAD
 from vla_ros.training.data.folders import whole_folder
+from vla_ros.training.narrator.eye import WEIGHTS as FINDING
+from vla_ros.training.narrator.eye import Finder, FinderConfig
+from vla_ros.training.narrator.eye import batch as shown
+from vla_ros.training.narrator.eye import losses as finding
 from vla_ros.training.narrator.rows import narration_row, pack, sight_row
-from vla_ros.training.narrator.sightings import HORIZON, Sightings, collect
+from vla_ros.training.narrator.sightings import Cameras, Sightings, collect
 from vla_ros.training.trainer import Objective, PolicyTrainer, Settings, begin, setting_arguments
 
 _HELD_OUT_BATCHES = 8
@@ -36,12 +41,14 @@ _WEIGHTS = {"said": 1.0, "seen": 1.0}
 
 @dataclass(frozen=True)
 class Recipe(Settings):
-    """How the narrator is trained; the defaults are those of the shipped one. `frames` is unused:
-    batches are `rows` of stories, and in the second stage as many of sights."""
+    """How the narrator is trained; the defaults are those of the shipped one. Batches are `rows` of
+    stories, and in the last stage as many of sights; those of the eye are `frames`."""
 
     steps: int = 16000
+    eye_steps: int = 6000
     sight_steps: int = 8000
     rows: int = 16
+    frames: int = 32
     learning_rate: float = 3e-3
     warmup: int = 100
     weight_decay: float = 1e-2
@@ -51,14 +58,17 @@ class Recipe(Settings):
     form: str = "spatial"
     glances: int = 30_000
     episodes: int = 600
-    encoder: str = "arm"  # the checkpoint whose vision encoder sees
+    image_size: int = EYE["image_size"]
+    channels: int = EYE["channels"]
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.form not in FORMS:
             raise ValueError(f"form is {self.form!r}: choose {', '.join(FORMS)}")
-        if min(self.glances, self.episodes, self.sight_steps) < 0 or self.rows < 1:
-            raise ValueError("glances, episodes and sight_steps are 0 or more, rows 1 or more")
+        if min(self.glances, self.episodes, self.eye_steps, self.sight_steps) < 0:
+            raise ValueError("glances, episodes, eye_steps and sight_steps are 0 or more")
+        if min(self.rows, self.frames) < 1:
+            raise ValueError("rows and frames are 1 or more")
         if self.sight_steps and self.form == "words":
             raise ValueError("what is seen is told in spatial tokens: give --sight-steps 0")
         if self.sight_steps and not self.glances + self.episodes:
@@ -69,24 +79,22 @@ Batch = dict[str, Tensor]
 
 
 def train(recipe: Recipe, out: Path, *, tensorboard: bool = False) -> Path:
-    """Train both stages, resuming whatever `out` holds; returns its folder checkpoint/.
+    """Train all stages, resuming whatever `out` holds; returns its folder checkpoint/.
 
     Raises:
         ValueError: a run there has other settings.
-        FileNotFoundError: there is no such encoder.
     """
-    seeing = VisionLanguageActionModel.from_pretrained(resolve(recipe.encoder))
-    horizon = HORIZON * seeing.config.action.dt
-    config = NarratorConfig.of(
-        recipe.size, seeing.grid, seeing.encoder_id, horizon, context=recipe.context
-    )
+    vision = EYE | {"image_size": recipe.image_size, "channels": recipe.channels}
+    config = NarratorConfig.of(recipe.size, AHEAD, vision, context=recipe.context)
     last = _language(recipe, config, out / "language", tensorboard)
     if recipe.sight_steps:
-        seen = collect(out / "sightings", seeing, recipe.glances, recipe.episodes, recipe.seed)
+        cameras = Cameras(config.cameras, recipe.image_size)
+        seen = collect(out / "sightings", cameras, recipe.glances, recipe.episodes, recipe.seed)
         glances = math.ceil(_HELD_OUT_GLANCES * recipe.glances)
         episodes = math.ceil(_HELD_OUT_EPISODES * recipe.episodes)
-        held = collect(out / "held-out", seeing, glances, episodes, recipe.seed + 1)
-        last = _sight(recipe, last, seen, held, out / "sight", tensorboard)
+        held = collect(out / "held-out", cameras, glances, episodes, recipe.seed + 1)
+        found = _eye(recipe, config, seen, held, out / "eye", tensorboard)
+        last = _sight(recipe, last, found, seen, held, out / "sight", tensorboard)
     target = out / "checkpoint"
     if not target.exists():
         with whole_folder(target) as partial:
@@ -99,8 +107,10 @@ def _language(recipe: Recipe, config: NarratorConfig, out: Path, tensorboard: bo
     torch.manual_seed(recipe.seed)
     stories = Stories(recipe.seed, "train", recipe.form)
     held = Stories(recipe.seed, "held_out", recipe.form)
+    model = Narrator(config)
+    model.eye.freeze()  # it has its own stage
     trainer = PolicyTrainer(
-        Objective(Narrator(config), losses, _WEIGHTS),
+        Objective(model, losses, _WEIGHTS),
         recipe,
         args,
         lambda step, rank: said(stories, step, recipe.rows, recipe.context, rank),
@@ -110,12 +120,50 @@ def _language(recipe: Recipe, config: NarratorConfig, out: Path, tensorboard: bo
     return trainer.fit()
 
 
-def _sight(
-    recipe: Recipe, start: Path, seen: Sightings, held: Sightings, out: Path, tensorboard: bool
+def _eye(
+    recipe: Recipe,
+    config: NarratorConfig,
+    seen: Sightings,
+    held: Sightings,
+    out: Path,
+    tensorboard: bool,
 ) -> Path:
-    second = Recipe(**{**vars(recipe), "steps": recipe.sight_steps})
-    args = begin(second, out, vars(recipe) | {"stage": "sight"})
-    model = Narrator.from_pretrained(start).train()
+    settings = replace(recipe, steps=recipe.eye_steps)
+    args = begin(settings, out, vars(recipe) | {"stage": "eye"})
+    torch.manual_seed(recipe.seed)
+    trainer = PolicyTrainer(
+        Objective(Finder(FinderConfig(config.vision, config.language.width)), finding, FINDING),
+        settings,
+        args,
+        lambda step, rank: shown(seen, (recipe.seed, step, rank), recipe.frames),
+        [shown(held, (recipe.seed, i), recipe.frames) for i in range(_HELD_OUT_BATCHES)],
+        tensorboard=tensorboard,
+    )
+    return trainer.fit()
+
+
+def begin_to_see(language: Path, eye: Path) -> Narrator:
+    """A narrator that has learned to speak, with an eye that has learned to find things, and with
+    what was first made of its features to find them."""
+    model, finder = Narrator.from_pretrained(language), Finder.from_pretrained(eye)
+    model.eye.load_state_dict(finder.eye.state_dict())
+    model.eye.freeze()
+    model.language.prefix.load_state_dict(finder.project.state_dict())
+    return model.train()
+
+
+def _sight(
+    recipe: Recipe,
+    language: Path,
+    eye: Path,
+    seen: Sightings,
+    held: Sightings,
+    out: Path,
+    tensorboard: bool,
+) -> Path:
+    settings = replace(recipe, steps=recipe.sight_steps)
+    args = begin(settings, out, vars(recipe) | {"stage": "sight"})
+    model = begin_to_see(language, eye)
     stories = Stories(recipe.seed + 1, "train", recipe.form)
 
     def draw(step: int, rank: int) -> Batch:
@@ -123,7 +171,7 @@ def _sight(
 
     measured = [batch(held, stories, (recipe.seed, i), recipe) for i in range(_HELD_OUT_BATCHES)]
     trainer = PolicyTrainer(
-        Objective(model, losses, _WEIGHTS), second, args, draw, measured, tensorboard=tensorboard
+        Objective(model, losses, _WEIGHTS), settings, args, draw, measured, tensorboard=tensorboard
     )
     return trainer.fit()
 
@@ -136,8 +184,9 @@ def said(stories: Stories, step: int, rows: int, context: int, rank: int = 0) ->
 
 
 def batch(sightings: Sightings, stories: Stories, seeds: tuple[int, ...], recipe: Recipe) -> Batch:
-    """A batch of sights, "seen_ids", "seen_asked" and "prefix" [B, P, D], beside "ids" and "asked",
-    of which half the rows are stories and half narrations of what the simulated arm did."""
+    """A batch of sights, "seen_ids", "seen_asked" and "images" uint8 [B, N, S, S, 3], beside "ids"
+    and "asked", half of whose rows are stories and half narrations of what the simulated arm did.
+    """
     rng = np.random.default_rng([7, *seeds])
     wording = random.Random(int(rng.integers(1 << 32)))
     sights = [sightings[int(i)] for i in rng.integers(len(sightings), size=recipe.rows)]
@@ -157,13 +206,12 @@ def batch(sightings: Sightings, stories: Stories, seeds: tuple[int, ...], recipe
                 break
             row.append(one)
     ids, asked = pack(rows, recipe.context)
-    tokens = torch.from_numpy(np.stack([sight.tokens for sight in sights]))
     return {
         "ids": torch.cat([told["ids"], ids]),
         "asked": torch.cat([told["asked"], asked]),
         "seen_ids": seen_ids,
         "seen_asked": seen_asked,
-        "prefix": prefix_of(tokens),
+        "images": torch.from_numpy(np.stack([sight.images for sight in sights])),
     }
 
 
@@ -171,9 +219,19 @@ def losses(model: Narrator, batch: Batch) -> dict[str, Tensor]:
     """Losses of a batch, nats an id, by name."""
     found = {"said": model.language.loss(batch["ids"], batch["asked"])}
     found["seen"] = found["said"].new_zeros(())
-    if "prefix" in batch:
-        found["seen"] = model.language.loss(batch["seen_ids"], batch["seen_asked"], batch["prefix"])
+    if "images" in batch:
+        prefix = prefix_of(seen_tokens(model, batch["images"]))
+        found["seen"] = model.language.loss(batch["seen_ids"], batch["seen_asked"], prefix)
     return found
+
+
+@torch.no_grad()
+def seen_tokens(model: Narrator, images: Tensor) -> Tensor:
+    """Visual tokens float16 [B, N, h, w, C] of images [B, N, S, S, 3], as `Narrator.encode` makes
+    them: not in the lower precision that the rest is trained in."""
+    with torch.autocast(images.device.type, enabled=False):
+        tokens = model.eye(images.flatten(0, 1).permute(0, 3, 1, 2))
+    return tokens.unflatten(0, images.shape[:2]).to(torch.float16)
 
 
 # -- the command line ------------------------------------------------------------------------------
@@ -182,10 +240,10 @@ def losses(model: Narrator, batch: Batch) -> dict[str, Tensor]:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/narrator"), help="of the run")
     parser.add_argument("--tensorboard", action="store_true", help="write curves for it too")
-    setting_arguments(parser, Recipe, without=["frames"])
+    setting_arguments(parser, Recipe)
 
 
 def main(arguments: argparse.Namespace) -> None:
-    told = {f.name: getattr(arguments, f.name) for f in fields(Recipe) if f.name != "frames"}
+    told = {field.name: getattr(arguments, field.name) for field in fields(Recipe)}
     folder = train(Recipe(**told), arguments.out, tensorboard=arguments.tensorboard)
     print(f"checkpoint written to {folder}")

@@ -61,7 +61,7 @@ from vla_ros.scene_language.vocabulary import (
 
 PUNCTUATION = (".", ",", "?")
 # Of the one that ships: a policy's eye of 64 pixels does not tell a cube from a cylinder.
-EYE = {"model_type": "small", "image_size": 128, "channels": 48}
+EYE = {"model_type": "small", "image_size": 128, "channels": 48, "mixing": 3}
 _POOL = 2  # tokens of either side of a camera's grid that are one feature of the prefix
 _STD = 0.02  # of what is learned about places in the picture, at first
 _LONGEST_SCENE = 100  # tokens: twelve things

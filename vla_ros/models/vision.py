@@ -1,6 +1,6 @@
 """Image encoders behind one interface: images in, a grid of tokens out.
 
-    "small"        three convolutions, trained with the policy (Levine et al. 2016, section 4.2)
+    "small"        a few convolutions, trained with the policy (Levine et al. 2016, section 4.2)
     "dinov2-..."   DINOv2 ViT-S/B/L, 14 pixels a patch (Oquab et al. 2023)
     "siglip-base"  SigLIP ViT-B, 16 pixels a patch (Zhai et al. 2023)
 
@@ -108,25 +108,36 @@ class VisionEncoder(nn.Module):
 
 
 class SmallEncoder(VisionEncoder):
-    """Three convolutions, one token for 4 x 4 pixels; learns with the policy, fast on a CPU."""
+    """A few convolutions, one token for 4 x 4 pixels; learns with what it serves, fast on a CPU.
 
-    def __init__(self, image_size: int = 64, channels: int = 32) -> None:
+    Args:
+        image_size, channels: see `VisionEncoder`.
+        mixing: convolutions of 3 x 3 tokens at the end.
+    """
+
+    def __init__(self, image_size: int = 64, channels: int = 32, mixing: int = 1) -> None:
         super().__init__(image_size, patch=4, channels=channels)
         self.stem = nn.Conv2d(3, 24, 5, stride=2, padding=2)
         self.down = nn.Conv2d(24, channels, 3, stride=2, padding=1)
         self.mix = nn.Conv2d(channels, channels, 3, padding=1)
+        self.more = nn.ModuleList(
+            nn.Conv2d(channels, channels, 3, padding=1) for _ in range(mixing - 1)
+        )
 
     def description(self) -> dict:
         return {
             "model_type": "small",
             "image_size": self.image_size,
             "channels": self.channels,
+            "mixing": 1 + len(self.more),
         }
 
     def _tokens(self, pixels: Tensor) -> Tensor:
         x = F.relu(self.stem(pixels.contiguous(memory_format=torch.channels_last)))
         x = F.relu(self.down(x))
-        return (x + F.relu(self.mix(x))).permute(0, 2, 3, 1)
+        for mix in (self.mix, *self.more):
+            x = x + F.relu(mix(x))
+        return x.permute(0, 2, 3, 1)
 
 
 class TransformersEncoder(VisionEncoder):
@@ -222,11 +233,11 @@ def build_encoder(vision: str | Path | Mapping, image_size: int | None = None) -
     values = dict(vision) if folder is None else _configuration(folder)
     kind = values.get("model_type")
     if kind == "small" and folder is None:
-        unknown = values.keys() - {"model_type", "image_size", "channels"}
+        unknown = values.keys() - {"model_type", "image_size", "channels", "mixing"}
         if unknown:
             raise ValueError(f"small has no settings {', '.join(sorted(unknown))}")
         size = values.get("image_size", 64) if image_size is None else image_size
-        return SmallEncoder(size, values.get("channels", 32))
+        return SmallEncoder(size, values.get("channels", 32), values.get("mixing", 1))
     if kind not in _TRANSFORMERS:
         raise ValueError(f"no image encoder of kind {kind!r}: take small, dinov2 or siglip")
     size = values.pop("input_size", None)

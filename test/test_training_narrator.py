@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from vla_ros.models.narrator import Narrator, NarratorConfig, plan_of
+from vla_ros.models.narrator import Narrator, NarratorConfig, plan_of, prefix_of
 from vla_ros.models.vision import fingerprint
 from vla_ros.scene_language import sentences
 from vla_ros.scene_language.facts import Moving, holds
@@ -227,13 +227,16 @@ def test_what_the_eye_learned_is_what_the_narrator_sees_with(tmp_path):
     finder = Finder(FinderConfig(vision, 32))
     speaker.save_pretrained(tmp_path / "language")
     finder.save_pretrained(tmp_path / "eye")
-    model = training.begin_to_see(tmp_path / "language", tmp_path / "eye")
+    images = torch.from_numpy(np.random.default_rng(1).integers(0, 256, (2, 1, 32, 32, 3), "u1"))
+    model = training.begin_to_see(tmp_path / "language", tmp_path / "eye", images)
     assert model.encoder_id == fingerprint(finder.eye)
     assert torch.equal(model.language.embed.weight, speaker.language.embed.weight)
     assert not any(p.requires_grad for p in model.eye.parameters()) and model.training
     image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
     with torch.autocast("cpu", torch.bfloat16):
         tokens = training.seen_tokens(model, torch.from_numpy(image)[None, None])
+    features = model.language.prefix(prefix_of(training.seen_tokens(model, images)))
+    assert features.mean((0, 1)).abs().max() < 1e-3 and (features.std((0, 1)) > 0.9).all()
     # To the last bit of half precision; bfloat16 has three bits fewer.
     assert np.allclose(tokens[0].numpy(), model.encode([image]), rtol=2e-3, atol=1e-4)
 

@@ -36,6 +36,7 @@ from vla_ros.training.trainer import Objective, PolicyTrainer, Settings, begin, 
 
 _HELD_OUT_BATCHES = 8
 _HELD_OUT_GLANCES, _HELD_OUT_EPISODES = 1 / 30, 1 / 12  # of what is trained on
+_SCALED = 64  # sightings whose features tell how large they are
 _WEIGHTS = {"said": 1.0, "seen": 1.0}
 
 
@@ -142,13 +143,25 @@ def _eye(
     return trainer.fit()
 
 
-def begin_to_see(language: Path, eye: Path) -> Narrator:
-    """A narrator that has learned to speak, with an eye that has learned to find things, and with
-    what was first made of its features to find them."""
+def begin_to_see(language: Path, eye: Path, images: Tensor) -> Narrator:
+    """A narrator that has learned to speak, with an eye that has learned to find things.
+
+    The prefix begins with what the head of that eye made of its features. Each number of it is
+    scaled to mean 0 and variance 1 over `images` [B, N, S, S, 3], and where a feature is has as
+    much weight as what it shows: what is faint at first is hardly noticed by blocks that were made
+    for words.
+    """
     model, finder = Narrator.from_pretrained(language), Finder.from_pretrained(eye)
     model.eye.load_state_dict(finder.eye.state_dict())
     model.eye.freeze()
-    model.language.prefix.load_state_dict(finder.project.state_dict())
+    prefix, position = model.language.prefix, model.language.prefix_position
+    prefix.load_state_dict(finder.project.state_dict())
+    with torch.no_grad():
+        features = prefix(prefix_of(seen_tokens(model, images))).flatten(0, 1)
+        mean, spread = features.mean(0), features.std(0).clamp(min=1e-3)
+        prefix[1].weight /= spread[:, None]
+        prefix[1].bias.sub_(mean).div_(spread)
+        position /= position.square().mean().sqrt()
     return model.train()
 
 
@@ -163,7 +176,9 @@ def _sight(
 ) -> Path:
     settings = replace(recipe, steps=recipe.sight_steps)
     args = begin(settings, out, vars(recipe) | {"stage": "sight"})
-    model = begin_to_see(language, eye)
+    some = np.linspace(0, len(seen) - 1, _SCALED).astype(int)
+    images = torch.from_numpy(np.stack([seen[int(i)].images for i in some]))
+    model = begin_to_see(language, eye, images)
     stories = Stories(recipe.seed + 1, "train", recipe.form)
 
     def draw(step: int, rank: int) -> Batch:

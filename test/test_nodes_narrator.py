@@ -373,6 +373,16 @@ def test_a_question_is_answered_from_the_newest_picture(node, question):
     assert list(answer.tokens)[:3] == ["<obj>", "red", "cube"]
 
 
+def test_a_question_about_a_picture_whose_joints_are_still_to_come_is_answered(node):
+    show(node, 10.0)
+    node._on_tokens(tokens(10.6, PICTURES[1]))  # as after it has spoken: old joints come first
+    feel(node, 10.05)
+    answer = ask(node, QUESTION)
+    assert answer.success and from_tokens(answer.scene) == SCENES[0]
+    feel(node, 10.6)
+    assert from_tokens(ask(node, QUESTION).scene) == SCENES[1]
+
+
 @pytest.mark.parametrize(
     ("question", "words"),
     [
@@ -422,7 +432,7 @@ class Robot(Probe):
         self._chunks = node.create_publisher(ActionChunk, "action_chunk", qos.standard(1))
         self.listen(Narration, "narration", qos.standard())
         self.listen(DiagnosticArray, "/diagnostics", qos.standard())
-        self.instruction = ""
+        self.instruction, self.blind = "", False
         node.create_timer(0.05, self._publish)
         self.start()
 
@@ -430,7 +440,8 @@ class Robot(Probe):
         now = self.node.get_clock().now().nanoseconds * 1e-9
         joints = joint_state_message(panda.JOINT_NAMES, panda.HOME, header(now))
         self._joints.publish(joints)
-        self._tokens.publish(tokens(now))
+        if not self.blind:
+            self._tokens.publish(tokens(now))
         if self.instruction:
             self._chunks.publish(plan(now, self.instruction))
 
@@ -485,6 +496,17 @@ def test_it_answers_over_ros_and_says_how_it_is_doing(running):
         "unsound_share",
         "unknown_words",
     }
+
+
+def test_a_dead_eye_is_named_and_its_return_is_enough(running):
+    running.blind = True
+    try:
+        wait_for(lambda: "narrator_eye" in running.statuses()[-1].message)
+        wait_for(lambda: "is narrator_eye still active" in running.ask(QUESTION).message)
+    finally:
+        running.blind = False
+    assert running.next("narration").text == DESCRIPTIONS[0]
+    wait_for(lambda: running.statuses()[-1].message == "narrating")
 
 
 def test_inactive_it_says_so_and_restarted_it_begins_anew(running):

@@ -128,6 +128,7 @@ class NarratorNode(LifecycleNode):
     def _forget(self) -> None:
         """Know nothing, as after a start."""
         self._newest: VisualTokens | None = None
+        self._felt: VisualTokens | None = None  # the newest whose joint states were heard
         self._frames: deque[VisualTokens] = deque()  # not looked at yet
         self._told: deque[Told] = deque()  # empty: no policy acts
         self._silent_since: float | None = None  # s, of the first frame since the newest chunk
@@ -146,6 +147,7 @@ class NarratorNode(LifecycleNode):
         if self._newest is not None and stamp < seconds(self._newest.header.stamp):
             self._forget()  # the clock began anew
         self._newest = message
+        self._note_felt()
         self._frames.append(message)
         while stamp - seconds(self._frames[0].header.stamp) > _WAITING:
             self._frames.popleft()
@@ -158,7 +160,13 @@ class NarratorNode(LifecycleNode):
 
     def _on_joint_states(self, message: JointState) -> None:
         self._heard.felt(seconds(message.header.stamp), message)
+        self._note_felt()
         self._narrate_when_due()
+
+    def _note_felt(self) -> None:
+        newest = self._newest
+        if newest and seconds(newest.header.stamp) - self._heard.newest_joints < STAMP_ROUNDING:
+            self._felt = newest
 
     def _on_chunk(self, message: ActionChunk) -> None:
         problem = ""
@@ -292,19 +300,25 @@ class NarratorNode(LifecycleNode):
         return response
 
     def _look_anew(self) -> Sight:
-        """What the newest frame shows. Raises ValueError: there is none, or it cannot be seen."""
+        """What the newest frame shows whose joint states were heard: after it has spoken, those of
+        the very newest may still wait behind older ones.
+
+        Raises:
+            ValueError: there is no such frame, or it cannot be looked at.
+        """
         if self.state != "active":
             raise ValueError(f"narrator is {self.state}: configure and activate it first")
         if self._newest is None:
             why = self._problem or f"are there visual tokens on {_TOKENS}?"
             raise ValueError(f"nothing was seen yet: {why}")
-        stamp = seconds(self._newest.header.stamp)
+        frame = self._felt or self._newest
+        stamp = seconds(frame.header.stamp)
         if self.now - stamp > _OLD:
             raise ValueError(
                 f"the newest picture is {self.now - stamp:.1f} s old: "
                 f"{self._problem or 'is narrator_eye still active?'}"
             )
-        return self._look(self._newest, self._measured(stamp))[0]
+        return self._look(frame, self._measured(stamp))[0]
 
 
 def _unknown_words(instruction: str) -> tuple[str, ...]:

@@ -80,6 +80,28 @@ def read_grounds(tokens, scenes):
     return judged
 
 
+def read_touched(tokens, before, after):
+    """Check the grounds of what comes next: what is said to be touched is what then is elsewhere,
+    held, or under what was let go, and no more than the gripper can touch are asked about."""
+    at = before.place_of(before.holds or GRIPPER)
+    touched = set()
+    for said in " ".join(tokens).split("<obj> ")[1:]:
+        color, shape, *offset, judged = said.split()
+        name = Name(color, shape)
+        assert offset == offset_tokens(at, before.place_of(name)) and shape not in ("pad", "bowl")
+        if judged == "yes":
+            touched.add(name)
+    moved = {name for name, place in after.things if place != before.place_of(name)}
+    if before.holds is None:
+        held = {after.holds} - {None}
+        assert touched <= moved | held and held <= touched and bool(touched) == bool(moved | held)
+    elif after.holds is None:
+        under = {n for n, _ in after.things if related("on", before.holds, (n,), after)}
+        assert touched == under - {PAD_THING}
+    else:
+        assert not tokens
+
+
 def centimetres(a, b):
     distance = sum(step**2 for step in (a[0] - b[0], a[1] - b[1], 2 * (a[2] - b[2]))) ** 0.5
     return f"<x{min(int(distance), 63)}>"
@@ -111,7 +133,8 @@ def agrees(question, given, judged):
 def read_story(story):
     """Facts, question and answer that a story's tokens say, while checking that they are true."""
     told, scene, before, judged = [], None, None, []
-    for mark, tokens in sections(story):
+    parts = sections(story)
+    for (mark, tokens), (following, _) in zip(parts, [*parts[1:], ("", [])], strict=True):
         spatial = any(token.startswith("<") for token in tokens)
         if mark == "<scene>":
             scene = from_tokens([mark, *tokens])
@@ -121,6 +144,8 @@ def read_story(story):
         elif mark == "<next>":
             read = changed(before, [mark, *tokens]) if spatial else sentences.read(tokens, before)
             assert read == scene
+        elif mark == "<rel>" and following == "<next>":
+            read_touched(tokens, before, scene)
         elif mark == "<rel>":
             judged = read_grounds(tokens, [there for there in (before, scene) if there])
         elif mark == "<q>":

@@ -33,7 +33,7 @@ from vla_ros.scene_language.vocabulary import text_of
 from vla_ros.training.metrics import require
 
 UNREADABLE = "unreadable"  # what was said is no answer at all; equal to no answer
-_MARKS = ("<ans>", "<text>")
+_MARKS = ("<ans>", "<text>", "<next>")
 _CLOSE = ((3, 0, 0), (-3, 0, 0), (0, 3, 0), (0, -3, 0), (0, 0, 1), (0, 0, -1))  # bins
 
 # -- what tokens say ------------------------------------------------------------------------------
@@ -65,8 +65,8 @@ def scene_said(before: Scene, tokens: Sequence[str], form: str) -> Scene | None:
     """The scene that is told to come next, behind `<next>`; None if it is none."""
     try:
         if form == "words":
-            return read(list(tokens), before)
-        return changed(before, ["<next>", *tokens])
+            return read(after_mark(tokens), before)
+        return changed(before, ["<next>", *after_mark(tokens)])
     except ValueError:
         return None
 

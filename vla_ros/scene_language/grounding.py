@@ -24,7 +24,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-from vla_ros.scene_language.actions import ZERO
+from vla_ros.scene_language.actions import ZERO, Action
 from vla_ros.scene_language.facts import (
     OF_THINGS,
     RELATIONS,
@@ -53,7 +53,16 @@ from vla_ros.scene_language.questions import (
     WhatColor,
     Where,
 )
-from vla_ros.scene_language.scenes import BINS, GRIPPER, Name, Place, Scene, place_tokens
+from vla_ros.scene_language.scenes import (
+    BINS,
+    FIXTURES,
+    FLAT_SHAPES,
+    GRIPPER,
+    Name,
+    Place,
+    Scene,
+    place_tokens,
+)
 
 MARK = "<rel>"
 _EXTREMES = ("nearest", "farthest")  # of all things, so all are compared
@@ -81,6 +90,29 @@ def of_narration(before: Scene, after: Scene, target: Name | None) -> list[str]:
         tokens += _placed([target], before)
         tokens += [_distance(before.gripper, place), _distance(after.gripper, place)]
         tokens += _around(target, before) if fact.target is not None else []
+    return tokens
+
+
+def of_step(before: Scene, action: Action, after: Scene) -> list[str]:
+    """Grounds of what comes after an action: the things that it may touch, how far the gripper is
+    from each, and whether it does; or when a thing is let go, what that may fall on, how far it is
+    from there, and whether it does."""
+    held = before.holds
+    if held is not None and not action.opens:
+        return []
+    at = before.place_of(held or GRIPPER)
+    tokens = []
+    for name, place in before.things:
+        if held is not None:
+            considered = name != held and name.shape in FLAT_SHAPES and place.z < at.z
+            fits = considered and related("on", held, (name,), after)
+        else:
+            closing = before.open and not action.opens  # before it moves
+            level = at.z + (0 if closing else max(action.dz, 0))
+            considered = name.shape not in FIXTURES and abs(place.z - level) <= 1
+            fits = after.holds == name or after.place_of(name) != place
+        if considered:
+            tokens += [*_named(name), *offset_tokens(at, place), _judged(fits)]
     return tokens
 
 

@@ -127,11 +127,12 @@ class _Draft:
             self.add(["<act>", *say(moment.action, self.rng)])
 
     def changes(self, moment: Moment) -> None:
-        self.add(["<next>"])
+        grounds = grounding.of_step(moment.before, moment.action, moment.after)
         if self.form == "spatial":
-            self.add(changes_to_tokens(moment.before, moment.after)[1:], True)
+            changes = changes_to_tokens(moment.before, moment.after)
         else:
-            self.add(tell_changes(moment.before, moment.after, self.rng), True)
+            changes = ["<next>", *tell_changes(moment.before, moment.after, self.rng)]
+        self.grounded(grounds, changes)
 
 
 class Stories:

@@ -288,7 +288,7 @@ def test_what_is_asked_follows_from_the_prompt():
         if story.kind == "ask":
             assert story.prompt[-1] == ("<rel>" if story.form == "spatial" else "<ans>")
         if story.kind == "next":
-            assert story.prompt[-1] == "<next>"
+            assert story.prompt[-1] == ("<rel>" if story.form == "spatial" else "<next>")
 
 
 def test_one_more_thing_than_in_training_can_be_asked_for():

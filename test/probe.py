@@ -130,6 +130,10 @@ class Probe:
 
         return self.node.create_subscription(kind, topic, hear, profile)
 
+    def publishers(self, topic) -> list[str]:
+        """Names of the nodes that publish it, as far as they are known."""
+        return [one.node_name for one in self.node.get_publishers_info_by_topic(topic)]
+
     def messages(self, topic, since=0.0) -> list:
         """Those published since then."""
         return [message for at, message in self.heard[topic] if at > since]

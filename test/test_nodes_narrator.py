@@ -541,7 +541,8 @@ def test_in_the_stack_it_narrates_what_its_own_eye_sees(checkpoint, folder, proc
             assert message.text in DESCRIPTIONS and message.instruction == ""
             assert from_tokens(message.scene) in SCENES
             assert listener.call(Ask, "ask", Ask.Request(question="is the hand open")).scene
-            (eye,) = listener.node.get_publishers_info_by_topic("/narrator/visual_tokens")
-            assert eye.node_name == "narrator_eye" and not arm.stack.failure
+            topic = "/narrator/visual_tokens"
+            wait_for(lambda: listener.publishers(topic) == ["narrator_eye"])
+            assert not arm.stack.failure
     finally:
         listener.close()

@@ -176,7 +176,10 @@ def _tell_truth(sayings: Sayings) -> bool:
     if sayings.judged:
         print(sayings.summary())
         return True
-    print("nothing was said: this machine had no time for it beside the control")
+    print(
+        "nothing was said: no sentence held of the scene that was read, or this machine had no time "
+        "for it beside the control"
+    )
     return False
 
 

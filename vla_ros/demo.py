@@ -177,8 +177,8 @@ def _tell_truth(sayings: Sayings) -> bool:
         print(sayings.summary())
         return True
     print(
-        "nothing was said: no sentence held of the scene that was read, or this machine had no time "
-        "for it beside the control"
+        "nothing was said: no sentence held of the scene that was read, or this machine had no "
+        "time for it beside the control"
     )
     return False
 

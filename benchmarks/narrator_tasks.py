@@ -248,7 +248,7 @@ def question_prompt(fact: Related, scene: Scene, form: str, rng: random.Random) 
 
 def next_prompt(scene: Scene, action: Action, form: str, rng: random.Random) -> list[str]:
     act = action.to_tokens() if form == "spatial" else ["<act>", *say(action, rng)]
-    return [*scene_prompt(scene, form, rng), *act, MARK if form == "spatial" else "<next>"]
+    return [*scene_prompt(scene, form, rng), *act, "<next>", *[MARK] * (form == "spatial")]
 
 
 # -- consistency -----------------------------------------------------------------------------------

@@ -254,7 +254,7 @@ def test_rollouts_of_who_knows_the_physics_never_err():
         for prompt in prompts:
             act = prompt.index("<act>")
             scene = from_tokens(prompt[1:act])
-            after = step(scene, Action.from_tokens(prompt[act:-1]))
+            after = step(scene, Action.from_tokens(prompt[act:-2]))
             said.append(changes_to_tokens(scene, after)[1:])
         return said
 

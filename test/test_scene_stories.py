@@ -141,6 +141,8 @@ def read_story(story):
         elif mark == "<act>":
             action = Action.from_tokens([mark, *tokens]) if spatial else sentences.parse(tokens)
             before, scene = scene, step(scene, action)
+        elif mark == "<next>" and not tokens:
+            assert following == "<rel>"
         elif mark == "<next>":
             read = changed(before, [mark, *tokens]) if spatial else sentences.read(tokens, before)
             assert read == scene
@@ -288,7 +290,8 @@ def test_what_is_asked_follows_from_the_prompt():
         if story.kind == "ask":
             assert story.prompt[-1] == ("<rel>" if story.form == "spatial" else "<ans>")
         if story.kind == "next":
-            assert story.prompt[-1] == ("<rel>" if story.form == "spatial" else "<next>")
+            marks = ("<next>", "<rel>") if story.form == "spatial" else ("<next>",)
+            assert story.prompt[-len(marks) :] == marks
 
 
 def test_one_more_thing_than_in_training_can_be_asked_for():

@@ -130,6 +130,7 @@ class _Draft:
         grounds = grounding.of_step(moment.before, moment.action, moment.after)
         if self.form == "spatial":
             changes = changes_to_tokens(moment.before, moment.after)
+            self.add(["<next>"])  # says what is asked: an action can also be narrated
         else:
             changes = ["<next>", *tell_changes(moment.before, moment.after, self.rng)]
         self.grounded(grounds, changes)

@@ -220,25 +220,37 @@ def squares(count, seed):
     return {name: torch.from_numpy(values) for name, values in parts.items()}
 
 
-def test_what_the_eye_learned_is_what_the_narrator_sees_with(tmp_path):
-    vision = {**TINY_EYE, "mixing": 2}
+def test_where_a_camera_looks_is_known_from_what_stands_there(sightings):
+    places = eye.on_table(sightings, 16).reshape(16, 16, 2)
+    assert (places >= 0).all() and (places <= 63).all()
+    far = []
+    for i in range(6):
+        sight = sightings[i]
+        for (_, place), pixel in zip(sight.scene.things, sight.pixels[0], strict=False):
+            if place.z <= 1 and np.isfinite(pixel).all():
+                row, column = ((pixel + 1) * 8).astype(int)
+                far.append(np.abs(places[row, column] - place[:2]).max())
+    assert np.median(far) < 4  # bins; a feature is as wide as four, and the camera is jolted
+
+
+def test_what_the_eye_learned_is_what_the_narrator_sees_with(sightings, tmp_path):
+    vision = {"model_type": "small", "image_size": 128, "channels": 4, "mixing": 2}
     tiny = {"width": 32, "heads": 2, "layers": 1}
     speaker = Narrator(NarratorConfig.of("nano", 0.2, vision, **tiny))
     finder = Finder(FinderConfig(vision, 32))
     speaker.save_pretrained(tmp_path / "language")
     finder.save_pretrained(tmp_path / "eye")
-    images = torch.from_numpy(np.random.default_rng(1).integers(0, 256, (2, 1, 32, 32, 3), "u1"))
-    model = training.begin_to_see(tmp_path / "language", tmp_path / "eye", images)
+    model = training.begin_to_see(tmp_path / "language", tmp_path / "eye", sightings)
     assert model.encoder_id == fingerprint(finder.eye)
     assert torch.equal(model.language.embed.weight, speaker.language.embed.weight)
     assert not any(p.requires_grad for p in model.eye.parameters()) and model.training
-    image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+    image = sightings[0].images[0]
     with torch.autocast("cpu", torch.bfloat16):
         tokens = training.seen_tokens(model, torch.from_numpy(image)[None, None])
-    features = model.language.prefix(prefix_of(training.seen_tokens(model, images)))
-    assert features.mean((0, 1)).abs().max() < 1e-3 and (features.std((0, 1)) > 0.9).all()
     # To the last bit of half precision; bfloat16 has three bits fewer.
     assert np.allclose(tokens[0].numpy(), model.encode([image]), rtol=2e-3, atol=1e-4)
+    features = model.language.prefix(prefix_of(tokens))
+    assert 0.3 < features.std() < 3 and 0.3 < model.language.prefix_position.std() < 3
 
 
 # -- runs ------------------------------------------------------------------------------------------

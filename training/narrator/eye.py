@@ -30,6 +30,8 @@ from vla_ros.training.narrator.sightings import THINGS, Sightings
 KINDS = (*(Name(c, s) for c in COLORS for s in SHAPES), PAD, BOWL, GRIPPER, Name("", "foot"))
 WEIGHTS = {"found": 1.0, "offset": 1.0, "place": 1.0}
 _SPREAD = 0.5  # features: of how near to a centre is half right
+_FITTED = 1000  # sightings that tell where on the table a camera looks
+_FAR = BINS[0] - 1
 _RARE = -5.0  # logit at first: hardly any feature has a centre of one kind in it
 
 
@@ -105,6 +107,41 @@ def batch(sightings: Sightings, seeds: tuple[int, ...], count: int) -> Batch:
         "centres": torch.from_numpy(np.stack(centres)),
         "places": torch.from_numpy(np.stack(places)),
     }
+
+
+def on_table(sightings: Sightings, side: int) -> np.ndarray:
+    """Where on the table the middles of the features of a prefix are: [N * P, 2], x and y in bins.
+
+    Of all sightings together, so it is true of a camera that hangs still, but for how it is jolted.
+    It is the homography (Hartley and Zisserman 2004, section 4.1) of what stands on the table.
+    """
+    cameras = len(sightings[0].images)
+    points: list[list[np.ndarray]] = [[] for _ in range(cameras)]
+    for number in np.linspace(0, len(sightings) - 1, _FITTED).astype(int):
+        sight = sightings[int(number)]
+        for i, (_, place) in enumerate(sight.scene.things):
+            for camera, pixel in zip(points, sight.pixels[:, i], strict=True):
+                if place.z <= 1 and np.isfinite(pixel).all():
+                    camera.append(np.array([*pixel, 1.0, *(np.array(place[:2]) / _FAR)]))
+    middles = (np.arange(side) + 0.5) * (2 / side) - 1
+    rows, columns = np.meshgrid(middles, middles, indexing="ij")
+    grid = np.stack([rows.ravel(), columns.ravel(), np.ones(side * side)], axis=-1)
+    return np.concatenate([_homography(np.array(camera), grid) for camera in points])
+
+
+def _homography(known: np.ndarray, asked: np.ndarray) -> np.ndarray:
+    """Places [P, 2] of `asked` [P, 3] by the homography of `known`: [n, 3] pixels and [n, 2]."""
+    if len(known) < 4:
+        return np.full((len(asked), 2), _FAR / 2)
+    pixels, (x, y), none = known[:, :3], known[:, 3:].T[..., None], np.zeros((len(known), 3))
+    equations = [
+        np.hstack([pixels, none, -x * pixels]),
+        np.hstack([none, pixels, -y * pixels]),
+    ]
+    matrix = np.linalg.svd(np.concatenate(equations))[2][-1].reshape(3, 3)
+    matrix *= np.sign((pixels @ matrix[2]).mean())
+    found = asked @ matrix.T
+    return (found[:, :2] / np.maximum(found[:, 2:], 1e-3) * _FAR).clip(0, _FAR)
 
 
 def losses(model: Finder, batch: Batch) -> dict[str, Tensor]:

@@ -23,11 +23,13 @@ import torch
 from torch import Tensor
 
 from vla_ros.models.narrator import EYE, Narrator, NarratorConfig, prefix_of
+from vla_ros.models.svl import fourier
+from vla_ros.scene_language.scenes import BINS
 from vla_ros.scene_language.stories import FORMS, Stories
 from vla_ros.sim.truth import AHEAD
 from vla_ros.training.data.folders import whole_folder
 from vla_ros.training.narrator.eye import WEIGHTS as FINDING
-from vla_ros.training.narrator.eye import Finder, FinderConfig
+from vla_ros.training.narrator.eye import Finder, FinderConfig, on_table
 from vla_ros.training.narrator.eye import batch as shown
 from vla_ros.training.narrator.eye import losses as finding
 from vla_ros.training.narrator.rows import narration_row, pack, sight_row
@@ -143,14 +145,16 @@ def _eye(
     return trainer.fit()
 
 
-def begin_to_see(language: Path, eye: Path, images: Tensor) -> Narrator:
+def begin_to_see(language: Path, eye: Path, seen: Sightings) -> Narrator:
     """A narrator that has learned to speak, with an eye that has learned to find things.
 
-    The prefix begins with what the head of that eye made of its features. Each number of it is
-    scaled to mean 0 and variance 1 over `images` [B, N, S, S, 3], and where a feature is has as
-    much weight as what it shows: what is faint at first is hardly noticed by blocks that were made
-    for words.
+    The prefix begins with what the head of that eye made of its features, each number of it scaled
+    to mean 0 and variance 1, and with where on the table each feature looks, told as the bins of
+    places are: what is faint at first is hardly noticed by blocks that were made for words, and
+    what is told in another way must be learned to be translated.
     """
+    some = np.linspace(0, len(seen) - 1, _SCALED).astype(int)
+    images = torch.from_numpy(np.stack([seen[int(i)].images for i in some]))
     model, finder = Narrator.from_pretrained(language), Finder.from_pretrained(eye)
     model.eye.load_state_dict(finder.eye.state_dict())
     model.eye.freeze()
@@ -161,7 +165,9 @@ def begin_to_see(language: Path, eye: Path, images: Tensor) -> Narrator:
         mean, spread = features.mean(0), features.std(0).clamp(min=1e-3)
         prefix[1].weight /= spread[:, None]
         prefix[1].bias.sub_(mean).div_(spread)
-        position /= position.square().mean().sqrt()
+        places = torch.from_numpy(on_table(seen, finder.side).round()).long()
+        code = fourier(BINS[0], position.shape[1] // 2)
+        position.copy_(code[places].flatten(1))
     return model.train()
 
 
@@ -176,9 +182,7 @@ def _sight(
 ) -> Path:
     settings = replace(recipe, steps=recipe.sight_steps)
     args = begin(settings, out, vars(recipe) | {"stage": "sight"})
-    some = np.linspace(0, len(seen) - 1, _SCALED).astype(int)
-    images = torch.from_numpy(np.stack([seen[int(i)].images for i in some]))
-    model = begin_to_see(language, eye, images)
+    model = begin_to_see(language, eye, seen)
     stories = Stories(recipe.seed + 1, "train", recipe.form)
 
     def draw(step: int, rank: int) -> Batch:

@@ -138,7 +138,7 @@ def _homography(known: np.ndarray, asked: np.ndarray) -> np.ndarray:
         np.hstack([pixels, none, -x * pixels]),
         np.hstack([none, pixels, -y * pixels]),
     ]
-    matrix = np.linalg.svd(np.concatenate(equations))[2][-1].reshape(3, 3)
+    matrix = np.linalg.svd(np.concatenate(equations), full_matrices=False)[2][-1].reshape(3, 3)
     matrix *= np.sign((pixels @ matrix[2]).mean())
     found = asked @ matrix.T
     return (found[:, :2] / np.maximum(found[:, 2:], 1e-3) * _FAR).clip(0, _FAR)

@@ -12,8 +12,9 @@ from vla_ros.models.narrator import Narrator, NarratorConfig, plan_of, prefix_of
 from vla_ros.models.vision import fingerprint
 from vla_ros.scene_language import sentences
 from vla_ros.scene_language.facts import Moving, holds
-from vla_ros.scene_language.scenes import BINS, from_tokens
-from vla_ros.scene_language.vocabulary import EOS, PAD, decode
+from vla_ros.scene_language.scenes import BINS, PAD, from_tokens
+from vla_ros.scene_language.vocabulary import EOS, decode
+from vla_ros.scene_language.vocabulary import PAD as NO_ID
 from vla_ros.training.narrator import eye
 from vla_ros.training.narrator import train as training
 from vla_ros.training.narrator.eye import KINDS, Finder, FinderConfig
@@ -144,7 +145,7 @@ def test_plans_tell_where_the_arm_goes(sightings):
 
 def test_rows_are_packed_one_after_another():
     ids, asked = pack([[([1, 2], [False, True]), ([3], [True])], []], 5)
-    assert ids.tolist() == [[1, 2, 3, PAD, PAD], [PAD] * 5]
+    assert ids.tolist() == [[1, 2, 3, NO_ID, NO_ID], [NO_ID] * 5]
     assert asked.tolist() == [[False, True, True, False, False], [False] * 5]
 
 
@@ -160,6 +161,19 @@ def test_the_eye_is_asked_for_what_is_in_the_pictures(sightings):
     # Two fixtures, the gripper and the foot are in all scenes, and each centre is one of a thing.
     assert named[:, 8:].all() and (named[:, :8].sum(1) >= 1).all()
     assert (named | asked["centres"].isnan().any(-1)).all()
+
+
+def test_mirrored_pictures_have_things_where_they_show_them(sightings):
+    """Yellow is where the pad is, and left of the middle if left of the robot."""
+    asked, pad = eye.batch(sightings, (1,), 60), KINDS.index(PAD)
+    seen = asked["centres"][:, pad].isfinite().all(-1)
+    row, column = ((asked["centres"][seen, pad] + 1) * 64).long().unbind(-1)
+    pixels = asked["images"][seen][torch.arange(len(row)), :, row, column].int()
+    assert (pixels[:, 1] > pixels[:, 2] + 10).float().mean() > 0.6  # things may hide it
+    left = asked["places"][seen, pad, 1] > 31.5
+    clear = (column - 64).abs() > 10
+    assert ((column > 64) == left)[clear].float().mean() > 0.95
+    assert 0.2 < left.float().mean() < 0.8
 
 
 def test_what_is_asked_is_what_is_true():

@@ -85,7 +85,10 @@ Batch = dict[str, Tensor]
 
 def batch(sightings: Sightings, seeds: tuple[int, ...], count: int) -> Batch:
     """`count` sightings: "images" uint8 [B, 3, S, S] of all their cameras, where each kind is in
-    them, "centres" [B, K, 2], and on the table, "places" [B, K, 3] in bins; NaN: nowhere."""
+    them, "centres" [B, K, 2], and on the table, "places" [B, K, 3] in bins; NaN: nowhere.
+
+    Half of them are mirrored, left and right of the robot changed: as many tables again.
+    """
     rng = np.random.default_rng([11, *seeds])
     images, centres, places = [], [], []
     for number in rng.integers(len(sightings), size=count):
@@ -95,16 +98,21 @@ def batch(sightings: Sightings, seeds: tuple[int, ...], count: int) -> Batch:
         kinds = [KINDS.index(name) for name, _ in things]
         place = np.full((len(KINDS), 3), np.nan, np.float32)
         place[kinds] = [place for _, place in things]
-        place[-1] = 0.0  # the foot stands still
+        place[-1] = 0.0, _FAR / 2, 0.0  # the foot stands still
+        mirrored = rng.random() < 0.5
+        if mirrored:
+            place[:, 1] = _FAR - place[:, 1]
         for image, pixels in zip(sight.images, sight.pixels, strict=True):
             centre = np.full((len(KINDS), 2), np.nan, np.float32)
             centre[kinds], centre[-1] = pixels[rows], pixels[-1]
+            if mirrored:
+                image, centre = image[:, ::-1], centre * [1, -1]
             images.append(image)
             centres.append(centre)
             places.append(place)
     return {
         "images": torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2),
-        "centres": torch.from_numpy(np.stack(centres)),
+        "centres": torch.from_numpy(np.stack(centres)).float(),
         "places": torch.from_numpy(np.stack(places)),
     }
 

@@ -5,6 +5,9 @@ The arm follows instructions live, once with all nodes in one process and once w
 
     latency  = from the beginning of rendering to the arrival of the first command that answers it
     overhead = latency - rendering of both cameras - forward passes of encoder and policy
+
+World model and narrator run beside; a sentence is what the narrator takes to read a scene and say
+something about it.
 """
 
 from __future__ import annotations
@@ -38,6 +41,7 @@ def measure(arm: LiveArm, seconds: float) -> tuple[float, dict[str, float]]:
         processes[name] = process.pid
     arm.play(FAMILIES[0], 0)  # warm
     arm.costs.clear()
+    arm.sentences.clear()
     before = {name: cpu_seconds(process) for name, process in processes.items()}
     began, seed, rates = time.perf_counter(), 1, []
     while time.perf_counter() - began < seconds:
@@ -50,7 +54,7 @@ def measure(arm: LiveArm, seconds: float) -> tuple[float, dict[str, float]]:
     return statistics.median(rates), shares
 
 
-def row(title: str, costs: list[Cost], rate: float) -> str:
+def row(title: str, costs: list[Cost], rate: float, sentences: list[float]) -> str:
     def figures(values: list[float]) -> str:
         middle, late = np.percentile(1e3 * np.array(values), (50, 95))
         return f"{middle:.1f} / {late:.1f}"
@@ -60,6 +64,7 @@ def row(title: str, costs: list[Cost], rate: float) -> str:
         figures([cost.render for cost in costs]),
         figures([cost.forward for cost in costs]),
         figures([cost.overhead for cost in costs]),
+        figures(sentences) if sentences else "none",
     ]
     return f"| {title} | {rate:.1f} | {len(costs)} | {' | '.join(columns)} |"
 
@@ -75,7 +80,7 @@ def main() -> int:
     for title, processes in (("one process", False), ("a process per node", True)):
         with running(checkpoint, processes=processes) as arm:
             rate, share = measure(arm, options.seconds)
-            rows.append(row(title, arm.costs, rate))
+            rows.append(row(title, arm.costs, rate, arm.sentences))
         parts = ", ".join(f"{name} {part:.0%}" for name, part in share.items())
         shares.append(f"- {title}: {parts}")
     text = f"""
@@ -86,8 +91,8 @@ on {os.cpu_count()} cores (load {os.getloadavg()[0]:.1f} over the last minute), 
 rendered on the same machine. Milliseconds, median / 95th percentile; overhead is latency less
 rendering and forward passes.
 
-| nodes | commands/s | frames | latency | rendering | forward passes | overhead |
-|---|---|---|---|---|---|---|
+| nodes | commands/s | frames | latency | rendering | forward passes | overhead | a sentence |
+|---|---|---|---|---|---|---|---|
 {chr(10).join(rows)}
 
 Processor time, share of one core. "In this process" are the simulated robot, with physics and

@@ -30,7 +30,7 @@ from rclpy.signals import SignalHandlerOptions
 
 from vla_ros.action import FollowInstruction
 from vla_ros.bringup import NARRATOR_EYE, Stack, wait_until_drawing
-from vla_ros.msg import ActionChunk, GateStatus, TaskStatus
+from vla_ros.msg import ActionChunk, GateStatus, Narration, TaskStatus
 from vla_ros.nodes.sim_robot import SimRobot
 from vla_ros.ros import qos
 from vla_ros.ros.messages import seconds
@@ -180,12 +180,14 @@ class Cost:
 
 
 class LiveArm:
-    """Plays episodes on a running stack. `costs` collects what every observation cost."""
+    """Plays episodes on a running stack. `costs` collects what every observation cost, `sentences`
+    the s that the narrator took to see and say each."""
 
     def __init__(self, stack: Running) -> None:
         self.stack = stack
         self.robot: SimRobot = stack.nodes["sim_robot"]
         self.costs: list[Cost] = []
+        self.sentences: list[float] = []
         self._news = threading.Condition()
         self._status: TaskStatus | None = None
         self._gate = GateStatus()
@@ -201,6 +203,7 @@ class LiveArm:
         )
         node.create_subscription(GateStatus, "gate_status", self._on_gate, qos.latched())
         node.create_subscription(ActionChunk, "action_chunk", self._on_chunk, qos.standard(10))
+        node.create_subscription(Narration, "narration", self._on_narration, qos.standard(10))
         self._set_task = node.create_client(SetTask, "sim_robot/set_task")
         self._follow = ActionClient(node, FollowInstruction, "follow_instruction")
         self._policy_state = node.create_client(GetState, "action_policy/get_state")
@@ -372,3 +375,6 @@ class LiveArm:
         )
         with self._news:
             self._chunks.append(arrival)
+
+    def _on_narration(self, message: Narration) -> None:
+        self.sentences.append(message.inference_time)

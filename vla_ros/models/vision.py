@@ -271,7 +271,8 @@ def encode_images(
                 f"got {image.dtype} {list(image.shape)}"
             )
     device = next(encoders[0].parameters()).device
-    pixels = [torch.from_numpy(np.ascontiguousarray(image)).to(device) for image in images]
+    # Copies, as images of messages are read-only and torch knows no such tensors.
+    pixels = [torch.from_numpy(np.array(image)).to(device) for image in images]
     tokens = [
         encoders[min(i, len(encoders) - 1)](image.permute(2, 0, 1)[None])[0]
         for i, image in enumerate(pixels)

@@ -94,7 +94,8 @@ def test_what_is_read_off_a_picture_is_always_a_scene(model, pictures):
 
 def test_another_picture_or_posture_is_read_otherwise(model, pictures):
     model = tiny_narrator()
-    for parameter in model.parameters():
+    torch.manual_seed(1)
+    for parameter in model.language.parameters():
         if parameter.ndim > 1:
             torch.nn.init.normal_(parameter, std=0.3)
     seen = model.see(pictures, FELT)
@@ -127,9 +128,12 @@ def test_a_prefix_has_each_square_of_tokens_once():
 def test_near_places_of_a_picture_begin_near_each_other():
     model = tiny_narrator(vision={**EYE, "image_size": 64}, cameras=CAMERAS[:1])
     places = model.language.prefix_position.detach().reshape(8, 8, -1)
-    apart = lambda a, b: float((places[a] - places[b]).norm())  # noqa: E731
-    assert apart((2, 2), (2, 3)) < apart((2, 2), (2, 7))
-    assert apart((2, 2), (3, 2)) < apart((2, 2), (7, 2))
+    for way in (0, 1):  # rows, columns
+        apart = [
+            (places.narrow(way, far, 8 - far) - places.narrow(way, 0, 8 - far)).norm(dim=-1).mean()
+            for far in (1, 5)
+        ]
+        assert apart[0] < 0.97 * apart[1]  # much of it is chance
 
 
 # -- what is felt and planned ----------------------------------------------------------------------

@@ -47,9 +47,9 @@ class Recipe(Settings):
     """How the narrator is trained; the defaults are those of the shipped one. Batches are `rows` of
     stories, and in the last stage as many of sights; those of the eye are `frames`."""
 
-    steps: int = 16000
+    steps: int = 14000
     eye_steps: int = 6000
-    sight_steps: int = 8000
+    sight_steps: int = 3600
     rows: int = 16
     frames: int = 32
     learning_rate: float = 3e-3

@@ -47,6 +47,7 @@ from vla_ros.scene_language.questions import Is, Question
 from vla_ros.scene_language.scenes import Scene
 from vla_ros.sim.arm import ArmWorld
 from vla_ros.training.narrator.measures import (
+    attributes_right,
     balanced,
     close_relations,
     movable,
@@ -102,10 +103,12 @@ def sight_figures(true: Sequence[Scene], seen: Sequence[Scene]) -> dict[str, Any
     groups = range(len(true))
     pairs = list(zip(true, seen, strict=True))
     names = [names_right(*pair) for pair in pairs]
+    attributes = [attributes_right(*pair) for pair in pairs]
     errors = np.concatenate([place_errors(t, s, movable(t)) for t, s in pairs])
     judged = [one for pair in pairs for one in judged_relations(*pair)]
     known = [one[:3] for one in judged if one[3]]
     return {
+        "attributes": over(attributes, groups, lambda n: n[:, 0].sum() / n[:, 1].sum()),
         "precision": over(names, groups, lambda n: n[:, 0].sum() / max(n[:, 1].sum(), 1)),
         "recall": over(names, groups, lambda n: n[:, 0].sum() / n[:, 2].sum()),
         "all names": over([right == found == there for right, found, there in names], groups),
@@ -215,7 +218,7 @@ def percent(found: Interval | float | None) -> str:
 
 
 def report(found: dict[str, Any], told: str, glanced: int) -> str:
-    kept = ("precision", "recall", "all names", *RELATIONS_OF)
+    kept = ("attributes", "precision", "recall", "all names", *RELATIONS_OF)
     seen = [[name, *(percent(one[what]) for what in kept)] for name, one in found["sight"].items()]
     places = [
         [name, *("-" if one["error"] is None else f"{a:.0f} / {b:.0f}" for a, b in one["error"])]
@@ -256,11 +259,12 @@ on {machine("plain torch")}.
 
 {glanced} glances at scenes on seeds that nothing was trained on. "Blind" is the narrator with the
 pictures of other scenes and its own proprioception; "chance" are the true scenes of those other
-pictures, what perfect eyes would get from them. Names (colour and shape) of movable things;
+pictures, what perfect eyes would get from them. Attributes: colour and shape of each movable thing,
+each for itself, of what is seen within 10 cm of it; names: both, wherever it is seen;
 relations among all things that hold or would hold 3 cm beside, half each, where always saying the
 same gives 50 % and what is not seen is wrong:
 
-{table(["", "of names said right", "of things named", "scenes all right", *RELATIONS_OF], seen)}
+{table(["", "attributes", "of names said right", "of things named", "scenes all right", *RELATIONS_OF], seen)}
 
 How far off the things are that are named right, in bins along each axis (1, 1 and 2 cm), median /
 90th percentile:

@@ -28,6 +28,7 @@ from vla_ros.training.narrator.measures import (
     UNREADABLE,
     after_mark,
     answer_said,
+    attributes_right,
     balanced,
     close_relations,
     errors_of,
@@ -46,6 +47,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
 import narrator_tasks  # noqa: E402
 
+HERE = Place(20, 20, 6)
 RED, BLUE = Name("red", "cube"), Name("blue", "cylinder")
 SCENE = Scene(
     (Thing(RED, Place(30, 40, 1)), Thing(BLUE, Place(30, 30, 1)), Thing(BOWL, Place(45, 30, 0))),
@@ -63,6 +65,15 @@ def test_names_count_movable_things_once():
     )
     assert names_right(SCENE, seen) == (1, 2, 2)
     assert names_right(SCENE, SCENE) == (2, 2, 2)
+
+
+def test_attributes_are_those_of_the_thing_that_is_seen_where_one_is():
+    assert attributes_right(SCENE, SCENE) == (4, 4)
+    seen = Scene((Thing(Name("red", "cylinder"), Place(31, 40, 1)), Thing(BOWL, HERE)), HERE)
+    assert attributes_right(SCENE, seen) == (1, 4)  # the colour; the blue one is not seen
+    far = Scene((Thing(RED, Place(30, 51, 1)),), HERE)
+    assert attributes_right(SCENE, far) == (0, 4)
+    assert attributes_right(SCENE, Scene((), HERE)) == (0, 4)
 
 
 def test_place_errors_are_of_what_is_in_both():

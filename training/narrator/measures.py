@@ -5,6 +5,7 @@ Scenes, facts and tokens in, figures out; no model and no simulator. Distances a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from functools import cache
 
@@ -17,6 +18,7 @@ from vla_ros.scene_language.facts import (
     Happened,
     Moving,
     Related,
+    distance,
     related,
 )
 from vla_ros.scene_language.questions import Answer, Is, Question, What, Where
@@ -33,6 +35,7 @@ from vla_ros.scene_language.vocabulary import text_of
 from vla_ros.training.metrics import require
 
 UNREADABLE = "unreadable"  # what was said is no answer at all; equal to no answer
+_SAME = 10.0  # cm between where a thing is and where it is seen
 _MARKS = ("<ans>", "<text>", "<next>")
 _CLOSE = ((3, 0, 0), (-3, 0, 0), (0, 3, 0), (0, -3, 0), (0, 0, 1), (0, 0, -1))  # bins
 
@@ -91,6 +94,18 @@ def names_right(true: Scene, seen: Scene) -> tuple[int, int, int]:
     """Movable things: seen with the right colour and shape; seen; there."""
     there, found = set(movable(true)), set(movable(seen))
     return len(there & found), len(found), len(there)
+
+
+def attributes_right(true: Scene, seen: Scene) -> tuple[int, int]:
+    """Colours and shapes of movable things that are seen right; and how many there are, two of each
+    thing. A thing is compared with the movable one that is seen nearest to it, at most 10 cm off."""
+    right = 0
+    for name in movable(true):
+        place = true.place_of(name)
+        near = [(distance(place, seen.place_of(other)), *other) for other in movable(seen)]
+        far, color, shape = min(near, default=(math.inf, "", ""))
+        right += ((color == name.color) + (shape == name.shape)) * (far <= _SAME)
+    return right, 2 * len(movable(true))
 
 
 def place_errors(true: Scene, seen: Scene, names: Iterable[Name]) -> np.ndarray:

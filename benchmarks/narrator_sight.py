@@ -66,6 +66,7 @@ QUESTIONS = 2  # of each glance
 FEW = 5  # of a relation, below which it does not count
 BLIND = 0.5  # share of the glances that the blind control is given
 ON_SHEET = (4, 6)  # rows and columns
+SEEN = ("attributes", "of names said right", "of things named", "scenes all right")
 RELATIONS_OF = ("relations", "relations of things seen")
 TOLD = ("true", "unsound", "true where sound", "exact", "meaning")
 Interval = list[float]  # a figure and its interval
@@ -264,7 +265,7 @@ each for itself, of what is seen within 10 cm of it; names: both, wherever it is
 relations among all things that hold or would hold 3 cm beside, half each, where always saying the
 same gives 50 % and what is not seen is wrong:
 
-{table(["", "attributes", "of names said right", "of things named", "scenes all right", *RELATIONS_OF], seen)}
+{table(["", *SEEN, *RELATIONS_OF], seen)}
 
 How far off the things are that are named right, in bins along each axis (1, 1 and 2 cm), median /
 90th percentile:

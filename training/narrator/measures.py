@@ -98,7 +98,7 @@ def names_right(true: Scene, seen: Scene) -> tuple[int, int, int]:
 
 def attributes_right(true: Scene, seen: Scene) -> tuple[int, int]:
     """Colours and shapes of movable things that are seen right; and how many there are, two of each
-    thing. A thing is compared with the movable one that is seen nearest to it, at most 10 cm off."""
+    thing. A thing is compared with the movable one that is seen nearest to it, within 10 cm."""
     right = 0
     for name in movable(true):
         place = true.place_of(name)

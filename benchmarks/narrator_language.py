@@ -197,11 +197,13 @@ on {machine("plain torch")}.
 
 Stories that training never told, without pictures, on {len(asked["majority"]["all"]["by_seed"])}
 seeds. Shares in per cent, with Wilson intervals (95 %). "Narrator" is the whole one, which also
-learned to see; "spatial tokens" its language before that; "words only" a text-only GPT of the same
-shape and as many steps, to which the same stories were told in words. N-grams: {counted}.
+learned to see. "Spatial tokens" and "words only" are GPTs of its shape, trained by the commands in
+README with equally many steps; to the second the same stories were told in words. N-grams:
+{counted}.
 Majority is the usual answer to such a question, the usual fact, or a world in which nothing moves.
 
-Questions about relations, all of compositions (colour, shape, relation) that training never said.
+Questions about relations, all of compositions that training never said (a colour, a shape, the
+relation that such a thing has to something, and to what).
 A rare relation is mostly asked about where it does not hold, so "is it so?" is also given balanced:
 of every relation half yes and half no, where always saying the same is right in 50 %.
 

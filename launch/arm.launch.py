@@ -57,9 +57,9 @@ ARGUMENTS = [
     ),
     DeclareLaunchArgument(
         "narrator",
-        default_value="",
-        description="checkpoint of the node that says what it sees and does, and answers, and of "
-        "its eye; empty: do not run them",
+        default_value="narrator",
+        description="name or folder of the node that says what it sees and does, and answers, and "
+        "of its eye; empty: do not run them",
     ),
     DeclareLaunchArgument(
         "use_sim_time",

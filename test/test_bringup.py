@@ -96,7 +96,7 @@ def test_stack_can_be_started_again_in_one_process(checkpoint, narrator):
         ({"narrator": "nowhere"}, "narrator.*nowhere"),
         ({"narrator": "arm"}, "narrator.*NarratorConfig"),
         ({"narrator": "nowhere", "overrides": {"narrator": {"rate": -1.0}}}, "rate"),
-        ({"overrides": {"narrator": {}}}, "no node 'narrator'"),
+        ({"narrator": "", "overrides": {"narrator": {}}}, "no node 'narrator'"),
     ],
 )
 def test_what_cannot_start_says_why_and_leaves_nothing_running(checkpoint, arguments, words):
@@ -114,7 +114,8 @@ def test_failure_is_exit_code_1_and_one_line(capfd):
 def test_ros_arguments_are_passed_on():
     options = parse(["--robot", "real", "--ros-args", "-r", "a:=b"])
     assert options.ros_args == ["-r", "a:=b"] and options.use_sim_time is None
-    assert (options.world_model, options.narrator) == ("true", "")
+    assert (options.world_model, options.narrator) == ("true", "narrator")
+    assert parse(["--narrator", ""]).narrator == ""
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -122,7 +123,7 @@ def test_signal_ends_it_cleanly(tmp_path, checkpoint, number):
     log = tmp_path / "log.txt"
     command = [sys.executable, "-m", "vla_ros.bringup", "--robot", "real"]
     command += ["--params", str(PARAMS), "--checkpoint", str(checkpoint)]
-    command += ["--instruction", INSTRUCTION]
+    command += ["--instruction", INSTRUCTION, "--narrator", ""]
     with log.open("w") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, env=os.environ)
     try:

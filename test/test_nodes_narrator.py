@@ -23,6 +23,7 @@ from taught_narrator import (
 )
 
 from vla_ros import live
+from vla_ros.bringup import Stack
 from vla_ros.msg import ActionChunk, Narration, VisualTokens
 from vla_ros.nodes.narrator import NarratorNode
 from vla_ros.robots import panda
@@ -182,7 +183,9 @@ def test_a_frame_waits_for_the_joints_of_its_time_but_not_for_ever(node):
     assert not node.published
     feel(node, 10.0)
     assert [stamp for stamp, _ in said(node)] == [10.0]
-    node._on_tokens(tokens(11.5))
+    node._on_tokens(tokens(11.5))  # joint states may wait behind it, as it has spoken
+    assert len(node.published) == 1 and node.diagnose()[0] == OK
+    node._on_tokens(tokens(11.8))
     assert len(node.published) == 1 and "joint_states" in node.diagnose()[1]
 
 
@@ -546,3 +549,26 @@ def test_in_the_stack_it_narrates_what_its_own_eye_sees(checkpoint, folder, proc
             assert not arm.stack.failure
     finally:
         listener.close()
+
+
+def test_the_shipped_narrator_tells_what_the_simulated_arm_does_and_answers():
+    robot = Probe("listener", NAMESPACE)
+    robot.listen(Narration, "narration", qos.standard())
+    robot.start()
+    seed = {"sim_robot": {"seed": 3}}
+    try:
+        with Stack(namespace=NAMESPACE, instruction=REACH, overrides=seed) as stack:
+            message = robot.next("narration", lambda one: one.instruction)
+            assert message.instruction == REACH and message.text.endswith(".")
+            from_tokens(message.scene)
+            answers = []
+
+            def answered():
+                answers.append(robot.call(Ask, "ask", Ask.Request(question="is the hand open")))
+                return answers[-1].success
+
+            wait_for(answered)
+            assert answers[-1].answer in ("Yes.", "No.")
+            assert not stack.failure
+    finally:
+        robot.close()

@@ -86,7 +86,9 @@ def recorded(checkpoint, live, tmp_path, monkeypatch):
     }
     operator = Operator()
     try:
-        with Stack(checkpoint=str(checkpoint), record=tmp_path, overrides=overrides) as stack:
+        with Stack(
+            checkpoint=str(checkpoint), record=tmp_path, narrator="", overrides=overrides
+        ) as stack:
             wait_for(lambda: ARM_TOPICS <= stack.nodes["recorder"].heard)
             operator.told.publish(String(data=INSTRUCTION))
             wait_for(lambda: len(live.seen) >= FRAMES or stack.failure)

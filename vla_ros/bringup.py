@@ -60,7 +60,7 @@ class Stack:
         record: folder for a recording of each episode; "" for none.
         world_model: whether to run the node that imagines what the camera will show.
         narrator: checkpoint of the node that says what it sees and of its eye, a name or a
-            folder; "" without.
+            folder; "" to run without them.
         overrides: parameters by node name, before those of the file.
         ros_args: further ROS arguments for all nodes, such as ["-r", "old:=new"].
 
@@ -80,7 +80,7 @@ class Stack:
         command_topic: str = "",
         record: str | Path = "",
         world_model: bool = True,
-        narrator: str = "",
+        narrator: str = "narrator",
         overrides: Mapping[str, Mapping[str, Any]] | None = None,
         ros_args: Sequence[str] = (),
     ) -> None:
@@ -232,8 +232,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--narrator",
         metavar="CHECKPOINT",
-        default="",
-        help="say what is seen and done, and answer questions, with this one; none ships yet",
+        default="narrator",
+        help="name or folder of what says what is seen and done, and answers questions; empty: "
+        "without (default: narrator)",
     )
     parser.add_argument(
         "--use-sim-time",

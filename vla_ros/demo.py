@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the first episode; default 0")
     parser.add_argument("--checkpoint", default="arm", help="name or folder; default arm")
     parser.add_argument(
-        "--narrator", default="", help="folder of a narrator, which then speaks; none ships yet"
+        "--narrator", default="narrator", help="name or folder; empty: none; default narrator"
     )
     parser.add_argument(
         "--out", type=Path, default=Path("runs/demo"), help="folder of video and contact sheet"

@@ -64,7 +64,7 @@ class Processes:
         checkpoint: of encoder and policy, a name or a folder.
         log_level: debug, info, warn, error or fatal.
         params_file: parameters of all nodes; None for config/arm.yaml of the package.
-        narrator: a checkpoint too, also of its eye; "" to run none.
+        narrator: a checkpoint too, also of its eye; "" to run without them.
 
     Raises:
         StartError: the robot cannot be made.
@@ -75,7 +75,7 @@ class Processes:
         checkpoint: str = "arm",
         log_level: str = "error",
         params_file: str | Path | None = None,
-        narrator: str = "",
+        narrator: str = "narrator",
     ) -> None:
         share = Path(get_package_share_directory("vla_ros"))
         self._common = ["--ros-args", "--log-level", log_level, "--params-file"]
@@ -145,8 +145,10 @@ class Processes:
 
 
 @contextlib.contextmanager
-def running(checkpoint: str, *, processes: bool = False, narrator: str = "") -> Iterator[LiveArm]:
-    """A stack with that checkpoint, and that of a narrator if given, ready for episodes.
+def running(
+    checkpoint: str, *, processes: bool = False, narrator: str = "narrator"
+) -> Iterator[LiveArm]:
+    """A stack with that checkpoint, and that of a narrator unless "", ready for episodes.
 
     Raises:
         StartError: a node does not come up, or another simulation runs in this ROS domain.

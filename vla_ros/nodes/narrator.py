@@ -13,6 +13,7 @@ service `ask` answers questions about the newest one.
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
@@ -49,7 +50,9 @@ _OLD = 2.0  # s; a picture of before is not asked about
 _JUDGED = 20  # newest sentences, of which the share of unsound ones is told
 
 PARAMETERS = {
-    "checkpoint": Parameter("", "A folder that `vla train narrator` wrote; none ships yet."),
+    "checkpoint": Parameter(
+        "narrator", "A checkpoint of the package by name, or the path of a folder."
+    ),
     "rate": Parameter(
         1.0, "Narrate this often, Hz; 0: only when what the robot is told changes.", 0.0, 20.0,
         live=True,
@@ -132,6 +135,7 @@ class NarratorNode(LifecycleNode):
         self._frames: deque[VisualTokens] = deque()  # not looked at yet
         self._told: deque[Told] = deque()  # empty: no policy acts
         self._silent_since: float | None = None  # s, of the first frame since the newest chunk
+        self._listening_since: float | None = -math.inf  # s, of the first frame since it spoke
         self._narrated: float | None = None  # s, of the frame narrated last
         self._gist: tuple[str, bool] | None = None  # of what was told then
 
@@ -146,6 +150,8 @@ class NarratorNode(LifecycleNode):
         stamp = seconds(message.header.stamp)
         if self._newest is not None and stamp < seconds(self._newest.header.stamp):
             self._forget()  # the clock began anew
+        if self._listening_since is None:
+            self._listening_since = stamp
         self._newest = message
         self._note_felt()
         self._frames.append(message)
@@ -203,13 +209,15 @@ class NarratorNode(LifecycleNode):
         stamp, gist = seconds(frame.header.stamp), told and told.gist
         if not self._is_due(stamp, gist):
             return
-        missing = stamp - self._heard.newest_joints
-        if STAMP_ROUNDING < missing <= self.params.state_timeout:
-            return  # they are on their way, as for the policy
+        newest = self._heard.newest_joints
+        awaited_since = max(newest, self._listening_since or -math.inf)
+        if stamp - newest > STAMP_ROUNDING and stamp - awaited_since <= self.params.state_timeout:
+            return  # they are on their way, as for the policy, or wait behind what it has not heard
         try:
             measured = self._measured(stamp)
             self._narrated, self._gist = stamp, gist
             self._narrate(frame, told, measured)
+            self._listening_since = None
         except ValueError as error:
             self._trouble(f"no narration: {error}")
         else:

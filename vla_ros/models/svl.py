@@ -243,6 +243,7 @@ class SVL(Part):
         within = torch.arange(ids.shape[1] + max_tokens, device=at.device)
         within = (within < at[:, None]) | (within >= ids.shape[1])
         within = torch.cat([self._sees(len(rows), prefix, seen), within], dim=1)
+        hidden = not within.all()
         chances, going = [0.0] * len(rows), dict(enumerate(rows))
         while True:
             logits = self._logits(x).float()
@@ -258,7 +259,8 @@ class SVL(Part):
                         del going[b]
             if not going:
                 break
-            attend = within[:, None, None, : pasts[0][0].shape[2] + 1]
+            count = pasts[0][0].shape[2] + 1
+            attend = within[:, None, None, :count] if hidden else None
             last = torch.tensor([self._last(row) for row in rows], device=at.device)
             x, turns, at = self._embed(last)[:, -1:], self._turns[at, None, None], at + 1
             x = self._blocks(x, turns, attend, pasts)[:, 0]
@@ -384,7 +386,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, turns: Tensor, attend: Tensor | None, past: Past) -> Tensor:
         """x: [B, L, D]; turns: of `rotary`, [L, D / H] or [B, 1, 1, D / H]; attend: bool, what each
-        of L attends to, None: itself and those before; past: gets what L adds to it."""
+        of L attends to, None: itself and those before, the past too if L is 1; past: gets what L
+        adds to it."""
         parts = self.qkv(self.norm(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         (q, k), v = turn(parts[:2], turns), parts[2]
         if past:
@@ -405,12 +408,15 @@ class SquaredReLU(nn.Module):
 def attention(q: Tensor, k: Tensor, v: Tensor, attend: Tensor | None) -> Tensor:
     """Attention [B, H, L, D / H]; attend: as for `Block`. The fused kernel serves GPUs; on a CPU it
     is up to four times as slow as three matrix operations in bfloat16."""
+    causal = attend is None and q.shape[-2] > 1
     if q.is_cuda:
-        return F.scaled_dot_product_attention(q, k, v, attend, is_causal=attend is None)
-    if attend is None:
+        return F.scaled_dot_product_attention(q, k, v, attend, is_causal=causal)
+    if causal:
         attend = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device).tril()
-    bias = torch.zeros(attend.shape, dtype=q.dtype, device=q.device).masked_fill(~attend, -1e4)
-    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2) + bias
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+    if attend is not None:
+        bias = torch.zeros(attend.shape, dtype=q.dtype, device=q.device)
+        scores = scores + bias.masked_fill(~attend, -1e4)
     return scores.softmax(-1) @ v
 
 

@@ -341,7 +341,9 @@ def _unknown_words(instruction: str) -> tuple[str, ...]:
 
 
 def main(args: list[str] | None = None) -> int:
-    os.nice(5)  # in a process of its own it gives way to those that move the robot
+    # In a process of its own it gives way to those that move the robot, not so much to world_model:
+    # what it says is worth less the later it comes.
+    os.nice(3)
     return run(NarratorNode, args)
 
 

@@ -101,14 +101,14 @@ def of_step(before: Scene, action: Action, after: Scene) -> list[str]:
     if held is not None and not action.opens:
         return []
     at = before.place_of(held or GRIPPER)
+    closing = before.open and not action.opens  # before it moves
+    level = at.z + (0 if closing else max(action.dz, 0))
     tokens = []
     for name, place in before.things:
         if held is not None:
             considered = name != held and name.shape in FLAT_SHAPES and place.z < at.z
             fits = considered and related("on", held, (name,), after)
         else:
-            closing = before.open and not action.opens  # before it moves
-            level = at.z + (0 if closing else max(action.dz, 0))
             considered = name.shape not in FIXTURES and abs(place.z - level) <= 1
             fits = after.holds == name or after.place_of(name) != place
         if considered:
@@ -140,9 +140,10 @@ def of_answer(question: Question, answer: Answer, scene: Scene) -> list[str]:
         fact = question.fact
         if not isinstance(fact, Related):
             return of_fact(fact, scene)
-        if fact.relation in _EXTREMES:
-            return _choice(fact.relation, fact.landmarks, scene)
-        return [fact.relation, *_related(fact, scene), _judged(holds(fact, scene))]
+        grounds = _related(fact, scene)
+        if fact.relation in _EXTREMES:  # begins with the relation, and judges, by itself
+            return grounds
+        return [fact.relation, *grounds, _judged(holds(fact, scene))]
     if isinstance(question, Where):
         return _placed([question.subject], scene) + _around(question.subject, scene)
     if isinstance(question, HowMany):
@@ -155,7 +156,9 @@ def of_answer(question: Question, answer: Answer, scene: Scene) -> list[str]:
 def _placed(names: Iterable[Name], scene: Scene) -> list[str]:
     """Each of `names` that is there with its place."""
     there = [name for name in names if name in scene]
-    return [token for name in there for token in (*_named(name), *_at(name, scene))]
+    return [
+        token for name in there for token in (*_named(name), *place_tokens(scene.place_of(name)))
+    ]
 
 
 def _related(fact: Related, scene: Scene) -> list[str]:
@@ -226,10 +229,6 @@ def _distance(a: Place, b: Place) -> str:
 
 def _named(name: Name) -> list[str]:
     return ["<grip>"] if name == GRIPPER else ["<obj>", *name]
-
-
-def _at(name: Name, scene: Scene) -> list[str]:
-    return place_tokens(scene.place_of(name))
 
 
 def _of_kind(kind: str, scene: Scene) -> list[Name]:

@@ -95,8 +95,8 @@ def test_what_is_held_is_neither_on_nor_inside():
     ("place", "true"),
     [
         ((30, 30, 1), True),
-        ((33, 30, 1), True),
-        ((34, 30, 1), False),
+        ((34, 30, 1), True),
+        ((35, 30, 1), False),
         ((30, 25, 1), True),
         ((30, 24, 1), False),
         ((30, 35, 1), True),

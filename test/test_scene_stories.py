@@ -17,6 +17,7 @@ from vla_ros.scene_language.facts import (
     RELATIONS,
     Change,
     direction_of,
+    distance,
     holds,
     related,
 )
@@ -56,65 +57,82 @@ def read_grounds(tokens, scenes):
     """Check that all that grounds tell of a thing is so in one of the scenes: its place, or how it
     is to things that come before it or that it comes after. Returns the things that are judged,
     each with whether it is what is looked for."""
-    earlier, judged = [], []
+    earlier, named, judged = [], [], []
     for said in " ".join(tokens).replace("<grip>", "<obj> grip").split("<obj> ")[1:]:
         first, *rest = said.split()
         name = GRIPPER if first == "grip" else Name(first, rest.pop(0))
-        if rest[2].startswith("<z"):
+        named.append(name)
+        if len(rest) > 2 and rest[2].startswith("<z"):
             assert read_place(rest[:3]) in [scene.place_of(name) for scene in scenes]
             earlier.append(name)
             if name == GRIPPER and rest[3:]:
                 way = offset_tokens(scenes[1].gripper, scenes[0].gripper)
                 assert rest[3:] == [*way, direction_of(*scenes) or "stay"]
+            elif len(rest) == 4:
+                assert rest[3] == centimetres(*map(scenes[-1].place_of, earlier))
             elif rest[3:]:
                 there = scenes[0].place_of(name)
-                assert rest[3:] == [centimetres(scene.gripper, there) for scene in scenes]
+                before, after = (distance(scene.gripper, there) for scene in scenes)
+                way = offset_tokens(there, scenes[1].gripper)
+                assert rest[3:] == [*way, "yes" if after < before else "no"]
             continue
         if rest[-1] in ("yes", "no"):
             judged.append((name, rest.pop() == "yes"))
+        if not rest:
+            assert name in named[:-1] or name in [scene.holds for scene in scenes]
         pairs = [pair for other in earlier for pair in ((other, name), (name, other))]
         told = [compared(*pair, scene) for pair in pairs for scene in scenes]
-        told += [offset for offset, *_ in told]  # of one of two landmarks
-        told += [[*a, *b] for a in told[len(told) // 2 :] for b in told[len(told) // 2 :]]
-        assert (rest[:3], *rest[3:4], sorted(rest[4:])) in told or rest in told
+        while len(rest) > 3:  # twice, if there are two landmarks
+            end = next(i for i in range(3, len(rest)) if rest[i].startswith("<"))
+            offset, hold, far, rest = rest[:3], rest[3:end], rest[end], rest[end + 1 :]
+            assert any((o, f) == (offset, far) and set(hold) <= set(h) for o, h, f in told)
+            # One relation is enough to tell where a thing is.
+            assert len(hold) == 1 or any((o, h) == (offset, sorted(hold)) for o, h, _ in told)
+        assert not rest or rest == [centimetres(*map(scenes[-1].place_of, named[-2:]))]
     return judged
 
 
 def read_touched(tokens, before, after):
-    """Check the grounds of what comes next: what is said to be touched is what then is elsewhere,
-    held, or under what was let go, and no more than the gripper can touch are asked about."""
-    at = before.place_of(before.holds or GRIPPER)
-    touched = set()
-    for said in " ".join(tokens).split("<obj> ")[1:]:
-        color, shape, *offset, judged = said.split()
+    """Check the grounds of what comes next: where the gripper will be; what is said to be touched
+    is what then is elsewhere, held, or under what was let go."""
+    assert tokens[0] == "<grip>" and read_place(tokens[1:4]) == after.gripper
+    things = [said.split() for said in " ".join(tokens[4:]).split("<obj> ")[1:]]
+    if before.holds is not None and after.holds is not None:
+        ((color, shape, *offset),) = things
+        assert (color, shape) == before.holds == after.holds
+        assert offset == offset_tokens(before.place_of(before.holds), before.gripper)
+        return
+    at, touched = before.place_of(before.holds or GRIPPER), set()
+    for color, shape, *offset, judged in things:
         name = Name(color, shape)
-        assert offset == offset_tokens(at, before.place_of(name)) and shape not in ("pad", "bowl")
+        wanted = [] if name == before.holds else offset_tokens(at, before.place_of(name))
+        assert offset == wanted and shape not in ("pad", "bowl")
         if judged == "yes":
             touched.add(name)
+    movable = [name for name, _ in before.things if name.shape not in ("pad", "bowl")]
+    assert [Name(*thing[:2]) for thing in things] in ([], movable)
     moved = {name for name, place in after.things if place != before.place_of(name)}
     if before.holds is None:
         held = {after.holds} - {None}
         assert touched <= moved | held and held <= touched and bool(touched) == bool(moved | held)
-    elif after.holds is None:
+    else:
         under = {n for n, _ in after.things if related("on", before.holds, (n,), after)}
         assert touched == under - {PAD_THING}
-    else:
-        assert not tokens
 
 
 def centimetres(a, b):
-    distance = sum(step**2 for step in (a[0] - b[0], a[1] - b[1], 2 * (a[2] - b[2]))) ** 0.5
-    return f"<x{min(int(distance), 63)}>"
+    whole = int(distance(a, b))
+    return f"<x{whole}>" if whole < 64 else f"<y{whole - 64}>"
 
 
 def compared(subject, landmark, scene):
-    """Offset, distance and relations of a pair."""
+    """Offset, relations and distance of a pair."""
     a, b = scene.place_of(subject), scene.place_of(landmark)
     names = set(RELATIONS) - {"nearest", "farthest", "between"}
     if GRIPPER in (subject, landmark):
         names -= set(OF_THINGS)
     hold = sorted(name for name in names if related(name, subject, (landmark,), scene))
-    return offset_tokens(a, b), centimetres(a, b), hold
+    return offset_tokens(a, b), hold, centimetres(a, b)
 
 
 def agrees(question, given, judged):
@@ -126,7 +144,7 @@ def agrees(question, given, judged):
         unclear = question.relation in ("nearest", "farthest") and given is None
         return given == last or unclear
     if question.fact.relation in ("nearest", "farthest"):
-        return not given or question.fact.subject == last
+        return given == (len(judged) > 2 and all(fits for _, fits in judged))
     return given == judged[-1][1]
 
 

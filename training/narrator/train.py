@@ -112,6 +112,8 @@ def _language(recipe: Recipe, config: NarratorConfig, out: Path, tensorboard: bo
     held = Stories(recipe.seed, "held_out", recipe.form)
     model = Narrator(config)
     model.eye.freeze()  # it has its own stage
+    for unused in (model.language.prefix_position, *model.language.prefix.parameters()):
+        unused.requires_grad_(False)
     trainer = PolicyTrainer(
         Objective(model, losses, _WEIGHTS),
         recipe,

@@ -50,7 +50,7 @@ TRANSITIVE = ("left", "right", "behind", "front")
 DIRECTIONS = ("left", "right", "away", "closer", "up", "down")
 MARGIN = 4  # bins of x or y
 _NEAR = 13  # cm, not reached
-_CLEARLY = 2.0  # cm by which the nearest must be nearer than the next
+_CLEARLY = 2  # whole cm by which the nearest must be nearer than the next
 
 
 def checked_landmarks(
@@ -254,7 +254,7 @@ def related(relation: str, subject: Name, landmarks: tuple[Name, ...], scene: Sc
     if relation == "inside":
         inside = dx * dx + dy * dy <= 25 and 0 <= dz <= 2
         return inside and landmarks[0] == BOWL and subject != PAD and scene.holds != subject
-    return _extreme(relation == "nearest", subject, landmarks[0], scene)
+    return _extreme(relation, subject, landmarks[0], scene)
 
 
 def distance(a: Place, b: Place) -> float:
@@ -274,24 +274,28 @@ def _rests(dx: int, dy: int, dz: int, support: Name) -> bool:
 
 
 def _between(a: Place, b: Place, c: Place) -> bool:
-    vx, vy, wx, wy = c[0] - b[0], c[1] - b[1], a[0] - b[0], a[1] - b[1]
-    length, along = vx * vx + vy * vy, vx * wx + vy * wy
-    off = vx * wy - vy * wx
-    level = abs(a[2] - b[2]) <= 2 and abs(a[2] - c[2]) <= 2
-    return level and length >= 100 and length <= 4 * along <= 3 * length and off * off <= 9 * length
+    apart, near, far = centimetres(b, c), *sorted((centimetres(a, b), centimetres(a, c)))
+    return apart >= 10 and near + far <= apart and 4 * near >= apart
 
 
-def _extreme(nearest: bool, subject: Name, landmark: Name, scene: Scene) -> bool:
+def _extreme(relation: str, subject: Name, landmark: Name, scene: Scene) -> bool:
+    others = [name for name, _ in scene.things if name not in (subject, landmark)]
+    # The only one is neither near nor far in comparison.
+    return bool(others) and all(clearly(relation, subject, o, landmark, scene) for o in others)
+
+
+def clearly(relation: str, subject: Name, other: Name, landmark: Name, scene: Scene) -> bool:
+    """Whether the subject is nearer to the landmark, or farther from it, than the other thing is,
+    and by enough to be said.
+
+    Args:
+        relation: "nearest" or "farthest".
+        subject, other, landmark: of the scene.
+        scene: where they are.
+    """
     origin = scene.place_of(landmark)
-    mine = distance(scene.place_of(subject), origin)
-    others = [
-        distance(place, origin)
-        for name, place in scene.things
-        if name != subject and name != landmark
-    ]
-    if not others:  # the only one is neither near nor far in comparison
-        return False
-    return mine + _CLEARLY <= min(others) if nearest else mine - _CLEARLY >= max(others)
+    mine, its = (centimetres(scene.place_of(name), origin) for name in (subject, other))
+    return mine + _CLEARLY <= its if relation == "nearest" else mine - _CLEARLY >= its
 
 
 def direction_of(before: Scene, after: Scene) -> str:

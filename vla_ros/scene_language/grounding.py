@@ -2,21 +2,23 @@
 
 Grounds come before what is said, in places and offsets:
 
-    <rel> <obj> red cube <x36> <y42> <z1> <obj> white bowl <x35> <y24> <a17> <x8> right near
+    <rel> <obj> red cube <x36> <y42> <z1> <obj> white bowl <x3> <y8> <a17> right near <x8>
 
 They show a reader what the speaker looked at, and spare the speaker the looking, the comparing and
 the saying at once: a chain of thought (Wei et al. 2022) without words.
 
 Things come with their place. A thing that is compared comes with where it is seen from the other:
-the offset, subject minus landmark, as the place it leads to from (32, 32) and the level from 16 (32
-bins away or more as the last of them); the distance in whole centimetres; and the relations that
-hold, the one that tells best first:
+the offset, subject minus landmark, along x and y as <x3> forwards and <y3> backwards, along z as
+the level from 16; the relations that hold, the one that tells best first; and the distance in whole
+centimetres (<y0> is 64 of them):
 
-    <obj> white bowl <x35> <y24> <a17> <x8> right near
+    <obj> white bowl <x3> <y8> <a17> right near <x8>
 
 Grounds of a question begin with the relation that it asks about. Where a landmark or a subject is
-still to be chosen, all that come into question are listed, and each is judged, yes or no: so every
-step of the search is said, and the last yes is the answer.
+still to be chosen, all things are listed, and each is judged, yes or no, right behind the number
+that it is judged by: so every step of the search is said, and the last yes is the answer. No thing
+is left out, because a list is easier to go through than to go through with gaps; one that does not
+come into question has a judgement alone.
 """
 
 from __future__ import annotations
@@ -37,7 +39,9 @@ from vla_ros.scene_language.facts import (
     Present,
     Related,
     centimetres,
+    clearly,
     direction_of,
+    distance,
     holds,
     narration,
     related,
@@ -66,53 +70,62 @@ from vla_ros.scene_language.scenes import (
 
 MARK = "<rel>"
 _EXTREMES = ("nearest", "farthest")  # of all things, so all are compared
-_MIDDLE = (BINS[0] // 2, BINS[1] // 2)
+_RESTING = ("inside", "on")
 _PAIRED = tuple(relation for relation in RELATIONS if relation not in (*_EXTREMES, "between"))
 
 
 def offset_tokens(subject: Place, landmark: Place) -> list[str]:
     """How far the subject is from the landmark along x, y, z."""
     dx, dy, dz = (a - b for a, b in zip(subject, landmark, strict=True))
-    x, y = (min(max(m + d, 0), 2 * m - 1) for m, d in zip(_MIDDLE, (dx, dy), strict=True))
-    return [f"<x{x}>", f"<y{y}>", f"<a{ZERO + dz}>"]
+    return [*(f"<x{way}>" if way >= 0 else f"<y{-way}>" for way in (dx, dy)), f"<a{ZERO + dz}>"]
 
 
 def of_narration(before: Scene, after: Scene, target: Name | None) -> list[str]:
     """Grounds of `facts.narration`: where the gripper will be, how far that is and in which
-    direction; what it carries or pushes; what it is after, with the distance from it now and then;
-    and if that is told, what else is there that may tell where it is."""
+    direction; what it carries or pushes; what it is after, how far that will be, and whether it is
+    closer then; and if it is told, what else is there that may tell where it is."""
     fact = narration(before, after, target)
     tokens = _placed([GRIPPER], after) + offset_tokens(after.gripper, before.gripper)
     tokens += [direction_of(before, after) or "stay"]
     tokens += _placed([] if fact.thing is None else [fact.thing], before)
     if target is not None and target != fact.thing:
         place = before.place_of(target)
+        closer = distance(after.gripper, place) < distance(before.gripper, place)
         tokens += _placed([target], before)
-        tokens += [_distance(before.gripper, place), _distance(after.gripper, place)]
+        tokens += [*offset_tokens(place, after.gripper), _judged(closer)]
         tokens += _around(target, before) if fact.target is not None else []
     return tokens
 
 
 def of_step(before: Scene, action: Action, after: Scene) -> list[str]:
-    """Grounds of what comes after an action: the things that it may touch, how far the gripper is
-    from each, and whether it does; or when a thing is let go, what that may fall on, how far it is
-    from there, and whether it does."""
+    """Grounds of what comes after an action: where the gripper will be; then what it carries, with
+    how that lies in the fingers; or all that it may touch, or that what it lets go may fall on,
+    with how far that is, and whether it does."""
     held = before.holds
+    tokens = _placed([GRIPPER], after)
     if held is not None and not action.opens:
-        return []
+        return [*tokens, *_named(held), *offset_tokens(before.place_of(held), before.gripper)]
     at = before.place_of(held or GRIPPER)
     closing = before.open and not action.opens  # before it moves
     level = at.z + (0 if closing else max(action.dz, 0))
-    tokens = []
+    listed = []
     for name, place in before.things:
-        if held is not None:
-            considered = name != held and name.shape in FLAT_SHAPES and place.z < at.z
+        if name.shape in FIXTURES:
+            continue
+        if name == held:
+            listed.append((name, [], False, False))
+        elif held is not None:
+            considered = name.shape in FLAT_SHAPES and place.z < at.z
             fits = considered and related("on", held, (name,), after)
+            listed.append((name, offset_tokens(at, place), considered, fits))
         else:
-            considered = name.shape not in FIXTURES and abs(place.z - level) <= 1
-            fits = after.holds == name or after.place_of(name) != place
-        if considered:
-            tokens += [*_named(name), *offset_tokens(at, place), _judged(fits)]
+            considered = abs(place.z - level) <= 1
+            fits = considered and (after.holds == name or after.place_of(name) != place)
+            listed.append((name, offset_tokens(at, place), considered, fits))
+    if not any(considered for _, _, considered, _ in listed):
+        return tokens
+    for name, offset, _, fits in listed:
+        tokens += [*_named(name), *offset, _judged(fits)]
     return tokens
 
 
@@ -140,10 +153,9 @@ def of_answer(question: Question, answer: Answer, scene: Scene) -> list[str]:
         fact = question.fact
         if not isinstance(fact, Related):
             return of_fact(fact, scene)
-        grounds = _related(fact, scene)
-        if fact.relation in _EXTREMES:  # begins with the relation, and judges, by itself
-            return grounds
-        return [fact.relation, *grounds, _judged(holds(fact, scene))]
+        if fact.relation in _EXTREMES:
+            return _outdone(fact, scene)
+        return [fact.relation, *_related(fact, scene), _judged(holds(fact, scene))]
     if isinstance(question, Where):
         return _placed([question.subject], scene) + _around(question.subject, scene)
     if isinstance(question, HowMany):
@@ -166,40 +178,63 @@ def _related(fact: Related, scene: Scene) -> list[str]:
         return _choice(fact.relation, fact.landmarks, scene)
     tokens = _placed([fact.subject], scene)
     for landmark in fact.landmarks:
-        tokens += [*_named(landmark), *_seen(fact.subject, [landmark], scene)]
-    return tokens
+        tokens += [*_named(landmark), *_seen(fact.subject, landmark, scene)]
+    return tokens + _apart(fact.landmarks, scene)
 
 
 def _around(subject: Name, scene: Scene) -> list[str]:
-    """All things that `facts.where` may tell the subject's place by, if it does by one. Each is
-    judged: whether it is better than those before it."""
+    """All things, of which `facts.where` may tell the subject's place by one, if it does by one.
+    Each is judged: whether it is better than those before it."""
     if not isinstance(where(subject, scene), Related):
         return []
     tokens, place, least, found = [], scene.place_of(subject), math.inf, False
     for name, there in scene.things:
+        tokens += _named(name)
         if name in (subject, scene.holds):
+            tokens.append(_judged(False))
             continue
-        rests = any(related(kind, subject, (name,), scene) for kind in ("inside", "on"))
-        better = not found and (rests or centimetres(place, there) < least)
-        least, found = min(least, centimetres(place, there)), found or rests
-        tokens += [*_named(name), *_seen(subject, [name], scene), _judged(better)]
+        rests = [kind for kind in _RESTING if related(kind, subject, (name,), scene)]
+        far = centimetres(place, there)
+        better = not found and (bool(rests) or far < least)
+        least, found = min(least, far), found or bool(rests)
+        tokens += [*offset_tokens(place, there), *(rests or [side(place, there)])]
+        tokens += [_distance(place, there), _judged(better)]
     return tokens
 
 
 def _choice(relation: str, landmarks: Sequence[Name], scene: Scene) -> list[str]:
-    """The relation, the landmarks, and all things that may be in that relation to them. Each is
-    judged: whether it is, or of nearest and farthest whether it is more so than those before it."""
-    tokens, most = [relation, *_placed(landmarks, scene)], -math.inf
+    """The relation, the landmarks, and all things. Each is judged: whether it is in that relation
+    to them, or of nearest and farthest whether it is more so than those before it."""
+    tokens, most = [relation, *_placed(landmarks, scene), *_apart(landmarks, scene)], -math.inf
     for name, place in scene.things:
-        if name in landmarks:
-            continue
-        if relation in _EXTREMES:
-            far = centimetres(place, scene.place_of(landmarks[0]))
-            far = -far if relation == "nearest" else far
-            fits, most = far > most, max(most, far)
-        else:
-            fits = related(relation, name, tuple(landmarks), scene)
-        tokens += [*_named(name), *_seen(name, landmarks, scene), _judged(fits)]
+        tokens += _named(name)
+        fits = False
+        if name not in landmarks:
+            if relation in _EXTREMES:
+                far = centimetres(place, scene.place_of(landmarks[0]))
+                far = -far if relation == "nearest" else far
+                fits, most = far > most, max(most, far)
+            else:
+                fits = related(relation, name, tuple(landmarks), scene)
+            for landmark in landmarks:
+                tokens += _seen(name, landmark, scene)
+        tokens.append(_judged(fits))
+    return tokens
+
+
+def _outdone(fact: Related, scene: Scene) -> list[str]:
+    """The relation, which is one of the extremes, the landmark, the subject, and all things. Each
+    is judged: whether it leaves the fact true."""
+    (landmark,) = fact.landmarks
+    tokens = [fact.relation, *_placed([landmark], scene)]
+    tokens += [*_named(fact.subject), *_seen(fact.subject, landmark, scene)]
+    for name, _ in scene.things:
+        leaves = True
+        tokens += _named(name)
+        if name not in (landmark, fact.subject):
+            leaves = clearly(fact.relation, fact.subject, name, landmark, scene)
+            tokens += _seen(name, landmark, scene)
+        tokens.append(_judged(leaves))
     return tokens
 
 
@@ -207,24 +242,27 @@ def _judged(fits: bool) -> str:
     return "yes" if fits else "no"
 
 
-def _seen(subject: Name, landmarks: Sequence[Name], scene: Scene) -> list[str]:
-    """Where the subject is seen from each landmark; from two of them, only the offsets."""
-    places = scene.place_of(subject), *(scene.place_of(landmark) for landmark in landmarks)
-    tokens = [token for there in places[1:] for token in offset_tokens(places[0], there)]
-    if len(landmarks) == 2:
-        return tokens
-    order = ("inside", "on", side(*places), *_PAIRED)
+def _seen(subject: Name, landmark: Name, scene: Scene) -> list[str]:
+    """Where the subject is seen from the landmark."""
+    a, b = scene.place_of(subject), scene.place_of(landmark)
+    order = (*_RESTING, side(a, b), *_PAIRED)
     hold = [
         relation
         for relation in dict.fromkeys(order)
-        if not (relation in OF_THINGS and GRIPPER in (subject, *landmarks))
-        and related(relation, subject, tuple(landmarks), scene)
+        if not (relation in OF_THINGS and GRIPPER in (subject, landmark))
+        and related(relation, subject, (landmark,), scene)
     ]
-    return [*tokens, _distance(*places), *hold]
+    return [*offset_tokens(a, b), *hold, _distance(a, b)]
+
+
+def _apart(landmarks: Sequence[Name], scene: Scene) -> list[str]:
+    """How far two landmarks are from each other; of one alone, nothing."""
+    return [_distance(*map(scene.place_of, landmarks))] if len(landmarks) == 2 else []
 
 
 def _distance(a: Place, b: Place) -> str:
-    return f"<x{min(centimetres(a, b), BINS[0] - 1)}>"
+    whole = centimetres(a, b)
+    return f"<x{whole}>" if whole < BINS[0] else f"<y{whole - BINS[0]}>"
 
 
 def _named(name: Name) -> list[str]:

@@ -41,7 +41,9 @@ KINDS = {
     **{"next": 0.20, "narrate": 0.16, "episode": 0.14},
 }
 _QUIZ = (2, 4)  # questions of one, at least and at most
+_COMPARED = 16  # things that answers of a quiz go through in all: with more it would fit no row
 _LONGEST_EPISODE = 4  # moments
+_TRIES = 5  # stories that do not fit into what is left of a row
 
 
 @dataclass(frozen=True)
@@ -215,7 +217,7 @@ class Stories:
                 length = len(story.tokens)
                 if used + length > context:
                     passed_over += 1
-                    if used == 0 and passed_over < 50:
+                    if passed_over < (_TRIES if used else 50):
                         continue
                     break
                 ids[row, used : used + length] = encode(story.tokens)
@@ -269,7 +271,7 @@ def _quiz(draft: _Draft, scene: Scene, about: random.Random, held_out: bool) -> 
     first = _ask(draft, scene, about, held_out)
     if first is None:
         return None
-    for _ in range(about.randint(*_QUIZ) - 1):
+    for _ in range(min(about.randint(*_QUIZ), _COMPARED // len(scene.things)) - 1):
         pair = sample_question(scene, about, held_out, about.random())
         if pair is not None:
             draft.question(*pair, scene)

@@ -1,6 +1,8 @@
 """Training of the narrator: what it learns from is true, and runs can be resumed."""
 
 import random
+import subprocess
+import sys
 from dataclasses import replace
 from itertools import count
 
@@ -316,3 +318,14 @@ def test_words_alone_are_trained_without_sight(tmp_path):
 def test_wrong_recipes_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
         replace(TINY, **change)
+
+
+def test_two_processes_train_all_stages(tmp_path):
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in vars(TINY).items()]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command = [*launcher, "-m", "vla_ros.cli", "train", "narrator", f"--out={tmp_path}", *options]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    folders = [tmp_path / name for name in ("language/best", "sight/best", "checkpoint")]
+    spoke, saw, last = (Narrator.from_pretrained(f).language.embed.weight for f in folders)
+    assert torch.equal(saw, last) and not torch.equal(spoke, last)

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from torch import Tensor
 
 from vla_ros.models.narrator import EYE, Narrator, NarratorConfig, prefix_of
@@ -92,16 +93,18 @@ def train(recipe: Recipe, out: Path, *, tensorboard: bool = False) -> Path:
     last = _language(recipe, config, out / "language", tensorboard)
     if recipe.sight_steps:
         cameras = Cameras(config.cameras, recipe.image_size)
-        seen = collect(out / "sightings", cameras, recipe.glances, recipe.episodes, recipe.seed)
         glances = math.ceil(_HELD_OUT_GLANCES * recipe.glances)
         episodes = math.ceil(_HELD_OUT_EPISODES * recipe.episodes)
-        held = collect(out / "held-out", cameras, glances, episodes, recipe.seed + 1)
+        with PartialState().main_process_first():
+            seen = collect(out / "sightings", cameras, recipe.glances, recipe.episodes, recipe.seed)
+            held = collect(out / "held-out", cameras, glances, episodes, recipe.seed + 1)
         found = _eye(recipe, config, seen, held, out / "eye", tensorboard)
         last = _sight(recipe, last, found, seen, held, out / "sight", tensorboard)
     target = out / "checkpoint"
-    if not target.exists():
-        with whole_folder(target) as partial:
-            shutil.copytree(last, partial, dirs_exist_ok=True)
+    with PartialState().main_process_first():
+        if not target.exists():
+            with whole_folder(target) as partial:
+                shutil.copytree(last, partial, dirs_exist_ok=True)
     return target
 
 

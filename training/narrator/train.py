@@ -46,7 +46,7 @@ _WEIGHTS = {"said": 1.0, "seen": 1.0}
 @dataclass(frozen=True)
 class Recipe(Settings):
     """How the narrator is trained; the defaults are those of the shipped one. Batches are `rows` of
-    stories, and in the last stage as many of sights; those of the eye are `frames`."""
+    stories, in the last stage with as many of sights; those of the eye are `frames`."""
 
     steps: int = 14000
     eye_steps: int = 6000
@@ -209,17 +209,15 @@ def said(stories: Stories, step: int, rows: int, context: int, rank: int = 0) ->
 
 def batch(sightings: Sightings, stories: Stories, seeds: tuple[int, ...], recipe: Recipe) -> Batch:
     """A batch of sights, "seen_ids", "seen_asked" and "images" uint8 [B, N, S, S, 3], beside "ids"
-    and "asked", half of whose rows are stories and half narrations of what the simulated arm did.
-    """
+    and "asked" of as many stories, and half as many narrations of what the simulated arm did."""
     rng = np.random.default_rng([7, *seeds])
     wording = random.Random(int(rng.integers(1 << 32)))
     sights = [sightings[int(i)] for i in rng.integers(len(sightings), size=recipe.rows)]
     seen = [sight_row(sight) for sight in sights]
     longest = max(len(ids) for ids, _ in seen)
     seen_ids, seen_asked = pack([[row] for row in seen], longest)
-    half = recipe.rows // 2
-    told = said(stories, seeds[1], recipe.rows - half, recipe.context)
-    rows: list[list] = [[] for _ in range(half)]
+    told = said(stories, seeds[1], recipe.rows, recipe.context, *seeds[2:])
+    rows: list[list] = [[] for _ in range(recipe.rows // 2)]
     for row in rows:
         used = 0
         while len(sightings.watched):

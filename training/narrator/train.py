@@ -48,10 +48,10 @@ class Recipe(Settings):
     """How the narrator is trained; the defaults are those of the shipped one. Batches are `rows` of
     stories, in the last stage with as many of sights; those of the eye are `frames`."""
 
-    steps: int = 14000
-    eye_steps: int = 6000
-    sight_steps: int = 3600
-    rows: int = 16
+    steps: int = 19000
+    eye_steps: int = 16000
+    sight_steps: int = 3000
+    rows: int = 24
     frames: int = 32
     learning_rate: float = 3e-3
     warmup: int = 100

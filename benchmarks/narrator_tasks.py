@@ -42,7 +42,7 @@ from vla_ros.training.narrator.ngram import NGrams, best_order
 
 Speak = Callable[[Sequence[Sequence[str]]], list[list[str]]]  # what follows each prompt, in tokens
 FIRST_SEED = 1000  # of the stories; training's are below
-LONGEST = 100  # tokens of what is said
+LONGEST = 120  # tokens of what is said
 BATCH = 50
 COUNTED, CHOSEN_ON = 20_000, 1000  # training stories that n-grams are counted and chosen on
 STEPS = (1, 5, 10)  # of a rollout

@@ -65,7 +65,7 @@ EYE = {"model_type": "small", "image_size": 128, "channels": 48, "mixing": 3}
 _POOL = 2  # tokens of either side of a camera's grid that are one feature of the prefix
 _STD = 0.02  # of what is learned about places in the picture, at first
 _LONGEST_SCENE = 100  # tokens: twelve things
-_LONGEST_SENTENCE = 80  # with its grounds
+_LONGEST_SENTENCE = 120  # with its grounds
 
 
 @dataclass(frozen=True)

@@ -108,25 +108,20 @@ def of_step(before: Scene, action: Action, after: Scene) -> list[str]:
     at = before.place_of(held or GRIPPER)
     closing = before.open and not action.opens  # before it moves
     level = at.z + (0 if closing else max(action.dz, 0))
-    listed = []
+    listed, considered = [], False
     for name, place in before.things:
         if name.shape in FIXTURES:
             continue
-        if name == held:
-            listed.append((name, [], False, False))
-        elif held is not None:
-            considered = name.shape in FLAT_SHAPES and place.z < at.z
-            fits = considered and related("on", held, (name,), after)
-            listed.append((name, offset_tokens(at, place), considered, fits))
+        if held is None:
+            may = abs(place.z - level) <= 1
+            does = may and (after.holds == name or after.place_of(name) != place)
         else:
-            considered = abs(place.z - level) <= 1
-            fits = considered and (after.holds == name or after.place_of(name) != place)
-            listed.append((name, offset_tokens(at, place), considered, fits))
-    if not any(considered for _, _, considered, _ in listed):
-        return tokens
-    for name, offset, _, fits in listed:
-        tokens += [*_named(name), *offset, _judged(fits)]
-    return tokens
+            may = name != held and name.shape in FLAT_SHAPES and place.z < at.z
+            does = may and related("on", held, (name,), after)
+        offset = [] if name == held else offset_tokens(at, place)
+        listed += [*_named(name), *offset, _judged(does)]
+        considered = considered or may
+    return tokens + listed if considered else tokens
 
 
 def of_fact(fact: Fact, scene: Scene) -> list[str]:

@@ -66,8 +66,14 @@ QUESTIONS = 2  # of each glance
 FEW = 5  # of a relation, below which it does not count
 BLIND = 0.5  # share of the glances that the blind control is given
 ON_SHEET = (4, 6)  # rows and columns
-SEEN = ("attributes", "of names said right", "of things named", "scenes all right")
 RELATIONS_OF = ("relations", "relations of things seen")
+SEEN = {  # figures and their headings
+    "attributes": "attributes",
+    "precision": "of names said right",
+    "recall": "of things named",
+    "all names": "scenes all right",
+    **{name: name for name in RELATIONS_OF},
+}
 TOLD = ("true", "unsound", "true where sound", "exact", "meaning")
 Interval = list[float]  # a figure and its interval
 
@@ -219,8 +225,7 @@ def percent(found: Interval | float | None) -> str:
 
 
 def report(found: dict[str, Any], told: str, glanced: int) -> str:
-    kept = ("attributes", "precision", "recall", "all names", *RELATIONS_OF)
-    seen = [[name, *(percent(one[what]) for what in kept)] for name, one in found["sight"].items()]
+    seen = [[name, *(percent(one[what]) for what in SEEN)] for name, one in found["sight"].items()]
     places = [
         [name, *("-" if one["error"] is None else f"{a:.0f} / {b:.0f}" for a, b in one["error"])]
         for name, one in found["sight"].items()
@@ -265,7 +270,7 @@ each for itself, of what is seen within 10 cm of it; names: both, wherever it is
 relations among all things that hold or would hold 3 cm beside, half each, where always saying the
 same gives 50 % and what is not seen is wrong:
 
-{table(["", *SEEN, *RELATIONS_OF], seen)}
+{table(["", *SEEN.values()], seen)}
 
 How far off the things are that are named right, in bins along each axis (1, 1 and 2 cm), median /
 90th percentile:

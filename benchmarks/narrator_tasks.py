@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from vla_ros.models.narrator import Narrator
+from vla_ros.models.narrator import LONGEST_SENTENCE, Narrator
 from vla_ros.scene_language import questions
 from vla_ros.scene_language.actions import Action
 from vla_ros.scene_language.facts import (
@@ -42,7 +42,6 @@ from vla_ros.training.narrator.ngram import NGrams, best_order
 
 Speak = Callable[[Sequence[Sequence[str]]], list[list[str]]]  # what follows each prompt, in tokens
 FIRST_SEED = 1000  # of the stories; training's are below
-LONGEST = 120  # tokens of what is said
 BATCH = 50
 COUNTED, CHOSEN_ON = 20_000, 1000  # training stories that n-grams are counted and chosen on
 STEPS = (1, 5, 10)  # of a rollout
@@ -65,7 +64,7 @@ def of_checkpoint(folder: Path, form: str) -> Speaker:
         said: list[list[str]] = []
         for first in range(0, len(prompts), BATCH):
             ids = [encode(prompt) for prompt in prompts[first : first + BATCH]]
-            most = min(LONGEST, model.config.context - max(map(len, ids)))
+            most = min(LONGEST_SENTENCE, model.config.context - max(map(len, ids)))
             said += [decode(one.ids) for one in model.generate(ids, most)]
         return said
 
@@ -82,7 +81,7 @@ def of_counts(form: str) -> tuple[Speaker, NGrams]:
     model = best_order(rows[:COUNTED], rows[COUNTED:])
 
     def speak(prompts: Sequence[Sequence[str]]) -> list[list[str]]:
-        return [decode(model.generate(encode(prompt), LONGEST)) for prompt in prompts]
+        return [decode(model.generate(encode(prompt), LONGEST_SENTENCE)) for prompt in prompts]
 
     return Speaker(form, speak), model
 

@@ -17,7 +17,6 @@ from vla_ros.scene_language.facts import (
     RELATIONS,
     Change,
     direction_of,
-    distance,
     holds,
     related,
 )
@@ -118,6 +117,10 @@ def read_touched(tokens, before, after):
     else:
         under = {n for n, _ in after.things if related("on", before.holds, (n,), after)}
         assert touched == under - {PAD_THING}
+
+
+def distance(a, b):
+    return sum(step**2 for step in (a[0] - b[0], a[1] - b[1], 2 * (a[2] - b[2]))) ** 0.5
 
 
 def centimetres(a, b):

@@ -191,9 +191,9 @@ def _sight(
     stories = Stories(recipe.seed + 1, "train", recipe.form)
 
     def draw(step: int, rank: int) -> Batch:
-        return batch(seen, stories, (recipe.seed, step, rank), recipe)
+        return batch(seen, stories, step, recipe, rank)
 
-    measured = [batch(held, stories, (recipe.seed, i), recipe) for i in range(_HELD_OUT_BATCHES)]
+    measured = [batch(held, stories, i, recipe) for i in range(_HELD_OUT_BATCHES)]
     trainer = PolicyTrainer(
         Objective(model, losses, _WEIGHTS), settings, args, draw, measured, tensorboard=tensorboard
     )
@@ -207,16 +207,18 @@ def said(stories: Stories, step: int, rows: int, context: int, rank: int = 0) ->
     return {"ids": torch.from_numpy(ids).long(), "asked": torch.from_numpy(asked)}
 
 
-def batch(sightings: Sightings, stories: Stories, seeds: tuple[int, ...], recipe: Recipe) -> Batch:
+def batch(
+    sightings: Sightings, stories: Stories, step: int, recipe: Recipe, rank: int = 0
+) -> Batch:
     """A batch of sights, "seen_ids", "seen_asked" and "images" uint8 [B, N, S, S, 3], beside "ids"
     and "asked" of as many stories, and half as many narrations of what the simulated arm did."""
-    rng = np.random.default_rng([7, *seeds])
+    rng = np.random.default_rng([7, recipe.seed, step, rank])
     wording = random.Random(int(rng.integers(1 << 32)))
     sights = [sightings[int(i)] for i in rng.integers(len(sightings), size=recipe.rows)]
     seen = [sight_row(sight) for sight in sights]
     longest = max(len(ids) for ids, _ in seen)
     seen_ids, seen_asked = pack([[row] for row in seen], longest)
-    told = said(stories, seeds[1], recipe.rows, recipe.context, *seeds[2:])
+    told = said(stories, step, recipe.rows, recipe.context, rank)
     rows: list[list] = [[] for _ in range(recipe.rows // 2)]
     for row in rows:
         used = 0

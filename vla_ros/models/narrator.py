@@ -65,7 +65,7 @@ EYE = {"model_type": "small", "image_size": 128, "channels": 48, "mixing": 3}
 _POOL = 2  # tokens of either side of a camera's grid that are one feature of the prefix
 _STD = 0.02  # of what is learned about places in the picture, at first
 _LONGEST_SCENE = 100  # tokens: twelve things
-_LONGEST_SENTENCE = 120  # with its grounds
+LONGEST_SENTENCE = 120  # with its grounds
 
 
 @dataclass(frozen=True)
@@ -239,7 +239,7 @@ class Narrator(Part):
         return checked_answer(said, asked, scene)
 
     def _say(self, prompt: Sequence[str], mark: str) -> Said:
-        said = self._generate(encode(prompt), _LONGEST_SENTENCE)
+        said = self._generate(encode(prompt), LONGEST_SENTENCE)
         return said_by(decode(said.ids), mark, said.log_probability)
 
     def _generate(

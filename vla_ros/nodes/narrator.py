@@ -209,8 +209,8 @@ class NarratorNode(LifecycleNode):
         stamp, gist = seconds(frame.header.stamp), told and told.gist
         if not self._is_due(stamp, gist):
             return
-        newest = self._heard.newest_joints
-        awaited_since = max(newest, self._listening_since or -math.inf)
+        newest, since = self._heard.newest_joints, self._listening_since
+        awaited_since = newest if since is None else max(newest, since)
         if stamp - newest > STAMP_ROUNDING and stamp - awaited_since <= self.params.state_timeout:
             return  # they are on their way, as for the policy, or wait behind what it has not heard
         try:

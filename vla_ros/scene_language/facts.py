@@ -279,22 +279,18 @@ def _between(a: Place, b: Place, c: Place) -> bool:
 
 
 def _extreme(relation: str, subject: Name, landmark: Name, scene: Scene) -> bool:
-    others = [name for name, _ in scene.things if name not in (subject, landmark)]
-    # The only one is neither near nor far in comparison.
-    return bool(others) and all(clearly(relation, subject, o, landmark, scene) for o in others)
-
-
-def clearly(relation: str, subject: Name, other: Name, landmark: Name, scene: Scene) -> bool:
-    """Whether the subject is nearer to the landmark, or farther from it, than the other thing is,
-    and by enough to be said.
-
-    Args:
-        relation: "nearest" or "farthest".
-        subject, other, landmark: of the scene.
-        scene: where they are.
-    """
     origin = scene.place_of(landmark)
-    mine, its = (centimetres(scene.place_of(name), origin) for name in (subject, other))
+    mine = centimetres(scene.place_of(subject), origin)
+    others = [
+        centimetres(at, origin) for name, at in scene.things if name not in (subject, landmark)
+    ]
+    # The only one is neither near nor far in comparison.
+    return bool(others) and all(clearly(relation, mine, its) for its in others)
+
+
+def clearly(relation: str, mine: int, its: int) -> bool:
+    """Whether what is `mine` whole centimetres away is "nearest" or "farthest" beside what is `its`
+    away, by enough to be said."""
     return mine + _CLEARLY <= its if relation == "nearest" else mine - _CLEARLY >= its
 
 
@@ -324,9 +320,14 @@ def _moving(fact: Moving, before: Scene, after: Scene) -> bool:
         return False
     if fact.target is None:
         return True
-    place = before.place_of(fact.target)  # where it is when the gripper sets off
-    closer = distance(after.gripper, place) < distance(before.gripper, place)
+    closer = comes_closer(fact.target, before, after)
     return closer and (fact.which is None or holds(fact.which, before))
+
+
+def comes_closer(target: Name, before: Scene, after: Scene) -> bool:
+    """Whether the gripper does, to where the target is when it sets off."""
+    place = before.place_of(target)
+    return distance(after.gripper, place) < distance(before.gripper, place)
 
 
 def _slid(thing: Name, before: Scene, after: Scene) -> bool:

@@ -40,8 +40,8 @@ from vla_ros.scene_language.facts import (
     Related,
     centimetres,
     clearly,
+    comes_closer,
     direction_of,
-    distance,
     holds,
     narration,
     related,
@@ -89,10 +89,9 @@ def of_narration(before: Scene, after: Scene, target: Name | None) -> list[str]:
     tokens += [direction_of(before, after) or "stay"]
     tokens += _placed([] if fact.thing is None else [fact.thing], before)
     if target is not None and target != fact.thing:
-        place = before.place_of(target)
-        closer = distance(after.gripper, place) < distance(before.gripper, place)
         tokens += _placed([target], before)
-        tokens += [*offset_tokens(place, after.gripper), _judged(closer)]
+        tokens += offset_tokens(before.place_of(target), after.gripper)
+        tokens.append(_judged(comes_closer(target, before, after)))
         tokens += _around(target, before) if fact.target is not None else []
     return tokens
 
@@ -221,13 +220,15 @@ def _outdone(fact: Related, scene: Scene) -> list[str]:
     """The relation, which is one of the extremes, the landmark, the subject, and all things. Each
     is judged: whether it leaves the fact true."""
     (landmark,) = fact.landmarks
+    origin = scene.place_of(landmark)
+    mine = centimetres(scene.place_of(fact.subject), origin)
     tokens = [fact.relation, *_placed([landmark], scene)]
     tokens += [*_named(fact.subject), *_seen(fact.subject, landmark, scene)]
-    for name, _ in scene.things:
+    for name, place in scene.things:
         leaves = True
         tokens += _named(name)
         if name not in (landmark, fact.subject):
-            leaves = clearly(fact.relation, fact.subject, name, landmark, scene)
+            leaves = clearly(fact.relation, mine, centimetres(place, origin))
             tokens += _seen(name, landmark, scene)
         tokens.append(_judged(leaves))
     return tokens

@@ -198,7 +198,8 @@ def held_out_errors(
     """Mean squared errors of a chunk's actions [K, A] on episodes it was not trained on: of the
     model, and of the mean action of those it was trained on."""
     action = model.config.action
-    mean = np.mean(np.concatenate([episode.actions for episode in trained]), axis=0)
+    done = [episode.actions[episode.actions_known] for episode in trained]
+    mean = np.mean(np.concatenate(done), axis=0)
     squares = np.zeros((2, action.horizon, action.action_dim))
     counts = np.zeros((action.horizon, 1))
     for batch in _windows(model, held).whole(max(map(len, held))):

@@ -192,19 +192,20 @@ def paths_of(
     The policy's is of the first action of each chunk, the one that is due on that frame. None if
     all actions are binary: nothing moves along a path then.
     """
-    episode, first = followed.episode, followed.chunks[:, 0]
+    episode, kept = followed.episode, followed.episode.actions_known
+    done, first = episode.actions[kept], followed.chunks[kept, 0]
     names = list(action.action_names)
     moving = [i for i, binary in enumerate(action.binary) if not binary]
     space = [names.index(name) for name in "xyz"] if {*"xyz"} <= {*names} else None
     if action.control_mode == "end_effector_offset":
-        tool = _tool(episode)
-        recorded, wanted = (tool + told[:, space] for told in (episode.actions, first))
+        tool = _tool(episode)[kept]
+        recorded, wanted = (tool + told[:, space] for told in (done, first))
         return recorded, wanted, "where the tool was sent, and where the policy would send it", "m"
     if not moving:
         return None
     if action.control_mode.endswith("_delta"):
-        kept = space or moving
-        recorded, wanted = (np.cumsum(told[:, kept], axis=0) for told in (episode.actions, first))
+        summed = space or moving
+        recorded, wanted = (np.cumsum(told[:, summed], axis=0) for told in (done, first))
         unit = "m" if space else "as recorded"
         return (
             recorded,
@@ -212,7 +213,7 @@ def paths_of(
             "the paths that the recorded and the policy's steps add up to",
             unit,
         )
-    recorded, wanted = episode.actions[:, moving], first[:, moving]
+    recorded, wanted = done[:, moving], first[:, moving]
     return recorded, wanted, "the recorded commands and the policy's, as a sequence", "as recorded"
 
 

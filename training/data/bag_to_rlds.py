@@ -20,7 +20,7 @@ from vla_ros.training.data.bags import open_bag
 from vla_ros.training.data.episode import Episode
 from vla_ros.training.data.folders import whole_folder
 from vla_ros.training.data.recordings import ROBOT_HELP, Robot
-from vla_ros.training.data.rlds import METADATA, OWN
+from vla_ros.training.data.rlds import KNOWN, METADATA, OWN
 from vla_ros.training.data.rlds_to_bag import contract_of, nanoseconds
 from vla_ros.training.data.tfrecord import serialize_example, write_record
 
@@ -134,6 +134,7 @@ class _Layout:
             "is_terminal": _tensor("bool"),
             "reward": _tensor("float32"),
             "discount": _tensor("float32"),
+            KNOWN.removeprefix("steps/"): _tensor("bool"),
             "stamp_ns": _tensor("int64"),
         }
         for name, shape in self._shapes.items():
@@ -174,6 +175,7 @@ class _Layout:
             "steps/is_terminal": succeeded,
             "steps/reward": succeeded.astype(np.float32),
             "steps/discount": np.ones(length, np.float32),
+            KNOWN: episode.actions_known,
             "steps/stamp_ns": np.array(nanoseconds(episode.stamps)),
             "episode_metadata/success": np.array(
                 -1 if episode.outcome is None else episode.outcome

@@ -35,6 +35,8 @@ class Episode:
         depths: a reader of depth pictures, for those cameras that have depth.
         outcome: whether the instruction was fulfilled; None: not known.
         notes: what the source left out or mended, for people.
+        actions_known: bool [T], which of the actions were really decided; all by default. The
+            others repeat the one before (at first: zeros), and nobody may learn them.
 
     Raises:
         ValueError: sizes disagree, a number is not finite, or stamps do not increase.
@@ -54,9 +56,17 @@ class Episode:
     depths: Mapping[str, FrameReader] = field(default_factory=dict, repr=False)
     outcome: bool | None = None
     notes: tuple[str, ...] = ()
+    actions_known: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         length = len(self.stamps)
+        known = np.ones(length, bool) if self.actions_known is None else self.actions_known
+        known = np.asarray(known, dtype=bool)
+        if known.shape != (length,):
+            raise ValueError(f"{self.name}: actions_known are {list(known.shape)}, not [{length}]")
+        object.__setattr__(self, "actions_known", known)
+        if not known.all():
+            object.__setattr__(self, "actions", _filled(self.actions, known))
         for what, shape in (
             ("stamps", (length,)),
             ("proprioception", (length, len(self.proprioception_names))),
@@ -129,3 +139,9 @@ class Episode:
             yield picture
         if count < wanted:
             raise ValueError(f"{self.name}: {camera} ended after {count} of {wanted} pictures")
+
+
+def _filled(actions: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """`actions` [T, A], those that are not known repeating the one before."""
+    before = np.maximum.accumulate(np.where(known, np.arange(len(known)), -1))
+    return np.where((before >= 0)[:, None], np.asarray(actions)[before], 0.0)

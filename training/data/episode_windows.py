@@ -23,8 +23,8 @@ def action_chunks(episode: Episode, action: ActionConfig) -> tuple[np.ndarray, n
     them, though each was recorded from where the tool was by then.
 
     Returns:
-        float32 [T, K, A], the last action repeated beyond the end; and which of them were recorded,
-        bool [T, K].
+        float32 [T, K, A], the last action repeated beyond the end; and which of them were recorded
+        and are known, bool [T, K].
 
     Raises:
         ValueError: offsets from the tool, and nothing tells where it was.
@@ -43,7 +43,7 @@ def action_chunks(episode: Episode, action: ActionConfig) -> tuple[np.ndarray, n
         tool = episode.proprioception[:, [felt.index(name) for name in _TOOL]]
         places = [action.action_names.index(name) for name in "xyz"]
         chunks[..., places] += tool[later] - tool[:, None]
-    return chunks, step < length
+    return chunks, (step < length) & episode.actions_known[later]
 
 
 class EpisodeWindows:

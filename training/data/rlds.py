@@ -25,8 +25,10 @@ from vla_ros.training.data.tfrecord import read_record, read_records
 OWN = "vla_ros"  # key of metadata.json
 STAMP = "steps/stamp_ns"  # int64
 SUCCESS = "episode_metadata/success"  # 1, 0, or -1 for not known
+KNOWN = "steps/action_is_known"  # bool; without it, what RLDS says of the last step holds
 METADATA = ("robot", "control_mode", "dt", "action_names", "proprioception_names")
 _OBSERVATION = "steps/observation/"
+_FIRST, _LAST, _TERMINAL = (f"steps/is_{what}" for what in ("first", "last", "terminal"))
 _STATES = ("steps/observation/state", "steps/observation/proprio")
 _INSTRUCTIONS = (
     "steps/language_instruction",
@@ -244,7 +246,7 @@ class _Source:
         for path, length in self._shards:
             first = place
             for offset, data in read_records(path):
-                yield self._episode(path, offset, data, f"{self._split}[{place}]")
+                yield from self._episodes(path, offset, data, f"{self._split}[{place}]")
                 place += 1
             if place - first != length:
                 raise ValueError(
@@ -252,7 +254,8 @@ class _Source:
                     "dataset_info.json counts: copy it again"
                 )
 
-    def _episode(self, path: Path, offset: int, data: bytes, place: str) -> Episode:
+    def _episodes(self, path: Path, offset: int, data: bytes, place: str) -> Iterator[Episode]:
+        """What a record holds: an episode, or several where its steps say that another begins."""
         name = f"{self._dataset.folder}:{place}"
         features = self._dataset.features
         record = Record.parse(name, features, data)
@@ -268,26 +271,66 @@ class _Source:
             stamps = np.arange(length) * float(self._settings["dt"])
         success = max(record.integers(SUCCESS), default=-1) if SUCCESS in features else -1
 
-        def readers(keys: Mapping[str, str]) -> dict[str, _Pictures]:
+        def readers(keys: Mapping[str, str], begin: int) -> dict[str, _Pictures]:
             return {
-                camera: _Pictures(path, offset, name, key, features[key])
+                camera: _Pictures(path, offset, name, key, features[key], begin)
                 for camera, key in keys.items()
             }
 
         def joined(keys: Sequence[str]) -> np.ndarray:
             return np.concatenate([np.empty((length, 0)), *map(columns.get, keys)], axis=1)
 
-        return Episode(
-            name=name,
-            **self._settings,
-            instruction=record.text(self._instruction) if self._instruction else "",
-            stamps=stamps,
-            proprioception=joined(self._state),
-            actions=joined(self._action),
-            pictures=readers(self._cameras),
-            depths=readers(self._depths),
-            outcome=None if success < 0 else bool(success),
-        )
+        felt, told = joined(self._state), joined(self._action)
+        own = bool(self._dataset.metadata)
+        known, begins, notes = _flags(record, length, own)
+        parts = list(zip(begins, [*begins[1:], length], strict=True))
+        for number, (begin, end) in enumerate(parts):
+            part = slice(begin, end)
+            yield Episode(
+                name=name if len(parts) == 1 else f"{name}, part {number}",
+                **self._settings,
+                instruction=record.text(self._instruction) if self._instruction else "",
+                stamps=stamps[part],
+                proprioception=felt[part],
+                actions=told[part],
+                pictures=readers(self._cameras, begin),
+                depths=readers(self._depths, begin),
+                outcome=None if success < 0 else bool(success),
+                notes=notes,
+                actions_known=known[part],
+            )
+
+
+def _flags(record: Record, length: int, own: bool) -> tuple[np.ndarray, list[int], tuple[str, ...]]:
+    """Which actions of a record are known [T], where its episodes begin, and notes.
+
+    In the step that is_last marks there is an observation and nothing else: RLDS leaves the rest
+    undefined, and converters fill it in with anything. An episode that was cut off has no such
+    step, and all of its actions count; so do those of datasets that this package wrote (`own`).
+    """
+    flags, notes = {}, []
+    for key in (_FIRST, _LAST, _TERMINAL, KNOWN):
+        feature = record.features.get(key)
+        if feature is None or not feature.is_numeric:
+            continue
+        values = np.array(record.integers(key), dtype=bool)
+        if len(values) != length:
+            raise ValueError(f"{record.name}: {key!r} has {len(values)} steps, not {length}")
+        if key != KNOWN and length > 1 and values.all():
+            notes.append(f"{key} is true of all steps and tells nothing")
+            continue
+        flags[key] = values
+    none = np.zeros(length, bool)
+    last = flags.get(_LAST, flags.get(_TERMINAL, none))
+    begins = flags.get(_FIRST, none).copy()
+    begins[1:] |= flags.get(_LAST, none)[:-1]
+    begins[:1] = True
+    known = flags.get(KNOWN, np.ones(length, bool) if own else ~last)
+    if not known.all():
+        notes.append("the action of the last step is not known: RLDS leaves it undefined")
+    if begins.sum() > 1:
+        notes.append(f"one record of {begins.sum()} episodes, by is_first and is_last")
+    return known, np.flatnonzero(begins).tolist() or [0], tuple(notes)
 
 
 def _camera(key: str) -> str:
@@ -308,8 +351,9 @@ class _Pictures:
     name: str
     key: str
     feature: Feature
+    begin: int  # of the episode in the record, steps
 
     def __call__(self, first: int, last: int) -> Iterator[np.ndarray]:
         data = read_record(self.path, self.offset)
         record = Record.parse(self.name, {self.key: self.feature}, data)
-        yield from record.pictures(self.key, first, last)
+        yield from record.pictures(self.key, self.begin + first, self.begin + last)

@@ -40,7 +40,8 @@ def write_bags(folder: Path, episodes: Iterable[Episode]) -> int:
     """Write a recording (MCAP) of each episode: folder/episode_00000 and so on.
 
     Topics: <camera>/image_raw, <camera>/depth/image_raw (32FC1, m), joint_states and action
-    (sensor_msgs/JointState), instruction; messages are stamped as the episode's frames. Robot,
+    (sensor_msgs/JointState; none where the action is not known, so that reading leaves that frame
+    out), instruction; messages are stamped as the episode's frames. Robot,
     outcome and what `contract_of` needs are in the custom data of metadata.yaml.
 
     Returns:
@@ -66,6 +67,7 @@ def contract_of(bag: Bag) -> Contract | None:
     told = json.loads(bag.custom[_CUSTOM])
     # Written together, with one stamp: whatever is missing has been lost.
     together = {"align": Align.AS_OF, "tolerance": 0.0}
+    acted = together if told.get("all_actions_known", True) else together | {"align": Align.DROP}
     return Contract(
         ActionConfig(
             robot_type=RobotType.ARM,  # the recording names the robot itself
@@ -80,7 +82,7 @@ def contract_of(bag: Bag) -> Contract | None:
         cameras={name: Stream(topic, **together) for name, topic in told["cameras"].items()},
         depth={name: Stream(topic, **together) for name, topic in told["depths"].items()},
         state=Stream(STATE, **together),
-        command=Stream(ACTION, **together),
+        command=Stream(ACTION, **acted),
         instruction=INSTRUCTION,
     )
 
@@ -110,7 +112,8 @@ def _write_bag(folder: Path, episode: Episode) -> None:
             write(STATE, stamp, _joints(stamp, episode.proprioception_names, felt))
             for topic, images in pictures:
                 write(topic, stamp, _image(stamp, topic.rpartition("/")[0][1:], next(images)))
-            write(ACTION, stamp, _joints(stamp, episode.action_names, told))
+            if episode.actions_known[frame]:
+                write(ACTION, stamp, _joints(stamp, episode.action_names, told))
 
 
 def _custom(episode: Episode, cameras: dict, depths: dict) -> dict[str, str]:
@@ -123,6 +126,7 @@ def _custom(episode: Episode, cameras: dict, depths: dict) -> dict[str, str]:
         "cameras": cameras,
         "depths": depths,
         "source": episode.name,
+        "all_actions_known": bool(episode.actions_known.all()),
     }
     return {
         "robot": episode.robot,

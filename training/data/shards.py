@@ -38,7 +38,7 @@ class EpisodeShard:
     actions: np.ndarray
     stamps: np.ndarray
     cameras: tuple[str, ...]
-    told: list[dict]  # of each episode: its fields, and "length" in frames
+    told: list[dict]  # of each episode: its fields, "length", and frames of "unknown_actions"
 
     @classmethod
     def load(cls, folder: Path) -> EpisodeShard:
@@ -60,7 +60,14 @@ class EpisodeShard:
                     camera: _Pictures(self.images[part, number])
                     for number, camera in enumerate(self.cameras)
                 },
+                actions_known=_known(told),
             )
+
+
+def _known(told: dict) -> np.ndarray:
+    known = np.ones(told["length"], bool)
+    known[told.get("unknown_actions", [])] = False  # there are none in shards of earlier versions
+    return known
 
 
 @dataclass(frozen=True)
@@ -137,7 +144,11 @@ def _write_shard(
     for name in _SMALL:
         np.save(folder / f"{name}.npy", np.concatenate([getattr(e, name) for e in episodes]))
     told = [
-        {name: getattr(episode, name) for name in (*_TOLD, *_NAMES)} | {"length": len(episode)}
+        {name: getattr(episode, name) for name in (*_TOLD, *_NAMES)}
+        | {
+            "length": len(episode),
+            "unknown_actions": np.flatnonzero(~episode.actions_known).tolist(),
+        }
         for episode in episodes
     ]
     text = json.dumps({"cameras": list(cameras), "episodes": told}, indent=1)

@@ -80,20 +80,23 @@ class StatisticsBuilder:
                 "convert them to one kind first"
             )
         self._digest.update(len(episode).to_bytes(8, "little"))
-        for array in (episode.actions, episode.proprioception):
+        actions = episode.actions[episode.actions_known]
+        for array in (actions, episode.proprioception):
             self._digest.update(np.ascontiguousarray(array).tobytes())
         self._episodes += 1
-        self._actions.add(episode.actions)
+        self._actions.add(actions)
         self._felt.add(episode.proprioception)
 
     def result(self) -> EpisodeStatistics:
         """Raises ValueError if there was no frame."""
-        if self._first is None or not self._actions.count:
+        if self._first is None or not self._felt.count:
             raise ValueError("no frames: statistics need at least one episode")
+        if not self._actions.count:
+            raise ValueError("no action of the episodes is known: statistics need one")
         return EpisodeStatistics(
             fingerprint=self._digest.hexdigest(),
             episodes=self._episodes,
-            frames=self._actions.count,
+            frames=self._felt.count,
             control_mode=self._first.control_mode,
             actions=self._actions.distribution(self._first.action_names),
             proprioception=self._felt.distribution(self._first.proprioception_names),

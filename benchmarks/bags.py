@@ -23,7 +23,8 @@ from rosbags.typesys import Stores, get_typestore
 
 from vla_ros.robots.action_config import ActionConfig
 from vla_ros.training.data.alignment import Stream
-from vla_ros.training.data.bags import Contract, open_bag
+from vla_ros.training.data.bag_contract import Contract
+from vla_ros.training.data.bags import open_bag
 
 PICTURE = 480 * 640 * 3  # bytes
 PLUGINS = {"MCAP": StoragePlugin.MCAP, "sqlite3": StoragePlugin.SQLITE3}

@@ -20,8 +20,9 @@ from vla_ros.robots.action_config import ActionConfig
 from vla_ros.robots.kinematics import ArmKinematics
 from vla_ros.training.data.alignment import Align, Stream, newest
 from vla_ros.training.data.bag import Bag
+from vla_ros.training.data.bag_contract import Contract
 from vla_ros.training.data.bag_report import BagReport
-from vla_ros.training.data.bags import Contract, open_bag
+from vla_ros.training.data.bags import open_bag
 
 STORAGES = ("mcap", "sqlite3")
 ACTION = ActionConfig(

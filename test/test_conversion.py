@@ -10,8 +10,9 @@ from vla_ros.observations import depth_from_message, image_from_message
 from vla_ros.robots import panda
 from vla_ros.robots.action_config import ActionConfig
 from vla_ros.training.data.bag import SECOND, Bag
+from vla_ros.training.data.bag_contract import Contract
 from vla_ros.training.data.bag_to_rlds import write_rlds
-from vla_ros.training.data.bags import Contract, open_bag
+from vla_ros.training.data.bags import open_bag
 from vla_ros.training.data.rlds import open_rlds
 from vla_ros.training.data.rlds_to_bag import contract_of, write_bags
 

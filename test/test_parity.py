@@ -17,7 +17,8 @@ from vla_ros.robots.kinematics import ArmKinematics
 from vla_ros.ros import qos
 from vla_ros.training.data.alignment import Align, Stream, newest
 from vla_ros.training.data.bag import Bag
-from vla_ros.training.data.bags import Contract, open_bag
+from vla_ros.training.data.bag_contract import Contract
+from vla_ros.training.data.bags import open_bag
 
 INSTRUCTION = "reach for the red cube"
 FRAMES = 50  # 2.5 s

@@ -25,7 +25,8 @@ from vla_ros.ros.messages import chunk_message, image_message, joint_state_messa
 from vla_ros.ros.types import message_class, message_definition
 from vla_ros.training.data.alignment import Align, Stream
 from vla_ros.training.data.bag import Bag
-from vla_ros.training.data.bags import Contract, open_bag
+from vla_ros.training.data.bag_contract import Contract
+from vla_ros.training.data.bags import open_bag
 
 NAMESPACE = "/recorded"
 PICTURE = np.zeros((16, 16, 3), np.uint8)

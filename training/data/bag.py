@@ -13,14 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 import zstandard
-from rosbags.interfaces import Nodetype
 from rosbags.serde import SerdeError
-from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
-from rosbags.typesys.base import TypesysError
 from rosbags.typesys.store import Typestore
 
+from vla_ros.training.data.bag_files import find_files
 from vla_ros.training.data.bag_storage import (
     ZSTD_MAGIC,
     Channel,
@@ -29,11 +26,10 @@ from vla_ros.training.data.bag_storage import (
     inflate,
     storage_file,
 )
+from vla_ros.training.data.bag_types import full_name, has_stamp, type_stores
 
 SECOND = 1_000_000_000  # ns
-_ENDINGS = (".mcap", ".db3")
 _PADDING = 16  # bytes that some recorders leave after a message; more is another type's message
-_STAMPED = ("std_msgs/msg/Header", "builtin_interfaces/msg/Time")
 _COLUMNS = 6  # received ns, stamp ns, file, place
 
 
@@ -62,7 +58,7 @@ class Topic:
 
     @cached_property
     def _stores(self) -> list[Typestore]:
-        return [store for store in _type_stores(self.channel) if self.type in store.fielddefs]
+        return [store for store in type_stores(self.channel) if self.type in store.fielddefs]
 
     def check(self) -> None:
         """Raises ValueError if no message of this topic can be read, with the reason."""
@@ -114,7 +110,7 @@ class Bag:
         self.path = Path(path)
         self.notes: list[str] = []  # what is not as it should be, yet can be read
         self.topics: dict[str, Topic] = {}
-        metadata, files = _find(self.path)
+        metadata, files = find_files(self.path)
         self.custom: dict[str, str] = metadata.get("custom_data") or {}
         self._unpacked = tempfile.TemporaryDirectory() if _is_packed(files) else None
         self._files: list[StorageFile] = [storage_file(self._plain(file)) for file in files]
@@ -145,7 +141,7 @@ class Bag:
                     name = channel.topic
                     if name not in tables:
                         tables[name], channels[name] = array("q"), channel
-                        with_stamp[name] = _has_stamp(channel)
+                        with_stamp[name] = has_stamp(channel)
                     if head[:4] == ZSTD_MAGIC:
                         packed = zstandard.ZstdDecompressor().stream_reader(reader.read(place))
                         head = packed.read(16)
@@ -154,7 +150,7 @@ class Bag:
             for channel in file.channels.values():
                 tables.setdefault(channel.topic, array("q"))
                 first = channels.setdefault(channel.topic, channel)
-                if _full_name(first.type) != _full_name(channel.type):
+                if full_name(first.type) != full_name(channel.type):
                     raise ValueError(
                         f"{self.path}: {channel.topic} has two types, {first.type} and "
                         f"{channel.type}"
@@ -171,7 +167,7 @@ class Bag:
             elif stamped:
                 _fill_stamps(rows)
             channel = channels[name]
-            self.topics[name] = Topic(name, _full_name(channel.type), channel, rows, stamped)
+            self.topics[name] = Topic(name, full_name(channel.type), channel, rows, stamped)
 
     def _compare(self, metadata: dict) -> None:
         """Less than the metadata promises has been lost; a file that is cut off is damaged."""
@@ -222,80 +218,6 @@ class Bag:
                 yield readers[number].read(tuple(place))
 
 
-def _find(path: Path) -> tuple[dict, list[Path]]:
-    """Contents of metadata.yaml, if there is one, and the files of the recording in order."""
-    if not path.exists():
-        raise ValueError(f"{path} does not exist")
-    if path.is_file():
-        if not _is_storage(path):
-            raise ValueError(f"{path} is no recording: expected a folder, .mcap or .db3")
-        return {}, [path]
-    try:
-        text = (path / "metadata.yaml").read_text()
-        metadata = yaml.safe_load(text)["rosbag2_bagfile_information"]
-        files = [path / Path(name).name for name in metadata["relative_file_paths"]]
-    except FileNotFoundError:
-        metadata, files = {}, sorted(filter(_is_storage, path.iterdir()), key=_split_number)
-    except (yaml.YAMLError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{path}/metadata.yaml is damaged ({type(error).__name__}): move it away to read the "
-            "files without it"
-        ) from None
-    if not files:
-        raise ValueError(f"{path} is no recording: neither .mcap nor .db3 is in it")
-    for number, file in enumerate(files):
-        if not file.exists():
-            packed = file.with_name(f"{file.name}.zstd")
-            if not packed.exists():
-                raise ValueError(f"{path} lacks {file.name}, a part that metadata.yaml names")
-            files[number] = packed
-    return metadata, files
-
-
-def _is_storage(path: Path) -> bool:
-    return path.name.removesuffix(".zstd").endswith(_ENDINGS)
-
-
-def _is_packed(files: Iterable[Path]) -> bool:
-    return any(file.suffix == ".zstd" for file in files)
-
-
-def _split_number(path: Path) -> tuple[int, str]:
-    digits = path.name.split(".")[0].rpartition("_")[2]
-    return (int(digits) if digits.isdigit() else -1), path.name
-
-
-def _full_name(kind: str) -> str:
-    package, _, name = kind.rpartition("/")
-    return kind if "/" in package else f"{package}/msg/{name}"
-
-
-def _type_stores(channel: Channel) -> list[Typestore]:
-    """Types by the file's own definition, then ROS 2's own: some files carry wrong ones."""
-    stores = []
-    try:
-        types = {}
-        if channel.definition_format == "ros2msg":
-            types = get_types_from_msg(channel.definition, _full_name(channel.type))
-        elif channel.definition_format == "ros2idl":
-            types = get_types_from_idl(channel.definition)
-        stores.append(get_typestore(Stores.EMPTY))
-        stores[0].register(types)
-    except (TypesysError, AssertionError, KeyError, ValueError):
-        stores.clear()  # those of service events cannot be read
-    return [*stores, get_typestore(Stores.ROS2_JAZZY)]
-
-
-def _has_stamp(channel: Channel) -> bool:
-    """Whether a message begins with a header or a time."""
-    kind = _full_name(channel.type)
-    for store in _type_stores(channel):
-        if channel.encoding == "cdr" and kind in store.fielddefs:
-            _, (node, what) = (*store.fielddefs[kind][1], (None, (None, None)))[0]
-            return node == Nodetype.NAME and what in _STAMPED
-    return False
-
-
 def _fill_stamps(rows: np.ndarray) -> None:
     """Give messages that were stamped "now", by zero, the stamp that fits their receipt.
 
@@ -313,3 +235,7 @@ def _stamp(head: bytes) -> int:
         return 0
     seconds, nanoseconds = struct.unpack_from("<iI" if head[1] else ">iI", head, 4)
     return seconds * SECOND + nanoseconds
+
+
+def _is_packed(files: Iterable[Path]) -> bool:
+    return any(file.suffix == ".zstd" for file in files)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,13 +14,13 @@ from vla_ros.observations import (
     depth_from_message,
     image_from_compressed,
     image_from_message,
-    joints_from_message,
     proprioception,
 )
-from vla_ros.robots.action_config import ActionConfig
 from vla_ros.robots.kinematics import ArmKinematics
 from vla_ros.training.data.alignment import Align, Lookup, Span, Stream, steady_spans
 from vla_ros.training.data.bag import SECOND, Bag, Topic
+from vla_ros.training.data.bag_contract import Contract
+from vla_ros.training.data.bag_values import VALUES
 from vla_ros.training.data.episode import Episode
 
 _PICTURES = {
@@ -34,46 +33,6 @@ _DEPTHS = {
 }
 _SUCCEEDED, _FAILED = 1, 2  # TaskStatus.outcome
 _TOOL = ("tool_x", "tool_y", "tool_z", "finger_opening")
-
-
-@dataclass(frozen=True)
-class Contract:
-    """What a policy wants of a recording, and which topics have it.
-
-    The frames of the first camera are the episode's, thinned to one each `action.dt`; everything
-    else is the newest at that frame. Defaults are the topics of the package's own nodes.
-
-    Args:
-        action: names, control mode and timing of what is learnt.
-        cameras: name of a camera -> its pictures; a CompressedImage will do.
-        state: joints (sensor_msgs/JointState), or any message that commands can be.
-        command: what the robot was told: JointState, JointTrajectory or ActionChunk by the names
-            of joints, Float64MultiArray by place, Twist or TwistStamped by names that end in
-            linear_x and the like. In control mode end_effector_offset joints are turned into the
-            tool's way from where it is, unless `action` has no joints: then the names it has are
-            what was recorded.
-        instruction: topic of std_msgs/String; each message begins an episode, an empty one ends
-            it. A bag without it is one episode, its instruction in the metadata's custom data.
-        task_status: topic that tells whether the task succeeded.
-        depth: name of a camera -> its depth pictures.
-    """
-
-    action: ActionConfig
-    cameras: Mapping[str, Stream] = field(
-        default_factory=lambda: {
-            "camera": Stream("camera/image_raw"),
-            "wrist_camera": Stream("wrist_camera/image_raw", tolerance=0.01),
-        }
-    )
-    state: Stream = Stream("joint_states")
-    command: Stream = Stream("joint_trajectory", Align.HOLD)
-    instruction: str = "instruction"
-    task_status: str = "sim_robot/task_status"
-    depth: Mapping[str, Stream] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if not self.cameras:
-            raise ValueError("a contract needs a camera: its frames are the episode's")
 
 
 def open_bag(path: str | Path, contract: Contract) -> Iterator[Episode]:
@@ -103,7 +62,7 @@ def _wanted(bag: Bag, contract: Contract) -> list[Topic]:
     for streams, types in (
         (contract.cameras.values(), _PICTURES),
         (contract.depth.values(), _DEPTHS),
-        ((contract.state, contract.command), _VALUES),
+        ((contract.state, contract.command), VALUES),
     ):
         for stream in streams:
             topic = bag.topic(stream.topic)
@@ -262,7 +221,7 @@ class _SpanReader:
         if not names:
             return np.empty((len(rows), 0))
         for i, message in enumerate(self._bag.messages(topic, once)):
-            values[i] = _VALUES[topic.type](message, names)
+            values[i] = VALUES[topic.type](message, names)
         return values[inverse]
 
     def _outcome(self, first: int, last: int) -> bool | None:
@@ -294,51 +253,3 @@ def _pictures(
         if new:
             picture = decode(next(messages))
         yield picture
-
-
-# --- numbers of messages --------------------------------------------------------------------------
-
-
-def _of_trajectory(message: Any, names: Sequence[str]) -> np.ndarray:
-    if not message.points:
-        raise ValueError("a joint trajectory without points")
-    return _by_name(message.joint_names, message.points[0].positions, names)
-
-
-def _of_chunk(message: Any, names: Sequence[str]) -> np.ndarray:
-    first = np.asarray(message.data)[: message.dof]
-    return _by_name(message.joint_names, first, names) if len(message.joint_names) else first
-
-
-def _by_name(there: Sequence[str], values: Sequence[float], names: Sequence[str]) -> np.ndarray:
-    index = {name: i for i, name in enumerate(there)}
-    if missing := [name for name in names if name not in index]:
-        raise ValueError(f"a command lacks {', '.join(missing)}: it has {', '.join(index)}")
-    return np.array([values[index[name]] for name in names], dtype=np.float64)
-
-
-def _of_array(message: Any, names: Sequence[str]) -> np.ndarray:
-    if len(message.data) != len(names):
-        raise ValueError(f"an array of {len(message.data)} numbers is not {', '.join(names)}")
-    return np.asarray(message.data, dtype=np.float64)
-
-
-def _of_twist(message: Any, names: Sequence[str]) -> np.ndarray:
-    twist = getattr(message, "twist", message)
-    try:
-        pairs = [name.split("_")[-2:] for name in names]
-        return np.array([getattr(getattr(twist, kind), axis) for kind, axis in pairs])
-    except (AttributeError, ValueError):
-        raise ValueError(
-            f"a twist has linear and angular x, y, z, not {', '.join(names)}"
-        ) from None
-
-
-_VALUES: dict[str, Callable[[Any, Sequence[str]], np.ndarray]] = {
-    "sensor_msgs/msg/JointState": joints_from_message,
-    "trajectory_msgs/msg/JointTrajectory": _of_trajectory,
-    "vla_ros/msg/ActionChunk": _of_chunk,
-    "std_msgs/msg/Float64MultiArray": _of_array,
-    "geometry_msgs/msg/Twist": _of_twist,
-    "geometry_msgs/msg/TwistStamped": _of_twist,
-}

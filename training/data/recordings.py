@@ -12,7 +12,8 @@ import yaml
 from vla_ros.robots.action_config import ActionConfig
 from vla_ros.training.data.alignment import Stream
 from vla_ros.training.data.bag import Bag
-from vla_ros.training.data.bags import Contract, open_bag
+from vla_ros.training.data.bag_contract import Contract
+from vla_ros.training.data.bags import open_bag
 from vla_ros.training.data.episode import Episode
 from vla_ros.training.data.shards import EpisodeShard, shard_folders
 
@@ -34,7 +35,7 @@ class Robot:
     Args:
         action: the contract that the policy will have.
         cameras: in the order in which the policy sees them; all that a recording has if empty.
-        bag: further arguments of `bags.Contract`.
+        bag: further arguments of `bag_contract.Contract`.
         rlds: arguments of `rlds.RldsMapping`.
     """
 

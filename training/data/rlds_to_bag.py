@@ -17,7 +17,7 @@ from rosbags.typesys import Stores, get_typestore
 from vla_ros.robots.action_config import ActionConfig, RobotType
 from vla_ros.training.data.alignment import Align, Stream
 from vla_ros.training.data.bag import SECOND, Bag
-from vla_ros.training.data.bags import Contract
+from vla_ros.training.data.bag_contract import Contract
 from vla_ros.training.data.episode import Episode
 from vla_ros.training.data.folders import whole_folder
 from vla_ros.training.data.rlds import RldsMapping, open_rlds

@@ -1,0 +1,49 @@
+"""What a policy wants of a ROS 2 recording, and which topics have it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from vla_ros.robots.action_config import ActionConfig
+from vla_ros.training.data.alignment import Align, Stream
+
+
+@dataclass(frozen=True)
+class Contract:
+    """What a policy wants of a recording, and which topics have it.
+
+    The frames of the first camera are the episode's, thinned to one each `action.dt`; everything
+    else is the newest at that frame. Defaults are the topics of the package's own nodes.
+
+    Args:
+        action: names, control mode and timing of what is learnt.
+        cameras: name of a camera -> its pictures; a CompressedImage will do.
+        state: joints (sensor_msgs/JointState), or any message that commands can be.
+        command: what the robot was told: JointState, JointTrajectory or ActionChunk by the names
+            of joints, Float64MultiArray by place, Twist or TwistStamped by names that end in
+            linear_x and the like. In control mode end_effector_offset joints are turned into the
+            tool's way from where it is, unless `action` has no joints: then the names it has are
+            what was recorded.
+        instruction: topic of std_msgs/String; each message begins an episode, an empty one ends
+            it. A bag without it is one episode, its instruction in the metadata's custom data.
+        task_status: topic that tells whether the task succeeded.
+        depth: name of a camera -> its depth pictures.
+    """
+
+    action: ActionConfig
+    cameras: Mapping[str, Stream] = field(
+        default_factory=lambda: {
+            "camera": Stream("camera/image_raw"),
+            "wrist_camera": Stream("wrist_camera/image_raw", tolerance=0.01),
+        }
+    )
+    state: Stream = Stream("joint_states")
+    command: Stream = Stream("joint_trajectory", Align.HOLD)
+    instruction: str = "instruction"
+    task_status: str = "sim_robot/task_status"
+    depth: Mapping[str, Stream] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.cameras:
+            raise ValueError("a contract needs a camera: its frames are the episode's")

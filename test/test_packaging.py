@@ -51,6 +51,7 @@ ARROWS = {
     "checkpoints": set(),
     "observations": {"robots"},
     "recording": set(),
+    "stack": set(),
     "video": set(),
     "models": {"robots", "scene_language"},
     "sim": {"robots", "scene_language"},

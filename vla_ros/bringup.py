@@ -32,14 +32,12 @@ from vla_ros.ros.running import (
     stop_on_signals,
     switch_threads_often,
 )
+from vla_ros.stack.description import COMMAND_TOPIC, NODES, describe
+from vla_ros.stack.description import command_topic as topic_of_commands
 
-_REAL_COMMAND_TOPIC = "panda_arm_controller/joint_trajectory"
 # What makes a vision_encoder the narrator's.
-NARRATOR_EYE = [
-    "--ros-args",
-    *("-r", "__node:=narrator_eye"),
-    *("-r", "visual_tokens:=narrator/visual_tokens"),
-]
+_EYE = next(node for node in NODES if node.name == "narrator_eye")
+NARRATOR_EYE = ["--ros-args", *_EYE.ros_arguments()]
 
 
 class Stack:
@@ -84,8 +82,18 @@ class Stack:
         overrides: Mapping[str, Mapping[str, Any]] | None = None,
         ros_args: Sequence[str] = (),
     ) -> None:
-        if robot not in ("sim", "real"):
-            raise StartError(f"robot is '{robot}': choose sim or real")
+        try:
+            nodes = describe(
+                robot=robot,
+                checkpoint=checkpoint,
+                instruction=instruction,
+                use_sim_time=use_sim_time,
+                record=str(record),
+                world_model=world_model,
+                narrator=narrator,
+            )
+        except ValueError as error:
+            raise StartError(str(error)) from None
         if params_file is None:
             params_file = Path(get_package_share_directory("vla_ros"), "config", "arm.yaml")
         if not Path(params_file).is_file():
@@ -94,33 +102,13 @@ class Stack:
         self.nodes: dict[str, Node] = {}
         self.context = Context()
         self._threads = Threads(self.context)
-        use_sim_time = robot == "sim" if use_sim_time is None else use_sim_time
-        command_topic = command_topic or (_REAL_COMMAND_TOPIC if robot == "real" else "")
-
         self._arguments = ["--ros-args", "--params-file", str(params_file)]
         self._arguments += ["--log-level", log_level, *ros_args]
-        if command_topic:
-            self._arguments += ["-r", f"joint_trajectory:={command_topic}"]
+        topic = topic_of_commands(robot, command_topic)
+        if topic != COMMAND_TOPIC:
+            self._arguments += ["-r", f"{COMMAND_TOPIC}:={topic}"]
         self._namespace = namespace
-        self._parameters: dict[str, dict[str, Any]] = {
-            "vision_encoder": {"use_sim_time": use_sim_time},
-            "action_policy": {"use_sim_time": use_sim_time},
-            "command_gate": {"use_sim_time": use_sim_time},
-        }
-        if robot == "sim":
-            self._parameters["sim_robot"] = {}  # it makes the time
-        if world_model:
-            self._parameters["world_model"] = {"use_sim_time": use_sim_time}
-        if narrator:
-            for name in ("narrator", "narrator_eye"):
-                self._parameters[name] = {"use_sim_time": use_sim_time, "checkpoint": narrator}
-        if record:
-            self._parameters["recorder"] = {"folder": str(record)}
-        if checkpoint:
-            self._parameters["vision_encoder"]["checkpoint"] = checkpoint
-            self._parameters["action_policy"]["checkpoint"] = checkpoint
-        if instruction:
-            self._parameters["action_policy"]["instruction"] = instruction
+        self._parameters = {node.name: dict(node.parameters) for node in nodes}
         for name, values in (overrides or {}).items():
             if name not in self._parameters:
                 known = ", ".join(self._parameters)

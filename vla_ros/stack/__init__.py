@@ -1,0 +1,1 @@
+"""The nodes of an arm as one thing that is started, watched and stopped."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -37,6 +38,8 @@ class Stream:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "align", Align(self.align))
+        if not 0.0 <= self.tolerance < math.inf:
+            raise ValueError(f"tolerance is {self.tolerance}: give seconds, 0 or more")
 
 
 def newest(frames: np.ndarray, stamps: np.ndarray, tolerance: int | None = None) -> np.ndarray:

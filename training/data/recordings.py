@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from vla_ros.robots.action_config import ActionConfig
-from vla_ros.training.data.alignment import Stream
 from vla_ros.training.data.bag import Bag
 from vla_ros.training.data.bag_contract import Contract
 from vla_ros.training.data.bags import open_bag
 from vla_ros.training.data.episode import Episode
+from vla_ros.training.data.rlds_mapping import RldsMapping, camera_name
+from vla_ros.training.data.settings_file import check_keys, convert, fill, read
 from vla_ros.training.data.shards import EpisodeShard, shard_folders
 
 _PRESETS = {
@@ -48,22 +47,20 @@ class Robot:
     def load(cls, name: str) -> Robot:
         """A preset of ActionConfig, or a YAML file with this class' fields; see config/widowx.yaml.
 
+        Everything in the file is checked here, whether a recording needs it or not.
+
         Raises:
-            ValueError: neither, or a file with other fields.
+            ValueError: neither, or something in the file is wrong; the place in it is named.
         """
         if name in _PRESETS:
             return cls(_PRESETS[name]())
-        if not Path(name).is_file():
+        if not Path(name).exists():
             raise ValueError(f"no robot {name!r}: choose {', '.join(_PRESETS)} or a YAML file")
+        told = read(Path(name))
         try:
-            told = yaml.safe_load(Path(name).read_text())
-            action = dict(told.pop("action"))
-            action.setdefault("action_dim", len(action["action_names"]))
-            action.setdefault("joint_names", ())
-            bag = {key: _streams(key, value) for key, value in told.pop("bag", {}).items()}
-            return cls(ActionConfig(**action), bag=bag, **told)
-        except (yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError) as error:
-            raise ValueError(f"{name} describes no robot: {error}") from error
+            return _from_file(told)
+        except ValueError as error:
+            raise ValueError(f"{name} describes no robot: {error}") from None
 
     def episodes(self, paths: Sequence[Path]) -> Iterator[Episode]:
         """Episodes of recordings, RLDS datasets, folders of shards, and folders of any of them.
@@ -132,10 +129,37 @@ def _said(value: Any) -> str:
     return "are " + ", ".join(value) if isinstance(value, tuple) else f"is {value}"
 
 
-def _streams(key: str, told: Any) -> Any:
-    """What an argument of Contract is in YAML: names of topics, or fields of streams."""
-    if key in ("cameras", "depth"):
-        return {name: _streams("", one) for name, one in told.items()}
-    if key in ("instruction", "task_status"):
-        return told
-    return Stream(**told) if isinstance(told, dict) else Stream(told)
+def _from_file(told: dict[str, Any]) -> Robot:
+    """A robot from what a file says. Raises ValueError with the place and the cure."""
+    check_keys(told, [field.name for field in fields(Robot)])
+    if not isinstance(told.get("action"), dict):
+        raise ValueError("action is missing: say what the numbers of an action are")
+    action = fill(ActionConfig, _with_defaults(told["action"]), "action")
+    cameras = convert(told.get("cameras", []), Sequence[str], "cameras")
+    bag, rlds = {}, {}
+    if "bag" in told:
+        bag = _fields(fill(Contract, told["bag"], "bag", {"action": action}), told["bag"])
+    if "rlds" in told:
+        rlds = _fields(fill(RldsMapping, told["rlds"], "rlds"), told["rlds"])
+    if len(set(cameras)) < len(cameras):
+        raise ValueError(f"cameras names one twice: {', '.join(cameras)}")
+    for place, there in (
+        ("bag.cameras", bag.get("cameras")),
+        ("rlds.cameras", list(map(camera_name, rlds.get("cameras") or ()))),
+    ):
+        if there and (missing := [name for name in cameras if name not in there]):
+            raise ValueError(f"cameras: {missing[0]} is not of {place}: {', '.join(there)}")
+    return Robot(action, cameras, bag, rlds)
+
+
+def _with_defaults(action: dict[str, Any]) -> dict[str, Any]:
+    """The fields of an ActionConfig; how many actions there are is told by their names."""
+    what = "action_names" if "action_names" in action else "joint_names"
+    if what not in action:
+        raise ValueError("action.action_names is missing: name each number of an action in a list")
+    names = convert(action[what], Sequence[str], f"action.{what}")
+    return {"action_dim": len(names), "joint_names": [], **action}
+
+
+def _fields(made: Any, told: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: getattr(made, name) for name in told}

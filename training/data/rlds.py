@@ -19,6 +19,7 @@ import numpy as np
 
 from vla_ros.training.data.episode import Episode
 from vla_ros.training.data.rlds_features import Feature, Record, features_by_path
+from vla_ros.training.data.rlds_mapping import OBSERVATION, RldsMapping, camera_name
 from vla_ros.training.data.tfrecord import read_record, read_records
 
 # Where this package wrote the dataset: what RLDS has no place for.
@@ -27,7 +28,6 @@ STAMP = "steps/stamp_ns"  # int64
 SUCCESS = "episode_metadata/success"  # 1, 0, or -1 for not known
 KNOWN = "steps/action_is_known"  # bool; without it, what RLDS says of the last step holds
 METADATA = ("robot", "control_mode", "dt", "action_names", "proprioception_names")
-_OBSERVATION = "steps/observation/"
 _FIRST, _LAST, _TERMINAL = (f"steps/is_{what}" for what in ("first", "last", "terminal"))
 _STATES = ("steps/observation/state", "steps/observation/proprio")
 _INSTRUCTIONS = (
@@ -35,38 +35,6 @@ _INSTRUCTIONS = (
     "steps/observation/natural_language_instruction",
     "steps/observation/language_instruction",
 )
-
-
-@dataclass(frozen=True)
-class RldsMapping:
-    """Which features make an Episode; None: what most datasets call it, found in features.json.
-
-    Features are named by their whole path, such as "steps/observation/image_0". What follows
-    "steps/observation/" becomes the camera's name.
-
-    Args:
-        cameras: RGB images; by default all there are. Some datasets fill cameras that an episode
-            did not have with black images, and what they say of it is not reliable: name those you
-            want.
-        depths: depth images of those cameras, as float tensors in m or 16-bit images in mm; by
-            default what is called as the camera with "_depth" after it.
-        state: numbers felt, joined in this order; () for none.
-        action: numbers commanded, joined in this order.
-        instruction: a text, the same at all steps; "" for none.
-        dt: s between steps. Most datasets do not store it.
-        robot, control_mode, action_names, proprioception_names: as in Episode.
-    """
-
-    cameras: Sequence[str] | None = None
-    depths: Sequence[str] | None = None
-    state: Sequence[str] | None = None
-    action: Sequence[str] = ("steps/action",)
-    instruction: str | None = None
-    dt: float | None = None
-    robot: str | None = None
-    control_mode: str | None = None
-    action_names: Sequence[str] | None = None
-    proprioception_names: Sequence[str] | None = None
 
 
 class RldsDataset:
@@ -183,7 +151,7 @@ class _Source:
             mapping.instruction,
         )
         if cameras is None:
-            cameras = [k for k, f in features.items() if k.startswith(_OBSERVATION) and f.is_rgb]
+            cameras = [k for k, f in features.items() if k.startswith(OBSERVATION) and f.is_rgb]
         if depths is None:
             there = [f"{camera}_depth" for camera in cameras]
             depths = [key for key in there if key in features and features[key].is_depth]
@@ -202,8 +170,8 @@ class _Source:
         ):
             for key in keys:
                 dataset.require(key, suits, what)
-        self._cameras = {_camera(key): key for key in cameras}
-        self._depths = {_camera(key).removesuffix("_depth"): key for key in depths}
+        self._cameras = {camera_name(key): key for key in cameras}
+        self._depths = {camera_name(key).removesuffix("_depth"): key for key in depths}
         self._state, self._action, self._instruction = state, mapping.action, instruction
         self._settings = self._settled(mapping)
 
@@ -331,10 +299,6 @@ def _flags(record: Record, length: int, own: bool) -> tuple[np.ndarray, list[int
     if begins.sum() > 1:
         notes.append(f"one record of {begins.sum()} episodes, by is_first and is_last")
     return known, np.flatnonzero(begins).tolist() or [0], tuple(notes)
-
-
-def _camera(key: str) -> str:
-    return key.removeprefix(_OBSERVATION).removeprefix("steps/")
 
 
 def _first(candidates: Sequence[str], features: Mapping[str, Feature]) -> str:

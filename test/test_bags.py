@@ -110,6 +110,44 @@ def test_padded_rows_are_not_part_of_the_picture(tmp_path):
     check_robot(only(write_bag(tmp_path / "bag", said)), range(6))
 
 
+def test_a_topic_in_yuv_is_read(tmp_path):
+    said = [s for s in robot() if s[0] != "/camera"]
+    grey = np.full((8, 10, 2), (90, 128), np.uint8)  # Y and no colour, for every pixel
+    for i in range(6):
+        _, kind, received, plain = image("/camera", 100 + 0.1 * i, picture(i))
+        fields = {n: getattr(plain, n) for n in ("header", "height", "width", "is_bigendian")}
+        fields |= {"encoding": "yuv422_yuy2", "step": 20, "data": grey.reshape(-1)}
+        said.append(("/camera", kind, received, make(kind, **fields)))
+    frames = list(only(write_bag(tmp_path / "bag", said)).frames("front"))
+    assert np.abs(np.array(frames).astype(int) - round((90 - 16) * 255 / 219)).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "damage", "problem"),
+    [
+        ("CompressedImage", {"data": np.empty(0, np.uint8)}, "format 'png' has no bytes"),
+        ("CompressedImage", {"data": np.arange(99, dtype=np.uint8)}, "cannot be decoded"),
+        ("Image", {"encoding": "h264"}, "encoding 'h264' is not supported"),
+        ("Image", {"step": 7}, "does not fit its"),
+    ],
+)
+def test_a_picture_that_cannot_be_read_is_named(tmp_path, kind, damage, problem):
+    said = [s for s in robot() if s[0] != "/camera"]
+    for i in range(6):
+        _, _, received, plain = image("/camera", 100 + 0.1 * i, picture(i))
+        fields = {n: getattr(plain, n) for n in plain.__dataclass_fields__ if n[0] != "_"}
+        if kind == "CompressedImage":
+            data = np.frombuffer(cv2.imencode(".png", picture(i))[1], np.uint8)
+            fields = {"header": plain.header, "format": "png", "data": data}
+        if i == 3:
+            fields |= damage
+        full = f"sensor_msgs/msg/{kind}"
+        said.append(("/camera", full, received, make(full, **fields)))
+    path = write_bag(tmp_path / "bag", said)
+    with pytest.raises(ValueError, match=f"{path}: /camera, message 3 at 100.300 s: .*{problem}"):
+        list(only(path).frames("front"))
+
+
 # --- time ---------------------------------------------------------------------------------------
 
 

@@ -6,7 +6,7 @@ from episodes import assert_same, episode, reader
 from recordings import image, joints, picture, robot, text, write_bag
 
 from vla_ros import cli
-from vla_ros.observations import depth_from_message, image_from_message
+from vla_ros.images import depth_from_message, image_from_message
 from vla_ros.robots import panda
 from vla_ros.robots.action_config import ActionConfig
 from vla_ros.training.data.bag import SECOND, Bag

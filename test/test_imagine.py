@@ -8,14 +8,17 @@ import subprocess
 import sys
 import termios
 import time
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 from episodes import episode, reader
+from PIL import Image
 from tiny_world import tiny_config, untrained
 
 from vla_ros import cli
+from vla_ros.images import image_from_compressed
 from vla_ros.models.genie.config import WorldModelConfig
 from vla_ros.models.genie.genie import WorldModel
 from vla_ros.observations import preprocess_image
@@ -205,6 +208,22 @@ def test_pictures_are_scaled_as_for_training(world, picture):
     path, pixels = picture
     start = genie_starts.of_files([path, path], world)
     assert start.seen.shape == (2, 16, 16, 3) and not len(start.real)
+    np.testing.assert_array_equal(start.seen[0], preprocess_image(pixels, 16))
+
+
+@pytest.mark.parametrize("kind", ["turned by EXIF", "with alpha", "grey"])
+def test_pictures_of_files_are_read_as_those_of_messages(world, tmp_path, kind):
+    smooth = cv2.resize(np.random.default_rng(0).integers(0, 256, (4, 6, 3), np.uint8), (48, 32))
+    path = tmp_path / ("seen.jpg" if kind == "turned by EXIF" else "seen.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    modes = {"with alpha": "RGBA", "grey": "L"}
+    shown = Image.fromarray(smooth).convert(modes.get(kind, "RGB"))
+    shown.save(path, exif=exif)
+    message = SimpleNamespace(format="", data=np.fromfile(path, np.uint8))
+    pixels = image_from_compressed(message)
+    assert pixels.shape == (32, 48, 3)
+    start = genie_starts.of_files([path], world)
     np.testing.assert_array_equal(start.seen[0], preprocess_image(pixels, 16))
 
 

@@ -118,7 +118,8 @@ def test_pictures_that_it_cannot_read_are_named(make, checkpoint):
         broken.encoding = "none"
         node._on_image(camera, broken)
     level, message, _ = node.diagnose()
-    assert not node.published and level == WARN and "not encoded" in message
+    assert not node.published and level == WARN
+    assert f"not encoded: {node.params.camera_topics[0]}: image encoding 'none'" in message
     show(node, 10.05, 0, 1)
     assert node.published and node.diagnose()[0] == OK
 

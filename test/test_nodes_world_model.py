@@ -14,10 +14,11 @@ from probe import NodeProcess, Probe, feel, header, nodes_of, wait_for
 from sensor_msgs.msg import Image, JointState
 from tiny_world import tiny_config, untrained
 
+from vla_ros.images import image_from_message
 from vla_ros.models.genie.genie import Dream, WorldModel
 from vla_ros.msg import ActionChunk, GateStatus, Imagination
 from vla_ros.nodes.world_model import WorldModelNode
-from vla_ros.observations import image_from_message, preprocess_image, proprioception
+from vla_ros.observations import preprocess_image, proprioception
 from vla_ros.robots import panda
 from vla_ros.robots.action_config import ActionConfig
 from vla_ros.robots.actions import end_effector_chunk_to_joints
@@ -578,9 +579,9 @@ def test_a_wrong_encoding_is_named_once(running):
     (named,) = (
         line
         for line in running.output().splitlines()
-        if "frames are not observed: image encoding" in line and "no longer" not in line
+        if "frames are not observed: " in line and "no longer" not in line
     )
-    assert "rgb8" in named
+    assert "camera/image_raw: image encoding '16UC1'" in named
 
 
 def test_an_unknown_checkpoint_ends_it_with_one_line(folder):

@@ -49,6 +49,7 @@ ARROWS = {
     "scene_language": set(),
     "safety": set(),
     "checkpoints": set(),
+    "images": set(),
     "observations": {"robots"},
     "recording": set(),
     "stack": set(),
@@ -56,9 +57,9 @@ ARROWS = {
     "models": {"robots", "scene_language"},
     "sim": {"robots", "scene_language"},
     "ros": {"robots", "safety", "msg", "srv", "action"},
-    "nodes": {"ros", "models", "safety", "robots", "observations", "checkpoints", "sim"}
-    | {"recording", "scene_language", "msg", "srv", "action"},
-    "training": {"models", "observations", "robots", "scene_language", "safety", "sim"}
+    "nodes": {"ros", "models", "safety", "robots", "images", "observations", "checkpoints"}
+    | {"sim", "recording", "scene_language", "msg", "srv", "action"},
+    "training": {"models", "images", "observations", "robots", "scene_language", "safety", "sim"}
     | {"checkpoints", "video", "live"},  # live: only inside a function, see below
 }
 WITH_ROS = {"ros", "nodes"}  # rooms that may import ROS packages

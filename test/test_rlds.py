@@ -257,7 +257,7 @@ def changed(**changes):
         (changed(dt=None), "does not say how fast it was recorded: give dt"),
         (
             changed(cameras=["steps/observation/front"]),
-            "'steps/observation/front' does not exist, so it is not an RGB camera; those are: "
+            "'steps/observation/front' does not exist, so it is not a camera; those are: "
             "steps/observation/cam/rgb, steps/observation/side$",
         ),
         (changed(state=None), "'steps/observation/state' does not exist, .*those are: .*pose"),
@@ -288,8 +288,8 @@ def test_a_wrong_mapping_is_told_at_once(tmp_path, mapping, problem):
             {"steps/observation/natural_language_instruction": [b"open it", b"close it"]},
             "changes within the episode: 'close it', 'open it'",
         ),
-        ({"steps/observation/side": [b"no image"] * 2}, "side' of step 0 is no image"),
-        ({"steps/observation/side_depth": [b""] * 2}, "side_depth' of step 0 is no image"),
+        ({"steps/observation/side": [b"no image"] * 2}, "side' of step 0 cannot be decoded"),
+        ({"steps/observation/side_depth": [b""] * 2}, "side_depth' of step 0 has no bytes"),
     ],
 )
 def test_a_record_that_is_not_as_promised_is_told(tmp_path, content, problem):
@@ -310,12 +310,33 @@ def test_an_episode_without_steps_is_an_empty_one(tmp_path):
         write_rlds(tmp_path, "toys", [episode(), episode(1, 0)])
 
 
+@pytest.mark.parametrize(("channels", "kind"), [(1, ".png"), (1, ".jpg"), (3, ".jpg"), (4, ".png")])
+def test_rgba_and_grey_are_read_as_rgb(tmp_path, channels, kind):
+    stored = np.full((3, 4, channels), 90, np.uint8)
+    if channels > 1:
+        stored[..., :3] = (10, 20, 30)  # blue, green, red
+    picture = cv2.imencode(kind, stored)[1].tobytes()
+    folder = foreign(tmp_path, {"steps/observation/side": [picture] * 2})
+    for declared in (channels, 3):  # some datasets declare three and store another number
+        features = json.loads((folder / "features.json").read_text())
+        steps = features["featuresDict"]["features"]["steps"]["sequence"]["feature"]
+        observation = steps["featuresDict"]["features"]["observation"]["featuresDict"]["features"]
+        observation["side"] = feature("image", "uint8", (3, 4, declared))
+        (folder / "features.json").write_text(json.dumps(features))
+        for mapping in (_MAPPING, changed(cameras=["steps/observation/side"])):
+            (one,) = open_rlds(folder, mapping)
+            wanted = (90, 90, 90) if channels == 1 else (30, 20, 10)
+            for frame in one.frames("side"):
+                assert frame.dtype == np.uint8 and frame.shape == (3, 4, 3)
+                assert np.abs(frame.astype(int) - wanted).max() <= (2 if kind == ".jpg" else 0)
+
+
 def test_only_the_frames_asked_for_are_decoded(tmp_path):
     good = cv2.imencode(".png", np.zeros((3, 4, 3), np.uint8))[1].tobytes()
     small = cv2.imencode(".png", np.zeros((2, 4, 3), np.uint8))[1].tobytes()
     (one,) = open_rlds(foreign(tmp_path, {"steps/observation/side": [good, small]}), _MAPPING)
     assert len([*one.frames("side", 0, 1)]) == 1
-    with pytest.raises(ValueError, match="side' of step 1 is uint8 2x4, but .* uint8 3x4x3"):
+    with pytest.raises(ValueError, match="side' of step 1 is uint8 2x4x3, but .* uint8 3x4x3"):
         [*one.frames("side", 1, 2)]
 
 

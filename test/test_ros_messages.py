@@ -5,8 +5,8 @@ import pytest
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Header
 
+from vla_ros.images import image_from_message
 from vla_ros.msg import ActionChunk, VisualTokens
-from vla_ros.observations import image_from_message
 from vla_ros.ros.messages import (
     chunk_from_message,
     chunk_message,

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import torch
 
+from vla_ros.images import is_picture, pixels_of_file, rgb
 from vla_ros.models.genie.genie import Dream, WorldModel
 from vla_ros.observations import preprocess_image
 from vla_ros.robots.action_config import ActionConfig
@@ -28,6 +29,7 @@ from vla_ros.training.genie_videos import record, wandering_expert
 from vla_ros.training.rollout import Observation, Rollout
 
 _SEEN = 8  # frames that are watched at most; more than any part can see make no difference
+_FASTEST = 1000.0  # frames a second of a video; more is a damaged one
 _BEGIN = 1.0  # s into an episode
 _TOOL = ("tool_x", "tool_y", "tool_z")
 _ACTION = ActionConfig.get_arm_config()
@@ -72,31 +74,45 @@ def of_files(paths: Sequence[Path], world: WorldModel) -> Start:
     for path in paths:
         if not path.is_file():
             raise FileNotFoundError(f"no file {path}")
-    pictures = [(path, cv2.imread(str(path))) for path in paths]
-    if len(paths) == 1 and pictures[0][1] is None:
-        frames = _of_video(paths[0], world.config.dt)
-        pictures = [(paths[0], frame) for frame in frames]
-    seen = []
-    for path, picture in pictures[-_SEEN:]:
-        if picture is None:
-            raise ValueError(f"{path} is no picture: give pictures (PNG, JPEG), or one video")
-        seen.append(_scaled(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), world, str(path)))
-    return Start(paths[-1].name, np.stack(seen), np.stack(seen)[:0])
+    if len(paths) == 1 and not _is_picture(paths[0]):
+        seen = _of_video(paths[0], world.config.dt)
+    else:
+        seen = [_of_picture(path) for path in paths[-_SEEN:]]
+    scaled = np.stack([_scaled(picture, world, str(paths[-1])) for picture in seen])
+    return Start(paths[-1].name, scaled, scaled[:0])
+
+
+def _is_picture(path: Path) -> bool:
+    with path.open("rb") as file:
+        return is_picture(file.read(16))
+
+
+def _of_picture(path: Path) -> np.ndarray:
+    """RGB, as a camera's message of the same bytes would be read."""
+    if not _is_picture(path):
+        raise ValueError(f"{path} is no picture: give pictures (PNG, JPEG), or one video")
+    try:
+        return rgb(pixels_of_file(path.read_bytes()))
+    except ValueError as error:
+        raise ValueError(f"{path} {error}") from None
 
 
 def _of_video(path: Path, dt: float) -> list[np.ndarray]:
-    """The last frames, BGR, `dt` apart."""
+    """The last frames, RGB, `dt` apart; not turned, as no picture is."""
     video = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
-    stride = video.get(cv2.CAP_PROP_FPS) * dt  # of its frames to each of the model's, in fractions
-    kept = round(stride * _SEEN) + 1
-    frames: deque[np.ndarray] = deque(maxlen=kept)
+    video.set(cv2.CAP_PROP_ORIENTATION_AUTO, 0)
+    rate = video.get(cv2.CAP_PROP_FPS)
+    if not 0 < rate <= _FASTEST:
+        raise ValueError(f"{path} is neither a picture nor a video that can be read")
+    stride = rate * dt  # of its frames to each of the model's, in fractions
+    frames: deque[np.ndarray] = deque(maxlen=round(stride * _SEEN) + 1)
     while (read := video.read())[0]:
         frames.append(read[1])
     video.release()
-    if not frames or not stride > 0:
+    if not frames:
         raise ValueError(f"{path} is neither a picture nor a video that can be read")
     back = np.round(stride * np.arange(_SEEN)).astype(int)
-    return [frames[-1 - i] for i in back[back < len(frames)][::-1]]
+    return [rgb(frames[-1 - i]) for i in back[back < len(frames)][::-1]]
 
 
 # -- from episodes ---------------------------------------------------------------------------------

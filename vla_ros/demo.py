@@ -29,10 +29,11 @@ from vla_ros.film import (
     spread,
     what_happened,
 )
+from vla_ros.images import image_from_message
 from vla_ros.live import running
 from vla_ros.models.vlam import VisionLanguageActionModel
 from vla_ros.msg import Imagination, Narration
-from vla_ros.observations import image_from_message, preprocess_image
+from vla_ros.observations import preprocess_image
 from vla_ros.ros import qos
 from vla_ros.ros.messages import seconds
 from vla_ros.ros.running import Threads

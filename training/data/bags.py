@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from vla_ros.observations import (
+from vla_ros.images import (
     depth_from_compressed,
     depth_from_message,
     image_from_compressed,
     image_from_message,
-    proprioception,
 )
+from vla_ros.observations import proprioception
 from vla_ros.robots.kinematics import ArmKinematics
 from vla_ros.training.data.alignment import Align, Lookup, Span, Stream, steady_spans
 from vla_ros.training.data.bag import SECOND, Bag, Topic
@@ -246,10 +246,18 @@ def _pictures(
     first: int,
     last: int,
 ) -> Iterator[np.ndarray]:
-    wanted = rows[first:last]
-    fresh = np.diff(wanted, prepend=-1) != 0  # a picture that is held is decoded once
-    messages = bag.messages(topic, wanted[fresh].tolist())
-    for new in fresh:
-        if new:
-            picture = decode(next(messages))
+    shown = -1  # a picture that is held is decoded once
+    wanted = rows[first:last].tolist()
+    fresh = [row for row, before in zip(wanted, [-1, *wanted], strict=False) if row != before]
+    messages = bag.messages(topic, fresh)
+    for row in wanted:
+        if row != shown:
+            shown, message = row, next(messages)
+            try:
+                picture = decode(message)
+            except ValueError as error:
+                stamp = topic.stamps[row] / SECOND
+                raise ValueError(
+                    f"{bag.path}: {topic.name}, message {row} at {stamp:.3f} s: {error}"
+                ) from None
         yield picture

@@ -151,7 +151,7 @@ class _Source:
             mapping.instruction,
         )
         if cameras is None:
-            cameras = [k for k, f in features.items() if k.startswith(OBSERVATION) and f.is_rgb]
+            cameras = [k for k, f in features.items() if k.startswith(OBSERVATION) and f.is_colour]
         if depths is None:
             there = [f"{camera}_depth" for camera in cameras]
             depths = [key for key in there if key in features and features[key].is_depth]
@@ -163,7 +163,7 @@ class _Source:
         if not mapping.action:
             raise ValueError(f"{dataset.folder}: name at least one feature as the action")
         for keys, suits, what in (
-            (cameras, lambda feature: feature.is_rgb, "an RGB camera"),
+            (cameras, lambda feature: feature.is_colour, "a camera"),
             (depths, lambda feature: feature.is_depth, "a depth camera"),
             ((*mapping.action, *state), lambda feature: feature.is_numeric, "numbers"),
             ([instruction] if instruction else [], lambda feature: feature.is_text, "a text"),

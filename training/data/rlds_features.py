@@ -8,16 +8,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import cv2
 import numpy as np
 
-from vla_ros.observations import metres
+from vla_ros.images import metres, pixels_of_file, rgb
 from vla_ros.training.data.tfrecord import parse_example
 
 _NUMBERS = {"bool", "float16", "float32", "float64"} | {
     f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)
 }
 _TEXTS = {"string", "object"}
+_CHANNELS = {(1,), (3,), (4,)}
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,9 @@ class Feature:
         return self.kind == "text" or (self.kind == "tensor" and self.dtype in _TEXTS)
 
     @property
-    def is_rgb(self) -> bool:
-        return self.kind == "image" and self.shape[2:] == (3,) and self.dtype == "uint8"
+    def is_colour(self) -> bool:
+        """A camera's picture: RGB, RGBA (alpha is dropped) or grey (which is repeated)."""
+        return self.kind == "image" and self.shape[2:] in _CHANNELS and self.dtype == "uint8"
 
     @property
     def is_depth(self) -> bool:
@@ -138,8 +139,8 @@ class Record:
                 yield metres(depth.reshape(feature.shape[:2]))
             return
         for step, encoded in enumerate(self._values(key)[first:last], first):
-            pixels = self._decoded(encoded, feature, f"{self.name}: {key!r} of step {step}")
-            yield cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB) if feature.is_rgb else metres(pixels)
+            stored = self._decoded(encoded, feature, f"{self.name}: {key!r} of step {step}")
+            yield rgb(stored) if feature.is_colour else metres(stored)
 
     def _tensors(self, key: str, steps: slice = slice(None)) -> np.ndarray:
         """[T, *shape] of the tensor's type, or of what a list of numbers keeps of it."""
@@ -159,20 +160,17 @@ class Record:
 
     @staticmethod
     def _decoded(encoded: bytes, feature: Feature, what: str) -> np.ndarray:
-        # A camera's pixels stay where they are, whatever way up its picture wants to be shown.
-        flags = (
-            cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-            if feature.is_rgb
-            else cv2.IMREAD_UNCHANGED
-        )
-        pixels = cv2.imdecode(np.frombuffer(encoded, np.uint8), flags) if encoded else None
-        if pixels is None:
-            raise ValueError(f"{what} is no image that can be decoded")
+        try:
+            pixels = pixels_of_file(encoded)
+        except ValueError as error:
+            raise ValueError(f"{what} {error}") from None
         fits = all(
             wanted in (None, size)
             for wanted, size in zip(feature.shape[:2], pixels.shape[:2], strict=True)
         )
-        if not fits or pixels.dtype != feature.dtype:
-            size = f"{pixels.shape[0]}x{pixels.shape[1]}"
+        if not feature.is_colour:  # what is stored of a colour is made RGB, whatever was promised
+            fits = fits and pixels.dtype == feature.dtype and pixels.ndim == 2
+        if not fits:
+            size = "x".join(map(str, pixels.shape))
             raise ValueError(f"{what} is {pixels.dtype} {size}, but features.json says {feature}")
         return pixels

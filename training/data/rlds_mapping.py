@@ -16,9 +16,9 @@ class RldsMapping:
     "steps/observation/" becomes the camera's name.
 
     Args:
-        cameras: RGB images; by default all there are. Some datasets fill cameras that an episode
-            did not have with black images, and what they say of it is not reliable: name those you
-            want.
+        cameras: images of 8 bits, read as RGB: alpha is dropped, grey repeated; by default all
+            there are. Some datasets fill cameras that an episode did not have with black images,
+            and what they say of it is not reliable: name those you want.
         depths: depth images of those cameras, as float tensors in m or 16-bit images in mm; by
             default what is called as the camera with "_depth" after it.
         state: numbers felt, joined in this order; () for none.

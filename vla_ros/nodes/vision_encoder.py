@@ -16,10 +16,11 @@ import torch
 from sensor_msgs.msg import Image
 
 from vla_ros.checkpoints import resolve
+from vla_ros.images import image_from_message
 from vla_ros.models import checkpoint
 from vla_ros.models.vlam import VisionLanguageActionModel
 from vla_ros.msg import VisualTokens
-from vla_ros.observations import image_from_message, preprocess_image
+from vla_ros.observations import preprocess_image
 from vla_ros.ros import qos
 from vla_ros.ros.heard import STAMP_ROUNDING
 from vla_ros.ros.lifecycle import OK, WARN, LifecycleNode
@@ -121,12 +122,14 @@ class VisionEncoderNode(LifecycleNode):
         return stamp - self._last >= 1.0 / rate - STAMP_ROUNDING
 
     def _encode(self, messages: list[Image]) -> None:
-        size = self._model.image_size
-        try:
-            images = [preprocess_image(image_from_message(image), size) for image in messages]
-            self._problem = ""
-        except ValueError as error:
-            self._problem = f"images are not encoded: {error}"
+        size, images = self._model.image_size, []
+        self._problem = ""
+        for topic, message in zip(self.params.camera_topics, messages, strict=True):
+            try:
+                images.append(preprocess_image(image_from_message(message), size))
+            except ValueError as error:
+                self._problem = f"images are not encoded: {topic}: {error}"
+                break
         self.log_edge("image", self._problem)
         if self._problem:
             return

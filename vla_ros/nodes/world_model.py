@@ -26,14 +26,10 @@ from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Header
 
 from vla_ros.checkpoints import resolve
+from vla_ros.images import image_from_message
 from vla_ros.models.genie.genie import Dream, Imagined, WorldModel
 from vla_ros.msg import ActionChunk, GateStatus, Imagination
-from vla_ros.observations import (
-    image_from_message,
-    joints_from_message,
-    preprocess_image,
-    proprioception,
-)
+from vla_ros.observations import joints_from_message, preprocess_image, proprioception
 from vla_ros.robots import panda
 from vla_ros.robots.action_config import ActionConfig
 from vla_ros.robots.actions import joint_chunk_to_end_effector
@@ -242,7 +238,7 @@ class WorldModelNode(LifecycleNode):
         try:
             picture = preprocess_image(image_from_message(message), self._world.image_size)
         except ValueError as error:
-            self._unfit = f"frames are not observed: {error}"
+            self._unfit = f"frames are not observed: {self._topic}: {error}"
             self.log_edge("image", self._unfit)
             return
         self._unfit = ""

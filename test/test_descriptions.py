@@ -3,7 +3,8 @@
 import pytest
 
 from vla_ros.scene_language.descriptions import DESCRIPTION_WORDS, SENTENCES, Doing, describe
-from vla_ros.scene_language.instructions import COLORS, DIRECTIONS, FAMILIES, SHAPES, Goal, words_of
+from vla_ros.scene_language.instructions import COLORS, DIRECTIONS, FAMILIES, SHAPES, Goal
+from vla_ros.scene_language.words import words_of
 
 CUBE = ("red", "cube")
 GOALS = [

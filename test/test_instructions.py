@@ -10,8 +10,8 @@ from vla_ros.scene_language.instructions import (
     VOCABULARY,
     Goal,
     phrase,
-    words_of,
 )
+from vla_ros.scene_language.words import words_of
 
 
 def goals() -> list[Goal]:

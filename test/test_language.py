@@ -1,13 +1,16 @@
 """Words in and words out: the tokenizer names what it does not know, the decoder can learn."""
 
+import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
+from vla_ros.checkpoints import resolve
 from vla_ros.models import language
 from vla_ros.models.language import InstructionEncoder, LanguageDecoder, word_tokenizer
 from vla_ros.scene_language.descriptions import DESCRIPTION_WORDS, SENTENCES
-from vla_ros.scene_language.instructions import VOCABULARY
+from vla_ros.scene_language.instructions import COLORS, DIRECTIONS, VOCABULARY, Goal, phrase
+from vla_ros.scene_language.words import words_of
 
 TOKENIZER = word_tokenizer(VOCABULARY, DESCRIPTION_WORDS)
 HEARD = 3 + len(VOCABULARY)
@@ -30,9 +33,15 @@ def test_case_and_punctuation_do_not_matter():
 def test_words_that_were_not_taught_are_all_named():
     with pytest.raises(ValueError, match="'juggle', 'teapot'.*'Juggle the red teapot'"):
         encode("Juggle the red teapot")
-    for text in ("", " ,.", "123"):
-        with pytest.raises(ValueError, match="empty"):
-            encode(text)
+    with pytest.raises(ValueError, match="'123', '🔴', 'ни', '拿', 'drücke'"):
+        encode("123 🔴 НИ 拿 drücke")
+
+
+def test_an_instruction_without_words_is_told_apart_from_unknown_words():
+    with pytest.raises(ValueError, match="the instruction is empty"):
+        encode(" ")
+    with pytest.raises(ValueError, match=r"' ,\. \(\)' has no words"):
+        encode(" ,. ()")
 
 
 def test_what_is_only_said_cannot_be_asked():
@@ -57,9 +66,40 @@ def test_unknown_words_are_passed_over_beside_a_needed_one():
 
 
 def test_special_tokens_cannot_be_said():
-    with pytest.raises(ValueError, match="'unk'"):
-        encode("push the red cube <unk>")
-    assert encode("red <end>") == encode("red end")
+    for token in (language.PAD, language.END, language.UNKNOWN):
+        with pytest.raises(ValueError, match="unknown words '<', .*'>'"):
+            encode(f"push the red cube {token}")
+
+
+def test_long_instructions_are_read_to_the_end_or_refused():
+    begin = "pick up the red cube " * 120
+    ends = encode(begin + "in the bowl"), encode(begin + "on the pad")
+    assert ends[0] != ends[1] and len(ends[0]) == 603
+    with pytest.raises(ValueError, match="has 40000 characters: say it in 10000 at most"):
+        encode("red " * 10_000)
+
+
+def test_a_word_tokenizer_in_a_file_gives_the_same_ids(tmp_path):
+    texts = "press button 13", "拿起 5 cm", "drücke"
+    mine = word_tokenizer({word for text in texts for word in words_of(text)})
+    mine.save(str(tmp_path / "tokenizer.json"))
+    read = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    for text in texts:
+        ids = language.encode(mine, text, 100)
+        assert language.encode(read, text, 100) == ids
+        assert read.encode(" ".join(words_of(text))).ids == ids, "as others use the file"
+
+
+def test_the_tokenizer_that_ships_keeps_its_ids_and_hears_what_it_does_not_know():
+    """It drops all but the letters a to z if left to itself."""
+    shipped = Tokenizer.from_file(str(resolve("arm") / "tokenizer.json"))
+    rng = np.random.default_rng(0)
+    for color, direction in zip(COLORS, DIRECTIONS, strict=True):
+        text = phrase(Goal("push", color, "cube", direction), rng)
+        assert language.encode(shipped, text, 313) == shipped.encode(text).ids
+    assert language.unheard(shipped, "press the red button 2 → 5 cm", 313) == [
+        *("button", "2", "→", "5", "cm")
+    ]
 
 
 def test_reading_stops_at_the_end():

@@ -21,7 +21,7 @@ from vla_ros.scene_language.facts import (
     related,
 )
 from vla_ros.scene_language.grounding import offset_tokens
-from vla_ros.scene_language.instructions import VOCABULARY, words_of
+from vla_ros.scene_language.instructions import VOCABULARY
 from vla_ros.scene_language.scenes import (
     BOWL,
     COLORS,
@@ -37,6 +37,7 @@ from vla_ros.scene_language.scenes import PAD as PAD_THING
 from vla_ros.scene_language.stories import FORMS, KINDS, Stories
 from vla_ros.scene_language.topics import HELD_OUT, composition
 from vla_ros.scene_language.vocabulary import BOS, EOS, PAD, TOKENS
+from vla_ros.scene_language.words import words_of
 
 MARKS = ("<bos>", "<scene>", "<text>", "<q>", "<rel>", "<ans>", "<act>", "<next>", "<eos>")
 

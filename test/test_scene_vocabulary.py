@@ -46,6 +46,8 @@ def test_unknown_words_of_a_text_are_all_named_and_none_is_guessed():
         tokens_of("The red blok, a kübe")
     with pytest.raises(ValueError, match="unknown word 'cubess' in"):
         tokens_of("two cubess")
+    with pytest.raises(ValueError, match="unknown words '\u2192', '\U0001f534' in"):
+        tokens_of("what is \u2192 of the \U0001f534 cube?")
 
 
 @pytest.mark.parametrize("index", [-1, len(TOKENS)])

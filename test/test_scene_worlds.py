@@ -8,8 +8,9 @@ import pytest
 
 from vla_ros.scene_language.actions import step
 from vla_ros.scene_language.facts import holds, narration, related
-from vla_ros.scene_language.instructions import phrase, words_of
+from vla_ros.scene_language.instructions import phrase
 from vla_ros.scene_language.scenes import BOWL, FIXTURES, PAD
+from vla_ros.scene_language.words import words_of
 from vla_ros.scene_language.worlds import apart, sample_moments, sample_scene
 
 

@@ -19,7 +19,8 @@ from vla_ros.models.vision import build_encoder
 from vla_ros.models.vlam import VisionLanguageActionModel
 from vla_ros.models.vlam_config import SIZES, Statistics
 from vla_ros.robots.action_config import ActionConfig
-from vla_ros.scene_language.instructions import VOCABULARY, words_of
+from vla_ros.scene_language.instructions import VOCABULARY
+from vla_ros.scene_language.words import words_of
 from vla_ros.training.data.episode import Episode
 from vla_ros.training.data.episode_windows import EpisodeWindows, action_chunks
 from vla_ros.training.data.recordings import Robot

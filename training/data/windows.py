@@ -8,12 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vla_ros.models import language
 from vla_ros.models.vlam_config import Statistics
-from vla_ros.scene_language.instructions import ESSENTIAL_WORDS, words_of
+from vla_ros.scene_language.instructions import ESSENTIAL_WORDS
+from vla_ros.scene_language.words import words_of
 from vla_ros.training.data.simulation import Shard
 
 _SHIFT = 3  # pixels of random shift
+_NEVER_TAUGHT = "unk"  # a word that no vocabulary has
 LENGTHS = {1: 0.5, 2: 0.1, 8: 0.2, 24: 0.1, 64: 0.1}  # frames of a window: share of batches
 
 # Of B windows of T frames: tensors [B, T, ...] by name, and "instruction".
@@ -153,7 +154,7 @@ def mishear(text: str, rng: np.random.Generator) -> str:
     for _ in range(int(rng.integers(1, 3))):
         place = int(rng.integers(len(words) + 1))
         replaced = place < len(words) > 3 and words[place] not in ESSENTIAL_WORDS
-        words[place : place + int(replaced)] = [language.UNKNOWN]
+        words[place : place + int(replaced)] = [_NEVER_TAUGHT]
     return " ".join(words)
 
 

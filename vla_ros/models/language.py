@@ -1,8 +1,8 @@
 """Words in and words out: tokenizer, instruction encoder, autoregressive decoder.
 
 A tokenizer is one of the `tokenizers` library, kept in the checkpoint as tokenizer.json. The one
-that ships knows whole words; one trained with byte pairs serves as well, if it has the special
-tokens.
+that ships knows whole words, and takes a text as `words_of` divides it; one trained with byte pairs
+serves as well, if it has the special tokens.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
-from tokenizers import Encoding, Regex, Tokenizer, models, normalizers, pre_tokenizers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from torch import Tensor, nn
 
 from vla_ros.models.mamba import MambaStack, RMSNorm
@@ -20,26 +20,33 @@ from vla_ros.scene_language.instructions import (
     missing_word,
     unknown_words,
 )
+from vla_ros.scene_language.words import words_of
 
 PAD, END, UNKNOWN = "<pad>", "<end>", "<unk>"
 _SPECIAL = {PAD: 0, END: 1, UNKNOWN: 2}
 _MOST_UNKNOWN = 0.5  # of the words of an instruction
+_LONGEST = 10_000  # characters of an instruction; all of them are read
 _IGNORED = -100  # targets that cross-entropy leaves out
 
 
 def word_tokenizer(heard: Iterable[str], said: Iterable[str] = ()) -> Tokenizer:
-    """A tokenizer of whole lower-case words; whatever is no letter separates them.
+    """A tokenizer of whole words as `words_of` gives them.
 
     Args:
         heard: words of instructions; their ids come first.
         said: words of descriptions, as far as they are others.
     """
     first = sorted(set(heard))
-    words = (*_SPECIAL, *first, *sorted(set(said) - set(first)))
-    vocabulary = {word: i for i, word in enumerate(words)}
+    return _of_words([*first, *sorted(set(said) - set(first))])
+
+
+def _of_words(words: Iterable[str]) -> Tokenizer:
+    """A tokenizer whose ids are those of the special tokens, then those of `words` in order."""
+    vocabulary = {word: i for i, word in enumerate((*_SPECIAL, *words))}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
-    tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("[^a-z]+"), behavior="removed")
+    # Who uses the file without this package must give words_of's words, with spaces between them.
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return tokenizer
 
 
@@ -70,29 +77,44 @@ def encode(tokenizer: Tokenizer, text: str, heard: int, needed: Sequence[str] = 
             them. Without, none may.
 
     Raises:
-        ValueError: the text is empty, has words outside the vocabulary (all are named), or none
-            that is needed.
+        ValueError: the text is empty or too long, has words outside the vocabulary (all are named),
+            or none that is needed.
     """
-    encoding = tokenizer.encode(text, add_special_tokens=False)
-    ids = encoding.ids
-    if not ids:
-        raise empty_instruction()
-    unknown = _unheard(encoding, text, heard)
+    pieces = _pieces(tokenizer, text)
+    if not pieces:
+        raise empty_instruction(text)
+    ids = [i if i < heard else _SPECIAL[UNKNOWN] for _, i in pieces]
+    unknown = _unheard(pieces, heard)
     if len(unknown) > (_MOST_UNKNOWN * len(ids) if needed else 0):
         raise unknown_words(text, unknown)
     if needed and not {tokenizer.token_to_id(word) for word in needed} & set(ids):
         raise missing_word(text, needed)
-    return [i if i < heard else _SPECIAL[UNKNOWN] for i in ids]
+    return ids
 
 
 def unheard(tokenizer: Tokenizer, text: str, heard: int) -> list[str]:
     """The words of an instruction that are outside the vocabulary."""
-    return _unheard(tokenizer.encode(text, add_special_tokens=False), text, heard)
+    return _unheard(_pieces(tokenizer, text), heard)
 
 
-def _unheard(encoding: Encoding, text: str, heard: int) -> list[str]:
+def _pieces(tokenizer: Tokenizer, text: str) -> list[tuple[str, int]]:
+    """What an instruction is divided into, with ids. Raises ValueError: it is too long."""
+    if len(text) > _LONGEST:
+        raise ValueError(
+            f"the instruction has {len(text)} characters: say it in {_LONGEST} at most"
+        )
+    if isinstance(tokenizer.model, models.WordLevel):
+        # What a tokenizer of its own drops, such as digits, would make two instructions one.
+        unknown = _SPECIAL[UNKNOWN]
+        ids = ((word, tokenizer.token_to_id(word)) for word in words_of(text))
+        return [(word, unknown if i is None else i) for word, i in ids]
+    encoding = tokenizer.encode(text, add_special_tokens=False)
     spans = zip(encoding.ids, encoding.offsets, strict=True)
-    return [text[a:b].lower() for i, (a, b) in spans if i == _SPECIAL[UNKNOWN] or i >= heard]
+    return [(text[a:b].lower(), i) for i, (a, b) in spans]
+
+
+def _unheard(pieces: Iterable[tuple[str, int]], heard: int) -> list[str]:
+    return [word for word, i in pieces if i == _SPECIAL[UNKNOWN] or i >= heard]
 
 
 def pad(ids: Iterable[list[int]]) -> Tensor:

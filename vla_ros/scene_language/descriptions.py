@@ -14,8 +14,8 @@ from vla_ros.scene_language.instructions import (
     FAMILIES,
     SHAPES,
     Goal,
-    words_of,
 )
+from vla_ros.scene_language.words import words_of
 
 
 class Doing(Enum):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+from vla_ros.scene_language.words import words_of
 
 FAMILIES = ("reach", "push", "pick", "pad", "bowl")
 SHAPES = ("cube", "cylinder")
@@ -613,11 +614,6 @@ def _all_phrases() -> list[str]:
     return [text for group in groups for text in group]
 
 
-def words_of(text: str) -> list[str]:
-    """Lower-case words of a sentence, punctuation dropped."""
-    return re.findall(r"[a-z]+", text.lower())
-
-
 # All words of instructions.
 VOCABULARY = tuple(
     sorted(
@@ -630,8 +626,9 @@ ESSENTIAL_WORDS = frozenset(
 )
 
 
-def empty_instruction() -> ValueError:
-    return ValueError("the instruction is empty: say what to do, such as 'pick up the red cube'")
+def empty_instruction(text: str) -> ValueError:
+    what = f"'{text}' has no words" if text.strip() else "is empty"
+    return ValueError(f"the instruction {what}: say what to do, such as 'pick up the red cube'")
 
 
 def unknown_words(text: str, unknown: Sequence[str]) -> ValueError:

@@ -16,7 +16,7 @@ import numpy as np
 
 from vla_ros.scene_language import grounding, questions
 from vla_ros.scene_language.facts import Fact, Moving, narration
-from vla_ros.scene_language.instructions import phrase, words_of
+from vla_ros.scene_language.instructions import phrase
 from vla_ros.scene_language.questions import Answer, Is, Question
 from vla_ros.scene_language.scenes import Scene, changes_to_tokens, to_tokens
 from vla_ros.scene_language.sentences import say, tell, tell_changes
@@ -30,6 +30,7 @@ from vla_ros.scene_language.topics import (
     sample_relation,
 )
 from vla_ros.scene_language.vocabulary import PAD, encode
+from vla_ros.scene_language.words import words_of
 from vla_ros.scene_language.worlds import Moment, sample_moments, sample_scene
 
 SPLITS = ("train", "held_out")

@@ -7,6 +7,7 @@ at the end, with a new VERSION.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 
 VERSION = 1
@@ -93,16 +94,23 @@ def decode(ids: Iterable[int]) -> list[str]:
 
 
 def tokens_of(text: str) -> list[str]:
-    """A text's words in lower case, its digits one by one, and ". , ?"; other signs are dropped.
+    """A text's words in lower case, its digits one by one, and ". , ?"; other punctuation is
+    dropped.
 
     Raises:
         ValueError: words are not in the vocabulary; all of them are named, none is guessed.
     """
-    parts = _PART.findall(text.lower())
+    text = unicodedata.normalize("NFKC", text)
+    parts = [*_PART.findall(text.lower()), *_symbols(_PART.sub(" ", text.lower()))]
     unknown = [part for part in parts if part not in IDS]
     if unknown:
         raise _unknown(unknown, text)
     return parts
+
+
+def _symbols(text: str) -> list[str]:
+    """What tells something, though it is no word: arrows, emojis, marks of letters."""
+    return [c for c in text if not c.isascii() and unicodedata.category(c)[0] in "LMNS"]
 
 
 def text_of(tokens: Sequence[str]) -> str:

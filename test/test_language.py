@@ -40,7 +40,7 @@ def test_words_that_were_not_taught_are_all_named():
 def test_an_instruction_without_words_is_told_apart_from_unknown_words():
     with pytest.raises(ValueError, match="the instruction is empty"):
         encode(" ")
-    with pytest.raises(ValueError, match=r"' ,\. \(\)' has no words"):
+    with pytest.raises(ValueError, match=r"' ,\. \(\)' has no word in it and is empty"):
         encode(" ,. ()")
 
 

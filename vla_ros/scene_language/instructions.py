@@ -627,8 +627,8 @@ ESSENTIAL_WORDS = frozenset(
 
 
 def empty_instruction(text: str) -> ValueError:
-    what = f"'{text}' has no words" if text.strip() else "is empty"
-    return ValueError(f"the instruction {what}: say what to do, such as 'pick up the red cube'")
+    what = f" '{text}' has no word in it and is empty" if text.strip() else " is empty"
+    return ValueError(f"the instruction{what}: say what to do, such as 'pick up the red cube'")
 
 
 def unknown_words(text: str, unknown: Sequence[str]) -> ValueError:

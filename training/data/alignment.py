@@ -29,16 +29,16 @@ class Stream:
     Args:
         topic: its name, with or without the leading slash.
         align: see `Align`.
-        tolerance: s.
+        tolerance: s; None: what suits it, 0.2 s for numbers, for cameras see `bag_contract`.
     """
 
     topic: str
     align: Align = Align.DROP
-    tolerance: float = 0.2
+    tolerance: float | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "align", Align(self.align))
-        if not 0.0 <= self.tolerance < math.inf:
+        if self.tolerance is not None and not 0.0 <= self.tolerance < math.inf:
             raise ValueError(f"tolerance is {self.tolerance}: give seconds, 0 or more")
 
 

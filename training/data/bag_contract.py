@@ -8,13 +8,19 @@ from dataclasses import dataclass, field
 from vla_ros.robots.action_config import ActionConfig
 from vla_ros.training.data.alignment import Align, Stream
 
+PAIRED = 0.01  # s by which a camera's picture may be later than the first's that it is seen with
+_NUMBERS_HELD = 0.2  # s
+_PERIODS_HELD, _PICTURES_HELD = 1.5, 0.5  # periods of a camera, and s
+
 
 @dataclass(frozen=True)
 class Contract:
     """What a policy wants of a recording, and which topics have it.
 
     The frames of the first camera are the episode's, thinned to one each `action.dt`; everything
-    else is the newest at that frame. Defaults are the topics of the package's own nodes.
+    else is the newest at that frame. Pictures of other cameras are held as long as 1.5 of their own
+    periods, 0.5 s at most, unless their stream has a tolerance. Defaults are the topics of the
+    package's own nodes.
 
     Args:
         action: names, control mode and timing of what is learnt.
@@ -26,8 +32,10 @@ class Contract:
             tool's way from where it is, unless `action` has no joints: then the names it has are
             what was recorded.
         instruction: topic of std_msgs/String; each message begins an episode, an empty one ends
-            it. A bag without it is one episode, its instruction in the metadata's custom data.
-        task_status: topic that tells whether the task succeeded.
+            it, and the same one again changes nothing unless the task was decided in between. A bag
+            without it is one episode, its instruction in the metadata's custom data.
+        task_status: topic that tells whether the task succeeded: vla_ros/TaskStatus, or
+            std_msgs/Bool, of which the last one of an episode counts.
         depth: name of a camera -> its depth pictures.
     """
 
@@ -35,7 +43,7 @@ class Contract:
     cameras: Mapping[str, Stream] = field(
         default_factory=lambda: {
             "camera": Stream("camera/image_raw"),
-            "wrist_camera": Stream("wrist_camera/image_raw", tolerance=0.01),
+            "wrist_camera": Stream("wrist_camera/image_raw"),
         }
     )
     state: Stream = Stream("joint_states")
@@ -47,3 +55,16 @@ class Contract:
     def __post_init__(self) -> None:
         if not self.cameras:
             raise ValueError("a contract needs a camera: its frames are the episode's")
+
+
+def held_for(stream: Stream, period: float | None = None) -> float | None:
+    """How old the newest message of a stream may be at a frame, s; None: any age will do.
+
+    Args:
+        period: s, of a camera; None for what is no camera.
+    """
+    if stream.align is Align.HOLD:
+        return None
+    if stream.tolerance is not None:
+        return stream.tolerance
+    return _NUMBERS_HELD if period is None else min(_PERIODS_HELD * period, _PICTURES_HELD)

@@ -10,18 +10,8 @@ import numpy as np
 from vla_ros.observations import joints_from_message
 
 
-def _of_trajectory(message: Any, names: Sequence[str]) -> np.ndarray:
-    if not message.points:
-        raise ValueError("a joint trajectory without points")
-    return _by_name(message.joint_names, message.points[0].positions, names)
-
-
-def _of_chunk(message: Any, names: Sequence[str]) -> np.ndarray:
-    first = np.asarray(message.data)[: message.dof]
-    return _by_name(message.joint_names, first, names) if len(message.joint_names) else first
-
-
-def _by_name(there: Sequence[str], values: Sequence[float], names: Sequence[str]) -> np.ndarray:
+def by_name(there: Sequence[str], values: Sequence[float], names: Sequence[str]) -> np.ndarray:
+    """Those of `values` that `names` tell, float64 [len(names)]. Raises ValueError."""
     index = {name: i for i, name in enumerate(there)}
     if missing := [name for name in names if name not in index]:
         raise ValueError(f"a command lacks {', '.join(missing)}: it has {', '.join(index)}")
@@ -45,10 +35,9 @@ def _of_twist(message: Any, names: Sequence[str]) -> np.ndarray:
         ) from None
 
 
+# Types of which a message is one row of numbers.
 VALUES: dict[str, Callable[[Any, Sequence[str]], np.ndarray]] = {
     "sensor_msgs/msg/JointState": joints_from_message,
-    "trajectory_msgs/msg/JointTrajectory": _of_trajectory,
-    "vla_ros/msg/ActionChunk": _of_chunk,
     "std_msgs/msg/Float64MultiArray": _of_array,
     "geometry_msgs/msg/Twist": _of_twist,
     "geometry_msgs/msg/TwistStamped": _of_twist,

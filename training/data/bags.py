@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,9 +21,11 @@ from vla_ros.observations import proprioception
 from vla_ros.robots.kinematics import ArmKinematics
 from vla_ros.training.data.alignment import Align, Lookup, Span, Stream, steady_spans
 from vla_ros.training.data.bag import SECOND, Bag, Topic
-from vla_ros.training.data.bag_contract import Contract
+from vla_ros.training.data.bag_commands import TYPES, is_delta, summed_deltas, values_at
+from vla_ros.training.data.bag_contract import PAIRED, Contract, held_for
 from vla_ros.training.data.bag_values import VALUES
 from vla_ros.training.data.episode import Episode
+from vla_ros.training.data.gaps import SLOWEST, steady_parts
 
 _PICTURES = {
     "sensor_msgs/msg/Image": image_from_message,
@@ -31,29 +35,40 @@ _DEPTHS = {
     "sensor_msgs/msg/Image": depth_from_message,
     "sensor_msgs/msg/CompressedImage": depth_from_compressed,
 }
-_SUCCEEDED, _FAILED = 1, 2  # TaskStatus.outcome
+_TEXT = "std_msgs/msg/String"
+# What a message says of the task: it succeeded, it failed, nothing yet.
+_OUTCOMES: dict[str, Callable[[Any], bool | None]] = {
+    "vla_ros/msg/TaskStatus": lambda message: {1: True, 2: False}.get(message.outcome),
+    "std_msgs/msg/Bool": lambda message: bool(message.data),
+}
+_AS_FAST = 0.9  # periods of a camera in dt from which on each of its frames is taken
+_SUMMED = 1.2  # commands a frame that are worth a word
 _TOOL = ("tool_x", "tool_y", "tool_z", "finger_opening")
 
 
 def open_bag(path: str | Path, contract: Contract) -> Iterator[Episode]:
     """Episodes of a recording; their pictures are read from it when asked for.
 
-    An episode ends where a clock jumps. What was left out stands in the episode's notes.
+    An episode ends where a clock jumps and where frames are missing. What was left out stands in
+    the episodes' notes.
 
     Raises:
         ValueError: the recording cannot be read, lacks a topic, has one of another type, a stream
             is older than its contract allows, or no frame is left.
     """
     bag = Bag(path)
-    made, left_out = 0, []
+    numbers, left_out, last = itertools.count(), list(bag.notes), None
     for span in steady_spans(_wanted(bag, contract)):
-        for episode in _SpanReader(bag, contract, span, left_out).episodes(made):
-            made += 1
-            left_out = []
-            yield episode
-    if not made:
+        reader = _SpanReader(bag, contract, span, left_out, numbers)
+        for episode in reader.episodes():
+            if last is not None:
+                yield last
+            last = episode
+        left_out = reader.notes
+    if last is None:
         reasons = "; ".join(left_out) or "the first camera is silent"
         raise ValueError(f"{bag.path} holds no episode: {reasons}")
+    yield replace(last, notes=(*last.notes, *left_out))
 
 
 def _wanted(bag: Bag, contract: Contract) -> list[Topic]:
@@ -62,7 +77,7 @@ def _wanted(bag: Bag, contract: Contract) -> list[Topic]:
     for streams, types in (
         (contract.cameras.values(), _PICTURES),
         (contract.depth.values(), _DEPTHS),
-        ((contract.state, contract.command), VALUES),
+        ((contract.state, contract.command), TYPES),
     ):
         for stream in streams:
             topic = bag.topic(stream.topic)
@@ -78,22 +93,31 @@ def _wanted(bag: Bag, contract: Contract) -> list[Topic]:
 class _SpanReader:
     """Episodes of one stretch of a recording with steady clocks."""
 
-    def __init__(self, bag: Bag, contract: Contract, span: Span, notes: list[str]) -> None:
-        self._bag, self._contract, self._span = bag, contract, span
-        self._notes = [*notes, *(() if span.after_jump else bag.notes)]
+    def __init__(
+        self,
+        bag: Bag,
+        contract: Contract,
+        span: Span,
+        notes: Sequence[str],
+        numbers: Iterator[int],
+    ) -> None:
+        self._bag, self._contract, self._span, self._counter = bag, contract, span, numbers
+        self.notes = [*notes]  # of what was left out since the last episode
         if span.after_jump:
-            self._notes.append("a clock jumped before this episode")
+            self.notes.append("a clock jumped before this episode")
 
-    def episodes(self, first_number: int) -> Iterator[Episode]:
-        cameras = list(self._contract.cameras.values())
-        reference = Lookup(self._bag.topic(cameras[0].topic), self._span)
-        rows = {cameras[0].topic: self._thinned(reference)}
-        streams = [*cameras[1:], *self._contract.depth.values()]
-        for stream in (*streams, self._contract.state, self._contract.command):
-            rows = self._with(stream, reference.topic, rows, cameras[0].topic)
-        for number, (text, part) in enumerate(self._instructed(reference.topic, rows)):
-            yield self._episode(first_number + number, text, part)
-            self._notes = []
+    def episodes(self) -> Iterator[Episode]:
+        first, *others = self._contract.cameras.values()
+        reference = Lookup(self._bag.topic(first.topic), self._span)
+        rows = {first.topic: self._thinned(reference)}
+        for stream in (*others, *self._contract.depth.values()):
+            rows = self._with(stream, reference.topic, rows, camera=True)
+        for stream in (self._contract.state, self._contract.command):
+            rows = self._with(stream, reference.topic, rows)
+        for text, part in self._instructed(reference.topic, rows):
+            episode = self._episode(next(self._counter), text, part)
+            self.notes = []
+            yield from steady_parts(episode)
 
     def _thinned(self, reference: Lookup) -> np.ndarray:
         """Rows of frames, one each dt as nearly as the camera's period allows."""
@@ -101,41 +125,67 @@ class _SpanReader:
         fresh = np.diff(reference.stamps, prepend=-1) > 0
         self._note(len(fresh) - int(fresh.sum()), "of a stamp that was there already")
         rows, stamps = reference.rows[fresh], reference.stamps[fresh]
-        if len(rows) > 2 and np.median(np.diff(stamps)) > 1.25 * dt:
-            rate = SECOND / np.median(np.diff(stamps))
+        period = float(np.median(np.diff(stamps))) if len(rows) > 2 else dt
+        if period > SLOWEST * dt:
             raise ValueError(
-                f"{self._bag.path}: {reference.topic.name} has {rate:.3g} pictures a second, the "
-                f"contract wants one each {self._contract.action.dt:g} s: raise dt"
+                f"{self._bag.path}: {reference.topic.name} has {SECOND / period:.3g} pictures a "
+                f"second, the contract wants one each {dt / SECOND:g} s: raise dt"
             )
+        every = period > _AS_FAST * dt
+        if every:  # frame, then, but for what comes in a burst
+            dt = round(period)
+            if abs(period - self._contract.action.dt * SECOND) > (1 - _AS_FAST) * period:
+                self.notes.append(
+                    f"{reference.topic.name} has a picture each {period / SECOND:.3g} s, dt is "
+                    f"{self._contract.action.dt:g} s"
+                )
         kept, due = [], -1
         for row, stamp in zip(rows.tolist(), stamps.tolist(), strict=True):
-            if stamp >= due - dt // 4:
+            if stamp >= due - dt // (2 if every else 4):
                 kept.append(row)
-                due = stamp + dt if stamp - due > dt else due + dt
+                due = stamp + dt if every or stamp - due > dt else due + dt
         return np.array(kept, dtype=np.int64)
 
     def _with(
-        self, stream: Stream, frames: Topic, rows: dict[str, np.ndarray], reference: str
+        self, stream: Stream, frames: Topic, rows: dict[str, np.ndarray], camera: bool = False
     ) -> dict[str, np.ndarray]:
         """`rows` with those of another stream, and without the frames for which it has none."""
-        at = rows[reference]
+        at, dt = next(iter(rows.values())), self._contract.action.dt
         lookup = Lookup(self._bag.topic(stream.topic), self._span)
-        tolerance = None if stream.align is Align.HOLD else stream.tolerance
-        found = lookup.rows_at(frames.stamps[at], frames.received[at], tolerance)
+        period, together = None, 0.0
+        if camera:  # live, too, a picture that is seen with the first camera's belongs to it
+            many = len(lookup.stamps) > 1
+            period = float(np.median(np.diff(lookup.stamps))) / SECOND if many else dt
+            together = min(PAIRED, dt / 4, np.inf if stream.tolerance is None else stream.tolerance)
+        age = held_for(stream, period)
+        late = round(together * SECOND)
+        found = lookup.rows_at(
+            frames.stamps[at] + late,
+            frames.received[at] + late,
+            None if age is None else age + together,
+        )
         missing = found < 0
         if stream.align is Align.AS_OF and missing.any():
             stamp = frames.stamps[at[np.argmax(missing)]] / SECOND
             raise ValueError(
-                f"{self._bag.path}: {lookup.topic.name} has nothing of the {stream.tolerance:g} s "
-                f"before the frame at {stamp:.3f} s: align it by 'drop' to leave such frames out"
+                f"{self._bag.path}: {lookup.topic.name} has nothing of the {age:g} s before the "
+                f"frame at {stamp:.3f} s: align it by 'drop' to leave such frames out"
             )
-        age = "" if tolerance is None else f" of the last {tolerance:g} s"
-        self._note(int(missing.sum()), f"without {lookup.topic.name}{age}")
+        kept = at[~missing]
+        steps = np.diff(frames.stamps[kept])
+        if missing.any() and len(steps) > 1 and np.median(steps) > SLOWEST * dt * SECOND:
+            raise ValueError(
+                f"{self._bag.path}: {lookup.topic.name} is too slow for a frame each {dt:g} s: "
+                f"with what is {age:.3g} s old at most, {len(kept)} of {len(at)} frames are left; "
+                "raise its tolerance or dt"
+            )
+        within = "" if age is None else f" of the last {age:.3g} s"
+        self._note(int(missing.sum()), f"without {lookup.topic.name}{within}")
         return {name: r[~missing] for name, r in rows.items()} | {stream.topic: found[~missing]}
 
     def _note(self, count: int, what: str) -> None:
         if count:
-            self._notes.append(f"{count} frame{'s' if count > 1 else ''} left out: {what}")
+            self.notes.append(f"{count} frame{'s' if count > 1 else ''} left out: {what}")
 
     def _instructed(
         self, frames: Topic, rows: dict[str, np.ndarray]
@@ -148,12 +198,26 @@ class _SpanReader:
             if len(at):
                 yield self._bag.custom.get("instruction", ""), rows
             return
+        if topic.type != _TEXT:
+            raise ValueError(f"{self._bag.path}: {topic.name} is {topic.type}; expected {_TEXT}")
         said = Lookup(topic, self._span).rows_at(frames.stamps[at], frames.received[at], None)
         texts = [message.data.strip() for message in self._bag.messages(topic)]
         idle = np.array([row < 0 or not texts[row] for row in said], dtype=bool)
         self._note(int(idle.sum()), "without an instruction")
-        for row in np.unique(said[~idle]):
-            yield texts[row], {name: r[said == row] for name, r in rows.items()}
+        begins = self._first_of(topic, texts)[said]
+        for row in np.unique(begins[~idle]):
+            yield texts[row], {name: r[~idle & (begins == row)] for name, r in rows.items()}
+
+    def _first_of(self, topic: Topic, texts: Sequence[str]) -> np.ndarray:
+        """For each instruction, the message that gave it first: one that is repeated goes on."""
+        decided = np.array([time for time, done in self._outcomes() if done is not None])
+        first = np.arange(len(texts))
+        for row in range(1, len(texts)):
+            since = topic.received[first[row - 1]]
+            over = ((decided > since) & (decided <= topic.received[row])).any()
+            if texts[row] == texts[row - 1] and not over:
+                first[row] = first[row - 1]
+        return first
 
     def _episode(self, number: int, text: str, rows: dict[str, np.ndarray]) -> Episode:
         contract, action = self._contract, self._contract.action
@@ -177,7 +241,7 @@ class _SpanReader:
             pictures=self._readers(contract.cameras, rows, _PICTURES),
             depths=self._readers(contract.depth, rows, _DEPTHS),
             outcome=self._outcome(frames.received[at[0]], frames.received[at[-1]]),
-            notes=tuple(self._notes),
+            notes=tuple(self.notes),
         )
 
     def _readers(
@@ -200,42 +264,80 @@ class _SpanReader:
         offset = in_joints and action.control_mode == "end_effector_offset"
         tool = in_joints and tuple(action.proprioception_names) == _TOOL
         felt_names = action.joint_names if tool else action.proprioception_names
-        felt = self._values(state.topic, rows[state.topic], felt_names)
+        felt = self._values(state.topic, rows, felt_names)
         told_names = action.joint_names if offset else action.action_names
-        told = self._values(command.topic, rows[command.topic], told_names)
+        told = self._told(command.topic, rows, told_names)
         if not (offset or tool):
             return felt, told
         kinematics = ArmKinematics()
-        measured = felt if tool else self._values(state.topic, rows[state.topic], told_names)
+        measured = felt if tool else self._values(state.topic, rows, told_names)
         places = np.array([proprioception(joints, kinematics) for joints in measured])
         if offset:
             told = np.array([proprioception(joints, kinematics) for joints in told])
             told[:, :3] -= places[:, :3]
         return (places if tool else felt), told
 
-    def _values(self, name: str, rows: np.ndarray, names: Sequence[str]) -> np.ndarray:
-        """Numbers of the messages at `rows`, float64 [T, len(names)]; each is read once."""
-        topic = self._bag.topic(name)
-        once, inverse = np.unique(rows, return_inverse=True)
-        values = np.empty((len(once), len(names)))
+    def _times(self, topic: Topic, rows: dict[str, np.ndarray]) -> np.ndarray:
+        """Times of the frames by the clock that stamps the topic, int64 [T], ns."""
+        frames = self._bag.topic(next(iter(self._contract.cameras.values())).topic)
+        at = next(iter(rows.values()))
+        return frames.stamps[at] if topic.stamped else frames.received[at]
+
+    def _values(self, name: str, rows: dict[str, np.ndarray], names: Sequence[str]) -> np.ndarray:
+        """Numbers of a stream at the frames, float64 [T, len(names)]."""
         if not names:
-            return np.empty((len(rows), 0))
-        for i, message in enumerate(self._bag.messages(topic, once)):
-            values[i] = VALUES[topic.type](message, names)
-        return values[inverse]
+            return np.empty((len(rows[name]), 0))
+        topic, action = self._bag.topic(name), self._contract.action
+        times = self._times(topic, rows)
+        measured = partial(self._measured, names, topic)
+        return values_at(self._bag, topic, rows[name], times, names, action, measured)
+
+    def _told(self, name: str, rows: dict[str, np.ndarray], names: Sequence[str]) -> np.ndarray:
+        """What was commanded at the frames, float64 [T, len(names)]."""
+        if not is_delta(self._contract.action):
+            return self._values(name, rows, names)
+        lookup = Lookup(self._bag.topic(name), self._span)
+        times = self._times(lookup.topic, rows)
+        told, count = summed_deltas(
+            self._bag, lookup, rows[name], times, names, self._contract.action
+        )
+        if count > _SUMMED:
+            self.notes.append(f"{count:.3g} commands of {lookup.topic.name} a frame are added up")
+        return told
+
+    def _measured(self, names: Sequence[str], command: Topic, time: int) -> np.ndarray | None:
+        """Where the joints were at a time of the clock that stamps `command`, if anything tells."""
+        state = self._bag.topic(self._contract.state.topic)
+        if state.stamped != command.stamped or state.type not in VALUES:
+            return None
+        (row,) = Lookup(state, self._span).rows_at(np.array([time]), np.array([time]), 1.0)
+        if row < 0:
+            return None
+        try:
+            return VALUES[state.type](next(self._bag.messages(state, [row])), names)
+        except ValueError:
+            return None  # it has other joints
 
     def _outcome(self, first: int, last: int) -> bool | None:
         told = self._bag.custom.get("outcome")
         if told in ("succeeded", "failed"):
             return told == "succeeded"
+        during = [done for time, done in self._outcomes() if first <= time <= last + SECOND]
+        decided = [done for done in during if done is not None]
+        return decided[-1] if decided else None
+
+    def _outcomes(self) -> list[tuple[int, bool | None]]:
+        """When the task's status was received (ns), and what it said; None: nothing yet."""
         try:
             topic = self._bag.topic(self._contract.task_status)
         except ValueError:
-            return None
-        during = np.flatnonzero((topic.received >= first) & (topic.received <= last + SECOND))
-        outcomes = [message.outcome for message in self._bag.messages(topic, during)]
-        decided = [value for value in outcomes if value in (_SUCCEEDED, _FAILED)]
-        return decided[-1] == _SUCCEEDED if decided else None
+            return []
+        if topic.type not in _OUTCOMES:
+            raise ValueError(
+                f"{self._bag.path}: {topic.name} is {topic.type}; expected {' or '.join(_OUTCOMES)}"
+            )
+        read = map(_OUTCOMES[topic.type], self._bag.messages(topic))
+        return list(zip(topic.received.tolist(), read, strict=True))
 
 
 def _pictures(

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from vla_ros.training.data.episode import Episode
+from vla_ros.training.data.gaps import steady_parts
 from vla_ros.training.data.rlds_features import Feature, Record, features_by_path
 from vla_ros.training.data.rlds_mapping import OBSERVATION, RldsMapping, camera_name
 from vla_ros.training.data.tfrecord import read_record, read_records
@@ -214,7 +215,8 @@ class _Source:
         for path, length in self._shards:
             first = place
             for offset, data in read_records(path):
-                yield from self._episodes(path, offset, data, f"{self._split}[{place}]")
+                for episode in self._episodes(path, offset, data, f"{self._split}[{place}]"):
+                    yield from steady_parts(episode)
                 place += 1
             if place - first != length:
                 raise ValueError(

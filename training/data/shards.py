@@ -22,6 +22,7 @@ import numpy as np
 from vla_ros.observations import preprocess_image
 from vla_ros.training.data.episode import Episode
 from vla_ros.training.data.folders import whole_folder
+from vla_ros.training.data.gaps import steady_parts
 from vla_ros.training.data.statistics import EpisodeStatistics, StatisticsBuilder
 
 _SMALL = ("proprioception", "actions", "stamps")
@@ -53,7 +54,7 @@ class EpisodeShard:
             fields = {name: told[name] for name in (*_TOLD, *_NAMES)}
             part = slice(begin, begin + told["length"])
             begin = part.stop
-            yield Episode(
+            episode = Episode(
                 **{**fields, "notes": tuple(fields["notes"])},
                 **{name: getattr(self, name)[part] for name in _SMALL},
                 pictures={
@@ -62,6 +63,7 @@ class EpisodeShard:
                 },
                 actions_known=_known(told),
             )
+            yield from steady_parts(episode)  # older shards hold gaps
 
 
 def _known(told: dict) -> np.ndarray:

@@ -1,0 +1,187 @@
+"""What a robot was told at each frame: trajectories at their time, deltas as the sum of a step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from vla_ros.robots.action_config import ActionConfig
+from vla_ros.training.data.alignment import Lookup
+from vla_ros.training.data.bag import SECOND, Bag, Topic
+from vla_ros.training.data.bag_values import VALUES, by_name
+from vla_ros.training.data.gaps import LONGEST_STEP
+
+_TRAJECTORY, _CHUNK = "trajectory_msgs/msg/JointTrajectory", "vla_ros/msg/ActionChunk"
+TYPES = (*VALUES, _TRAJECTORY, _CHUNK)
+# (topic's time, ns) -> where the named joints were by then, or None
+Measured = Callable[[int], np.ndarray | None]
+_GRIPPERS = ("gripper", "finger")  # in names of what is told as a place, deltas beside it or not
+
+
+def values_at(
+    bag: Bag,
+    topic: Topic,
+    rows: np.ndarray,
+    times: np.ndarray,
+    names: Sequence[str],
+    action: ActionConfig,
+    measured: Measured,
+) -> np.ndarray:
+    """The set point in force at each frame, float64 [T, len(names)]; each message is read once.
+
+    A trajectory or a chunk of many points gives the one of the frame's time, and the last once it
+    is over. A single point is the command itself, however long it may take.
+
+    Args:
+        rows: int64 [T], of the topic's message in force.
+        times: int64 [T], ns, of the frames by the clock of the topic's stamps.
+        measured: where the joints were: a trajectory leads there from its first point.
+
+    Raises:
+        ValueError: a message does not command `names`; the topic is named.
+    """
+    once, inverse = np.unique(rows, return_inverse=True)
+    groups = np.split(np.argsort(inverse, kind="stable"), np.cumsum(np.bincount(inverse))[:-1])
+    values = np.empty((len(rows), len(names)))
+    for row, group, message in zip(once, groups, bag.messages(topic, once), strict=True):
+        begin = int(topic.stamps[row])
+        elapsed = (times[group] - begin) / SECOND
+        try:
+            if topic.type == _TRAJECTORY:
+                start = partial(measured, begin)
+                values[group] = _of_trajectory(message, names, elapsed, action, start)
+            elif topic.type == _CHUNK:
+                values[group] = _of_chunk(message, names, elapsed)
+            else:
+                values[group] = VALUES[topic.type](message, names)
+        except ValueError as error:
+            raise ValueError(f"{topic.name}: {error}") from None
+    return values
+
+
+def is_delta(action: ActionConfig) -> bool:
+    """Whether an action is a way to go in one step, so that those of a step add up."""
+    return "delta" in action.control_mode
+
+
+def summed_deltas(
+    bag: Bag,
+    lookup: Lookup,
+    rows: np.ndarray,
+    times: np.ndarray,
+    names: Sequence[str],
+    action: ActionConfig,
+) -> tuple[np.ndarray, float]:
+    """Deltas told from each frame until the next, added up; and how many there were a frame.
+
+    Each message counts once: from the one in force at a frame to the last before that of the next
+    frame. A delta told less often than there are frames moves the robot once, not on each of them.
+    Grippers, and what is binary, are told as places: those are as they were at the frame.
+
+    Args:
+        rows, times: as for `values_at`.
+
+    Raises:
+        ValueError: as `values_at`.
+    """
+    topic, dt = lookup.topic, action.dt * SECOND
+    place = np.empty(len(topic), dtype=np.int64)
+    place[lookup.rows] = np.arange(len(lookup.rows))
+    now = place[rows]
+    # Beyond a gap, another step begins; what was told in it leads nowhere that was seen.
+    steps = np.append(np.diff(times), dt)
+    ends = times + np.where(steps > LONGEST_STEP * dt, dt, steps).astype(np.int64)
+    later = np.searchsorted(lookup.stamps, ends, side="right") - 1
+    if len(lookup.stamps) > 1 and ends[-1] - lookup.stamps[later[-1]] >= np.median(
+        np.diff(lookup.stamps)
+    ):
+        later[-1] += 1  # after the last frame, nothing is in force at a next one
+    fresh = np.diff(now, prepend=-1) > 0
+    first = np.where(fresh, now, now + 1)
+    end = np.maximum(later, now + 1)
+    lowest, highest = int(now.min()), int(end.max())
+    told = np.empty((highest - lowest, len(names)))
+    messages = bag.messages(topic, lookup.rows[lowest:highest].tolist())
+    for number, message in enumerate(messages):
+        try:
+            if topic.type not in VALUES:
+                raise ValueError(f"{topic.type} tells no deltas: record one of {', '.join(VALUES)}")
+            told[number] = VALUES[topic.type](message, names)
+        except ValueError as error:
+            raise ValueError(f"{topic.name}: {error}") from None
+    total = np.concatenate([np.zeros((1, len(names))), np.cumsum(told, axis=0)])
+    values = total[end - lowest] - total[first - lowest]
+    for column, name in enumerate(names):
+        if name in action.binary_names or any(word in name for word in _GRIPPERS):
+            values[:, column] = told[now - lowest, column]
+    return values, float(np.mean(end - first))
+
+
+def _of_trajectory(
+    message: Any,
+    names: Sequence[str],
+    elapsed: np.ndarray,
+    action: ActionConfig,
+    start: Callable[[], np.ndarray | None],
+) -> np.ndarray:
+    """Set points [n, A] of a JointTrajectory, `elapsed` s after its begin.
+
+    Between two points as a joint_trajectory_controller goes: straight, or by their velocities.
+    """
+    kind = "velocities" if action.control_mode == "joint_velocity" else "positions"
+    points = message.points
+    if not points:
+        raise ValueError("a joint trajectory without points")
+    if not all(len(getattr(point, kind)) == len(message.joint_names) for point in points):
+        there = [one for one in ("positions", "velocities") if len(getattr(points[0], one))]
+        raise ValueError(
+            f"a joint trajectory has {' and '.join(there) or 'neither positions nor velocities'} "
+            f"in its points, but control mode {action.control_mode} learns {kind} of each joint: "
+            "record what commands those"
+            + (", or choose control_mode: joint_velocity" if there == ["velocities"] else "")
+        )
+    places = np.array([by_name(message.joint_names, getattr(p, kind), names) for p in points])
+    if len(points) == 1:
+        return np.repeat(places, len(elapsed), axis=0)
+    times = np.array([p.time_from_start.sec + 1e-9 * p.time_from_start.nanosec for p in points])
+    if np.diff(times).min() <= 0:
+        raise ValueError("the points of a joint trajectory have times that do not increase")
+    slopes = None
+    if kind == "positions" and all(len(p.velocities) == len(p.positions) for p in points):
+        slopes = np.array([by_name(message.joint_names, p.velocities, names) for p in points])
+    # A first point that is due within a step is the command; on the way to one that is due later
+    # the robot is told to be in between.
+    if times[0] > 1.5 * action.dt and elapsed.min() < times[0] and (here := start()) is not None:
+        times, places = np.append(0.0, times), np.vstack([here, places])
+        slopes = None if slopes is None else np.vstack([np.zeros(len(names)), slopes])
+    at = np.clip(elapsed, times[0], times[-1])
+    index = np.clip(np.searchsorted(times, at, side="right") - 1, 0, len(times) - 2)
+    width = np.diff(times)[index][:, None]
+    part = (at - times[index])[:, None] / width
+    before, after = places[index], places[index + 1]
+    if slopes is None:
+        return before + part * (after - before)
+    bend = part * (1 - part)  # cubic Hermite, written around the smooth step
+    smooth = part * part * (3 - 2 * part)
+    lean = (1 - part) * slopes[index] - part * slopes[index + 1]
+    return before + smooth * (after - before) + bend * width * lean
+
+
+def _of_chunk(message: Any, names: Sequence[str], elapsed: np.ndarray) -> np.ndarray:
+    """The points of a chunk that are due next, [n, A]; see ActionChunk.msg."""
+    if not message.dof or not message.horizon or not message.dt > 0.0:
+        raise ValueError("an action chunk without points")
+    points = np.asarray(message.data, dtype=np.float64).reshape(message.horizon, message.dof)
+    index = np.clip(np.floor(elapsed / message.dt + 0.25), 0, message.horizon - 1).astype(int)
+    found = points[index]
+    if message.control_mode == message.EE_DELTA:  # told from where the tool was at the stamp
+        late = index > 0
+        found[late, :3] -= points[index[late] - 1, :3]
+    if len(message.joint_names):
+        return np.array([by_name(message.joint_names, point, names) for point in found])
+    if message.dof != len(names):
+        raise ValueError(f"an action chunk of {message.dof} numbers is not {', '.join(names)}")
+    return found

@@ -39,6 +39,19 @@ def put_joints(node, *stamps):
         node._on_joint_states(joint_state_message(panda.JOINT_NAMES, panda.HOME, header))
 
 
+def put_moving(node, *stamps):
+    """Joint states of which the first joint is where the clock is."""
+    for stamp in stamps:
+        measured = np.append(stamp, panda.HOME[1:])
+        header = Header(stamp=to_time(stamp))
+        node._on_joint_states(joint_state_message(panda.JOINT_NAMES, measured, header))
+
+
+def positions(node, stamp):
+    """Where the first joint is taken to be at `stamp`."""
+    return node._history.joint_positions(panda.JOINT_NAMES, to_time(stamp))[0]
+
+
 def tokens(node, stamp, encoder_id=None):
     values = np.zeros(node._model.grid, np.float16)
     return tokens_message(
@@ -80,13 +93,12 @@ def test_tokens_of_another_encoder_end_the_instruction_with_the_reason(policy):
 
 
 def test_image_is_seen_with_the_joints_at_its_time_never_later_ones(policy):
-    put_joints(policy, 9.98, 9.99, 10.0, 10.01, 10.02)
-    assert policy._joints_at(10.0).header.stamp == to_time(10.0)
-    assert policy._joints_at(10.005).header.stamp == to_time(10.0)
+    put_moving(policy, 9.98, 9.99, 10.0, 10.01, 10.02)
+    assert positions(policy, 10.0) == positions(policy, 10.005) == pytest.approx(10.0)
     with pytest.raises(ValueError, match="joint_states"):
-        policy._joints_at(9.9)  # all of them lie in its future
+        positions(policy, 9.9)  # all of them lie in its future
     with pytest.raises(ValueError, match="joint_states"):
-        policy._joints_at(10.5)  # all of them are too old
+        positions(policy, 10.5)  # all of them are too old
 
 
 def test_an_image_that_came_before_its_joints_waits_for_them_and_yields_to_a_newer_one(policy):
@@ -102,10 +114,24 @@ def test_an_image_that_came_before_its_joints_waits_for_them_and_yields_to_a_new
 
 
 def test_clock_that_restarts_forgets_the_joints_of_before(policy):
-    put_joints(policy, 100.0, 1.0)
-    assert policy._joints_at(1.0).header.stamp == to_time(1.0)
+    put_moving(policy, 100.0, 1.0)
+    assert positions(policy, 1.0) == 1.0
     with pytest.raises(ValueError, match="joint_states"):
-        policy._joints_at(100.0)
+        positions(policy, 100.0)
+
+
+def test_joint_states_out_of_order_are_ordered_and_waited_for(policy):
+    """As of two drivers, or of one that is busy: the stamps step back by milliseconds."""
+    policy._follow(INSTRUCTION)
+    for stamp in np.arange(10.0, 10.5, 0.02):
+        put_moving(policy, stamp + 0.01, stamp)  # swapped in pairs
+        assert positions(policy, stamp + 0.005) == pytest.approx(stamp)
+    policy._on_tokens(tokens(policy, 10.505))
+    put_moving(policy, 10.51)
+    assert not policy.published, "the one before it is known to come after it"
+    put_moving(policy, 10.5, 10.53, 10.52)
+    (chunk,) = policy.published
+    assert chunk.header.stamp == to_time(10.505)
 
 
 def test_chunk_answers_its_observation(policy):

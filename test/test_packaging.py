@@ -50,17 +50,18 @@ ARROWS = {
     "safety": set(),
     "checkpoints": set(),
     "images": set(),
-    "observations": {"robots"},
+    "joint_states": set(),
+    "observations": {"robots", "joint_states"},
     "recording": set(),
     "stack": set(),
     "video": set(),
     "models": {"robots", "scene_language"},
     "sim": {"robots", "scene_language"},
-    "ros": {"robots", "safety", "msg", "srv", "action"},
+    "ros": {"robots", "joint_states", "safety", "msg", "srv", "action"},
     "nodes": {"ros", "models", "safety", "robots", "images", "observations", "checkpoints"}
-    | {"sim", "recording", "scene_language", "msg", "srv", "action"},
+    | {"sim", "recording", "scene_language", "joint_states", "msg", "srv", "action"},
     "training": {"models", "images", "observations", "robots", "scene_language", "safety", "sim"}
-    | {"checkpoints", "video", "live"},  # live: only inside a function, see below
+    | {"joint_states", "checkpoints", "video", "live"},  # live: only inside a function, see below
 }
 WITH_ROS = {"ros", "nodes"}  # rooms that may import ROS packages
 # Not rooms but the ways in: they run the whole stack and may import all. No room imports them.

@@ -12,6 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from vla_ros.joint_states import read_positions
 from vla_ros.robots.kinematics import ArmKinematics
 
 
@@ -50,22 +51,14 @@ def joints_from_message(message: Any, names: Sequence[str]) -> np.ndarray:
         float64 [len(names)], rad or m.
 
     Raises:
-        ValueError: a joint is missing, or a position is not finite (the joint is named).
+        ValueError: a joint is missing, twice there, or not finite (the joint is named).
     """
-    index = {name: i for i, name in enumerate(message.name)}
-    missing = [name for name in names if name not in index]
-    if missing:
-        raise ValueError(f"joint_states lacks {', '.join(missing)}: it has {', '.join(index)}")
-    if len(message.position) != len(message.name):
+    found = read_positions(message, names)
+    if missing := [name for name in names if name not in found]:
         raise ValueError(
-            f"joint_states names {len(message.name)} joints "
-            f"but has {len(message.position)} positions"
+            f"joint_states lacks {', '.join(missing)}: it has {', '.join(message.name)}"
         )
-    positions = np.array([message.position[index[name]] for name in names], dtype=np.float64)
-    if not np.isfinite(positions).all():
-        bad = [name for name, value in zip(names, positions, strict=True) if not np.isfinite(value)]
-        raise ValueError(f"joint_states holds NaN or infinity for {', '.join(bad)}")
-    return positions
+    return np.array([found[name] for name in names], dtype=np.float64)
 
 
 def proprioception(joints: np.ndarray, kinematics: ArmKinematics) -> np.ndarray:

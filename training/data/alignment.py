@@ -9,9 +9,10 @@ from enum import Enum
 
 import numpy as np
 
+from vla_ros.joint_states import CLOCK_RESTART
 from vla_ros.training.data.bag import SECOND, Topic
 
-JUMP = SECOND // 2  # ns: header stamps that step so far against times of receipt jumped
+JUMP = CLOCK_RESTART  # ns: header stamps that step so far against times of receipt jumped
 
 
 class Align(str, Enum):

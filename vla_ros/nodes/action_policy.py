@@ -11,6 +11,7 @@ import math
 import sys
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,15 +26,15 @@ from vla_ros.checkpoints import resolve
 from vla_ros.models.episode import Episode
 from vla_ros.models.vlam import VisionLanguageActionModel
 from vla_ros.msg import ActionChunk, GateStatus, Narration, VisualTokens
-from vla_ros.observations import joints_from_message, proprioception
+from vla_ros.observations import proprioception
 from vla_ros.robots import panda
 from vla_ros.robots.actions import end_effector_chunk_to_joints
 from vla_ros.robots.kinematics import ArmKinematics
 from vla_ros.ros import qos
-from vla_ros.ros.heard import STAMP_ROUNDING, Heard
 from vla_ros.ros.lifecycle import OK, WARN, LifecycleNode
 from vla_ros.ros.messages import chunk_message, seconds, tokens_from_message
 from vla_ros.ros.parameters import Parameter
+from vla_ros.ros.robot_history import STAMP_ROUNDING, RobotHistory, several_publishers
 from vla_ros.ros.running import run
 
 CONTROL_MODE = "end_effector_offset"  # the one that this node can turn into joint targets
@@ -52,6 +53,10 @@ PARAMETERS = {
     ),
     "time_limit": Parameter(
         30.0, "Give up after this time, s, unless the goal sets its own.", 0.1, 3600.0, live=True
+    ),
+    "state_topics": Parameter(
+        ["joint_states"],
+        "Topics of joint states that together give the robot's, such as arm and gripper.",
     ),
     "state_timeout": Parameter(
         0.2, "Joint states may be older than the images by this much, s.", 0.005, 5.0, live=True
@@ -107,14 +112,18 @@ class ActionPolicyNode(LifecycleNode):
         self._while_configured.append(server.destroy)
 
     def activate(self) -> None:
-        self._heard = Heard()  # an image is seen together with the joints at its own time
+        self._history = RobotHistory(
+            self.params.state_topics
+        )  # an image is seen together with the joints at its own time
         self._seen: VisualTokens | None = None  # waits for the joint states of its moment
         self._narration = Narration()
         self._gate_state = GateStatus.CLOSED
         self._steps = 0
         self._inference_time = 0.0
         self.subscribe(VisualTokens, "visual_tokens", self._on_tokens, qos.sensor())
-        self.subscribe(JointState, "joint_states", self._on_joint_states, qos.standard())
+        for topic in self.params.state_topics:
+            callback = partial(self._on_joint_states, topic=topic)
+            self.subscribe(JointState, topic, callback, qos.standard(100))
         self.subscribe(String, "instruction", self._on_instruction, qos.latched())
         self.subscribe(GateStatus, "gate_status", self._on_gate_status, qos.latched())
         self.subscribe(Narration, "narration", self._on_narration, qos.standard())
@@ -220,20 +229,16 @@ class ActionPolicyNode(LifecycleNode):
 
     # --- observations -----------------------------------------------------------------------
 
-    def _on_joint_states(self, message: JointState) -> None:
-        stamp = seconds(message.header.stamp)
-        self._heard.felt(stamp, message)
+    def _on_joint_states(self, message: JointState, topic: str = "joint_states") -> None:
+        self._history.add_joint_states(message, topic)
         if self._seen is not None:
-            self._step_when_felt()
+            self._step_when_complete()
 
     def _on_gate_status(self, message: GateStatus) -> None:
         self._gate_state = message.state
 
     def _on_narration(self, message: Narration) -> None:
         self._narration = message
-
-    def _joints_at(self, stamp: float) -> JointState:
-        return self._heard.joints(stamp, self.params.state_timeout)
 
     def _on_tokens(self, message: VisualTokens) -> None:
         following = self._following
@@ -248,16 +253,16 @@ class ActionPolicyNode(LifecycleNode):
             self._end(False, reason)
             return
         self._seen = message  # in the place of one that still waits
-        self._step_when_felt()
+        self._step_when_complete()
 
-    def _step_when_felt(self) -> None:
+    def _step_when_complete(self) -> None:
         """Step once joint states as new as the images have come: these were the newest by then.
 
         Both are on their way at once, and which callback is called first is a matter of chance; a
         recording of the same messages would otherwise give other inputs.
         """
         following, message = self._following, self._seen
-        missing = seconds(message.header.stamp) - self._heard.newest_joints
+        missing = seconds(message.header.stamp) - self._history.joints_complete
         if STAMP_ROUNDING < missing <= self.params.state_timeout:
             return
         self._seen = None
@@ -266,17 +271,21 @@ class ActionPolicyNode(LifecycleNode):
         try:
             self._step(following, message)
         except ValueError as error:
-            self.log_edge("observation", f"no action: {error}")
+            # Of two publishers on one topic one may be wrong: who they are tells where to look.
+            who = several_publishers(self, self.params.state_topics)
+            self.log_edge("observation", f"no action: {error}{who and f' ({who})'}")
         else:
             self.log_edge("observation", "")
 
     def _step(self, following: Following, message: VisualTokens) -> None:
         names = self._model.config.action.joint_names
-        measured = joints_from_message(self._joints_at(seconds(message.header.stamp)), names)
-        felt = proprioception(measured, self._kinematics)
+        measured = self._history.joint_positions(
+            names, message.header.stamp, self.params.state_timeout
+        )
+        self.log_edge("names", self._history.nameless)
         tokens = tokens_from_message(message)
         begin = time.perf_counter()
-        action = following.episode.act(tokens, felt)
+        action = following.episode.act(tokens, proprioception(measured, self._kinematics))
         self._inference_time = time.perf_counter() - begin
         points = end_effector_chunk_to_joints(self._kinematics, measured, action.actions)
         chunk = chunk_message(

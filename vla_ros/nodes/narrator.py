@@ -19,6 +19,7 @@ import sys
 import time
 from collections import deque
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,15 +29,15 @@ from sensor_msgs.msg import JointState
 from vla_ros.checkpoints import resolve
 from vla_ros.models.narrator import Narrator, Sight, plan_of
 from vla_ros.msg import ActionChunk, Narration, VisualTokens
-from vla_ros.observations import joints_from_message, proprioception
+from vla_ros.observations import proprioception
 from vla_ros.robots import panda
 from vla_ros.robots.actions import joint_chunk_to_end_effector
 from vla_ros.robots.kinematics import ArmKinematics
 from vla_ros.ros import qos
-from vla_ros.ros.heard import STAMP_ROUNDING, Heard, arm_chunk
 from vla_ros.ros.lifecycle import OK, WARN, LifecycleNode
 from vla_ros.ros.messages import seconds, tokens_from_message
 from vla_ros.ros.parameters import Parameter
+from vla_ros.ros.robot_history import RESTART, STAMP_ROUNDING, RobotHistory, arm_chunk
 from vla_ros.ros.running import run
 from vla_ros.scene_language.actions import Action
 from vla_ros.scene_language.scenes import to_tokens
@@ -56,6 +57,10 @@ PARAMETERS = {
     "rate": Parameter(
         1.0, "Narrate this often, Hz; 0: only when what the robot is told changes.", 0.0, 20.0,
         live=True,
+    ),
+    "state_topics": Parameter(
+        ["joint_states"],
+        "Topics of joint states that together give the robot's, such as arm and gripper.",
     ),
     "state_timeout": Parameter(
         0.2, "Joint states may be older than the images by this much, s.", 0.005, 5.0, live=True
@@ -91,7 +96,7 @@ class NarratorNode(LifecycleNode):
         self._publisher = self.publisher(Narration, "narration", qos.standard())
 
     def activate(self) -> None:
-        self._heard = Heard()
+        self._history = RobotHistory(self.params.state_topics)
         self._forget()
         self._received = self._published = 0
         self._inference_time = 0.0
@@ -100,7 +105,9 @@ class NarratorNode(LifecycleNode):
         self._problem = ""  # why the newest frames are not narrated
         self.subscribe(VisualTokens, _TOKENS, self._on_tokens, qos.sensor())
         # Deep enough for what comes while it speaks: the newest are not all that is needed.
-        self.subscribe(JointState, "joint_states", self._on_joint_states, qos.standard(100))
+        for topic in self.params.state_topics:
+            callback = partial(self._on_joint_states, topic=topic)
+            self.subscribe(JointState, topic, callback, qos.standard(100))
         self.subscribe(ActionChunk, "action_chunk", self._on_chunk, qos.standard())
 
     def cleanup(self) -> None:
@@ -131,7 +138,7 @@ class NarratorNode(LifecycleNode):
     def _forget(self) -> None:
         """Know nothing, as after a start."""
         self._newest: VisualTokens | None = None
-        self._felt: VisualTokens | None = None  # the newest whose joint states were heard
+        self._complete: VisualTokens | None = None  # the newest whose joint states have come
         self._frames: deque[VisualTokens] = deque()  # not looked at yet
         self._told: deque[Told] = deque()  # empty: no policy acts
         self._silent_since: float | None = None  # s, of the first frame since the newest chunk
@@ -148,12 +155,14 @@ class NarratorNode(LifecycleNode):
             )
             return
         stamp = seconds(message.header.stamp)
-        if self._newest is not None and stamp < seconds(self._newest.header.stamp):
+        if self._newest is not None and stamp < (last := seconds(self._newest.header.stamp)):
+            if stamp >= last - RESTART:
+                return  # late: a newer frame is here
             self._forget()  # the clock began anew
         if self._listening_since is None:
             self._listening_since = stamp
         self._newest = message
-        self._note_felt()
+        self._note_complete()
         self._frames.append(message)
         while stamp - seconds(self._frames[0].header.stamp) > _WAITING:
             self._frames.popleft()
@@ -164,15 +173,15 @@ class NarratorNode(LifecycleNode):
                 self._told.clear()
         self._narrate_when_due()
 
-    def _on_joint_states(self, message: JointState) -> None:
-        self._heard.felt(seconds(message.header.stamp), message)
-        self._note_felt()
+    def _on_joint_states(self, message: JointState, topic: str = "joint_states") -> None:
+        self._history.add_joint_states(message, topic)
+        self._note_complete()
         self._narrate_when_due()
 
-    def _note_felt(self) -> None:
+    def _note_complete(self) -> None:
         newest = self._newest
-        if newest and seconds(newest.header.stamp) - self._heard.newest_joints < STAMP_ROUNDING:
-            self._felt = newest
+        if newest and seconds(newest.header.stamp) - self._history.joints_complete < STAMP_ROUNDING:
+            self._complete = newest
 
     def _on_chunk(self, message: ActionChunk) -> None:
         problem = ""
@@ -209,12 +218,12 @@ class NarratorNode(LifecycleNode):
         stamp, gist = seconds(frame.header.stamp), told and told.gist
         if not self._is_due(stamp, gist):
             return
-        newest, since = self._heard.newest_joints, self._listening_since
+        newest, since = self._history.joints_complete, self._listening_since
         awaited_since = newest if since is None else max(newest, since)
         if stamp - newest > STAMP_ROUNDING and stamp - awaited_since <= self.params.state_timeout:
-            return  # they are on their way, as for the policy, or wait behind what it has not heard
+            return  # they are on their way, as for the policy, or behind what has not been taken
         try:
-            measured = self._measured(stamp)
+            measured = self._measured(frame)
             self._narrated, self._gist = stamp, gist
             self._narrate(frame, told, measured)
             self._listening_since = None
@@ -275,10 +284,10 @@ class NarratorNode(LifecycleNode):
             )
         )
 
-    def _measured(self, stamp: float) -> np.ndarray:
+    def _measured(self, frame: VisualTokens) -> np.ndarray:
         """Joint positions [D]. Raises ValueError when they are not known."""
-        joints = self._heard.joints(stamp, self.params.state_timeout)
-        return joints_from_message(joints, panda.JOINT_NAMES)
+        timeout = self.params.state_timeout
+        return self._history.joint_positions(panda.JOINT_NAMES, frame.header.stamp, timeout)
 
     def _look(self, frame: VisualTokens, measured: np.ndarray) -> tuple[Sight, np.ndarray]:
         """What a frame shows, and proprioception. Raises ValueError: it cannot be looked at."""
@@ -308,7 +317,7 @@ class NarratorNode(LifecycleNode):
         return response
 
     def _look_anew(self) -> Sight:
-        """What the newest frame shows whose joint states were heard: after it has spoken, those of
+        """What the newest frame shows whose joint states have come: after it has spoken, those of
         the very newest may still wait behind older ones.
 
         Raises:
@@ -319,14 +328,14 @@ class NarratorNode(LifecycleNode):
         if self._newest is None:
             why = self._problem or f"are there visual tokens on {_TOKENS}?"
             raise ValueError(f"nothing was seen yet: {why}")
-        frame = self._felt or self._newest
+        frame = self._complete or self._newest
         stamp = seconds(frame.header.stamp)
         if self.now - stamp > _OLD:
             raise ValueError(
                 f"the newest picture is {self.now - stamp:.1f} s old: "
                 f"{self._problem or 'is narrator_eye still active?'}"
             )
-        return self._look(frame, self._measured(stamp))[0]
+        return self._look(frame, self._measured(frame))[0]
 
 
 def _unknown_words(instruction: str) -> tuple[str, ...]:

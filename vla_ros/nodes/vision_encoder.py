@@ -22,10 +22,10 @@ from vla_ros.models.vlam import VisionLanguageActionModel
 from vla_ros.msg import VisualTokens
 from vla_ros.observations import preprocess_image
 from vla_ros.ros import qos
-from vla_ros.ros.heard import STAMP_ROUNDING
 from vla_ros.ros.lifecycle import OK, WARN, LifecycleNode
 from vla_ros.ros.messages import seconds, tokens_message
 from vla_ros.ros.parameters import Parameter
+from vla_ros.ros.robot_history import RESTART, STAMP_ROUNDING
 from vla_ros.ros.running import run
 
 if TYPE_CHECKING:
@@ -117,7 +117,11 @@ class VisionEncoderNode(LifecycleNode):
 
     def _is_due(self, stamp: float) -> bool:
         rate = self.params.rate
-        if not rate or self._last is None or stamp < self._last:  # the clock began anew
+        if self._last is None or stamp < self._last - RESTART:
+            return True
+        if stamp < self._last:
+            return False  # late: a newer frame was encoded
+        if not rate:
             return True
         return stamp - self._last >= 1.0 / rate - STAMP_ROUNDING
 

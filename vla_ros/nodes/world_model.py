@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -29,13 +30,12 @@ from vla_ros.checkpoints import resolve
 from vla_ros.images import image_from_message
 from vla_ros.models.genie.genie import Dream, Imagined, WorldModel
 from vla_ros.msg import ActionChunk, GateStatus, Imagination
-from vla_ros.observations import joints_from_message, preprocess_image, proprioception
+from vla_ros.observations import preprocess_image, proprioception
 from vla_ros.robots import panda
 from vla_ros.robots.action_config import ActionConfig
 from vla_ros.robots.actions import joint_chunk_to_end_effector
 from vla_ros.robots.kinematics import ArmKinematics
 from vla_ros.ros import qos
-from vla_ros.ros.heard import STAMP_ROUNDING, Heard, arm_chunk
 from vla_ros.ros.lifecycle import OK, WARN, LifecycleNode
 from vla_ros.ros.messages import (
     image_message,
@@ -43,6 +43,7 @@ from vla_ros.ros.messages import (
     seconds,
 )
 from vla_ros.ros.parameters import Parameter
+from vla_ros.ros.robot_history import RESTART, STAMP_ROUNDING, RobotHistory, arm_chunk
 from vla_ros.ros.running import run
 from vla_ros.srv import Imagine
 
@@ -55,6 +56,10 @@ PARAMETERS = {
     ),
     "camera_topic": Parameter(
         "", "Image topic; empty: CAMERA/image_raw of the camera that the checkpoint knows."
+    ),
+    "state_topics": Parameter(
+        ["joint_states"],
+        "Topics of joint states that together give the robot's, such as arm and gripper.",
     ),
     "horizon": Parameter(
         8, "Frames that are imagined every imagine_period; the checkpoint has a limit.", 1, 1000
@@ -119,7 +124,7 @@ class WorldModelNode(LifecycleNode):
         self._pictures = self.publisher(Image, "imagination/image", qos.standard(1))
 
     def activate(self) -> None:
-        self._heard = Heard()
+        self._history = RobotHistory(self.params.state_topics)
         self._forget()
         self._received = self._observed = self._known = self._begun = 0
         self._unfit = ""  # what is wrong with the images
@@ -132,7 +137,9 @@ class WorldModelNode(LifecycleNode):
         self._while_active.append(lambda: self.destroy_timer(self._work))
         self.subscribe(Image, self._topic, self._on_image, qos.sensor())
         # Deep enough for what comes while a frame is observed: the newest is not all here.
-        self.subscribe(JointState, "joint_states", self._on_joint_states, qos.standard(100))
+        for topic in self.params.state_topics:
+            callback = partial(self._on_joint_states, topic=topic)
+            self.subscribe(JointState, topic, callback, qos.standard(100))
         self.subscribe(ActionChunk, "action_chunk", self._on_chunk, qos.standard())
         self.subscribe(GateStatus, "gate_status", self._on_gate_status, qos.latched())
 
@@ -177,10 +184,9 @@ class WorldModelNode(LifecycleNode):
         self._dream: Dream | None = None
         self._seen: Seen | None = None
 
-    def _on_joint_states(self, message: JointState) -> None:
-        stamp = seconds(message.header.stamp)
-        self._heard.felt(stamp, message)
-        self._observe_when_known(stamp)
+    def _on_joint_states(self, message: JointState, topic: str = "joint_states") -> None:
+        self._history.add_joint_states(message, topic)
+        self._observe_when_known(seconds(message.header.stamp))
 
     def _on_chunk(self, message: ActionChunk) -> None:
         problem = ""
@@ -190,18 +196,20 @@ class WorldModelNode(LifecycleNode):
             problem = str(error)
         self.log_edge("chunk", problem and f"action chunks are passed over: {problem}")
         if not problem:
-            self._heard.told(chunk)
+            self._history.add_chunk(chunk)
             self._observe_when_known(chunk.stamp)
 
     def _on_gate_status(self, message: GateStatus) -> None:
         # A slowed robot does less than it is told, which would surprise and slow it further.
         obeys = message.state == GateStatus.ACTIVE and not message.slowed
-        self._heard.gated(seconds(message.header.stamp), obeys)
+        self._history.add_gate_status(seconds(message.header.stamp), obeys)
 
     def _on_image(self, message: Image) -> None:
         stamp = seconds(message.header.stamp)
         self._received += 1
         if self._stamps and stamp < self._stamps[-1]:
+            if stamp >= self._stamps[-1] - RESTART:
+                return  # late: a newer one is here
             self._forget()  # the clock began anew
         self._stamps.append(stamp)
         self._observe_when_known(stamp)
@@ -248,16 +256,16 @@ class WorldModelNode(LifecycleNode):
     def _may_become_known(self, stamp: float) -> bool:
         """Whether joint states of the frame's time, or the last of the chunks that led to it, are
         still to come."""
-        robot, seen, chunk = self._world.config.robot, self._seen, self._heard.chunk
+        robot, seen, chunk = self._world.config.robot, self._seen, self._history.chunk
         if robot is None:
             return False
-        if self._heard.newest_joints < stamp - STAMP_ROUNDING:
+        if self._history.joints_complete < stamp - STAMP_ROUNDING:
             return True
         if seen is None or chunk is None:
             return False
         last = seen.stamp + (robot.points - 1) * robot.dt
-        missing = self._heard.point(last, robot.dt / 2) is None
-        return missing and chunk.stamp < last and self._heard.obeys(seen.stamp, stamp)
+        missing = self._history.point(last, robot.dt / 2) is None
+        return missing and chunk.stamp < last and self._history.obeys(seen.stamp, stamp)
 
     def _observe(self, picture: np.ndarray, header: Header, stamp: float) -> None:
         began = time.perf_counter()
@@ -290,21 +298,24 @@ class WorldModelNode(LifecycleNode):
         As in training: of every frame in between, the first point of the chunk decided on it.
         """
         robot, seen, config = self._world.config.robot, self._seen, self._world.config
-        if robot is None or seen is None or not self._heard.obeys(seen.stamp, stamp):
+        if robot is None or seen is None or not self._history.obeys(seen.stamp, stamp):
             return None
         if abs(stamp - seen.stamp - config.dt) > self._tolerance():
             return None
         points = [
-            self._heard.point(seen.stamp + k * robot.dt, robot.dt / 2) for k in range(robot.points)
+            self._history.point(seen.stamp + k * robot.dt, robot.dt / 2)
+            for k in range(robot.points)
         ]
         if any(point is None for point in points):
             return None
-        return self._from_tool(seen.stamp, np.stack(points))
+        return self._from_tool(seen.header, np.stack(points))
 
-    def _from_tool(self, stamp: float, points: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-        """Joint targets [K, D] as the model's actions, and proprioception at `stamp`."""
+    def _from_tool(
+        self, header: Header, points: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        """Joint targets [K, D] as the model's actions, and proprioception at a frame."""
         try:
-            measured = self._measured(stamp)
+            measured = self._measured(header)
         except ValueError as error:
             self.log_edge("joints", f"robot actions are unknown: {error}")
             return None
@@ -312,9 +323,9 @@ class WorldModelNode(LifecycleNode):
         actions = joint_chunk_to_end_effector(self._kinematics, measured, points)
         return actions, proprioception(measured, self._kinematics)
 
-    def _measured(self, stamp: float) -> np.ndarray:
+    def _measured(self, header: Header) -> np.ndarray:
         """Joint positions [D]. Raises ValueError when they are not known."""
-        return joints_from_message(self._heard.joints(stamp), panda.JOINT_NAMES)
+        return self._history.joint_positions(panda.JOINT_NAMES, header.stamp)
 
     # --- imagining --------------------------------------------------------------------------
 
@@ -340,8 +351,8 @@ class WorldModelNode(LifecycleNode):
 
         Point k of a chunk is what the chunk k frames later should begin with.
         """
-        robot, chunk, stamp = self._world.config.robot, self._heard.chunk, self._seen.stamp
-        if robot is None or chunk is None or not self._heard.obeys(stamp, np.inf):
+        robot, chunk, stamp = self._world.config.robot, self._history.chunk, self._seen.stamp
+        if robot is None or chunk is None or not self._history.obeys(stamp, np.inf):
             return None
         if abs(chunk.stamp - stamp) > self._world.config.dt:
             return None
@@ -352,7 +363,7 @@ class WorldModelNode(LifecycleNode):
         if not steps:
             return None
         index = index[: steps * robot.points].clip(0, len(chunk.points) - 1)
-        return self._from_tool(stamp, chunk.points[index])
+        return self._from_tool(self._seen.header, chunk.points[index])
 
     async def _on_imagine(
         self, request: Imagine.Request, response: Imagine.Response
@@ -379,7 +390,7 @@ class WorldModelNode(LifecycleNode):
         actions = felt = None
         if request.actions:
             actions = self._actions(request)
-            felt = proprioception(self._measured(self._seen.stamp), self._kinematics)
+            felt = proprioception(self._measured(self._seen.header), self._kinematics)
         steps = self._dream.imagine(
             request.horizon,
             latent_actions=list(request.latent_actions) or None,

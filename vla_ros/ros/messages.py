@@ -33,6 +33,10 @@ def seconds(stamp: Time | Duration) -> float:
     return stamp.sec + stamp.nanosec * 1e-9
 
 
+def nanoseconds(stamp: Time | Duration) -> int:
+    return stamp.sec * 10**9 + stamp.nanosec
+
+
 def to_time(value: float) -> Time:
     """Seconds since the epoch of the clock, not negative."""
     nanoseconds = round(value * 1e9)

@@ -21,9 +21,9 @@ from results import write_section
 from std_msgs.msg import String
 
 import vla_ros.nodes  # noqa: F401  (before torch: sets how many threads libraries use)
-from vla_ros.live import Processes
 from vla_ros.ros import qos
 from vla_ros.sim.tasks import sample_task
+from vla_ros.stack.stack import Stack
 
 VICTIMS = ("command_gate", "action_policy", "vision_encoder")
 _MOVING = 0.4  # rad/s of the fastest joint: on its way
@@ -63,7 +63,7 @@ class Watch:
             self.ended.set()
 
 
-def moves(stack: Processes, say: Callable[[], None]) -> bool:
+def moves(stack: Stack, say: Callable[[], None]) -> bool:
     """Whether the arm starts to move within the patience, told again and again what to do."""
     world, end = stack.nodes["sim_robot"].world, time.monotonic() + _PATIENCE
     while time.monotonic() < end:
@@ -75,7 +75,7 @@ def moves(stack: Processes, say: Callable[[], None]) -> bool:
     return False
 
 
-def trial(stack: Processes, victim: str, seed: int, publisher) -> tuple[float, float, float]:
+def trial(stack: Stack, victim: str, seed: int, publisher) -> tuple[float, float, float]:
     """Kill `victim` in full motion. Returns s to the last set point, to rest, and to recovery."""
     robot = stack.nodes["sim_robot"]
     task = sample_task("bowl", seed)
@@ -99,7 +99,7 @@ def trial(stack: Processes, victim: str, seed: int, publisher) -> tuple[float, f
         raise RuntimeError("the arm never moved fast enough")
     robot.hook = None
     stack.processes[victim].wait()
-    stack.start(victim)
+    stack.restart(victim)
     began = time.perf_counter()
     if not moves(stack, lambda: publisher.publish(String(data=task.instruction))):
         raise RuntimeError(f"the arm did not move again after {victim} had returned")
@@ -112,7 +112,7 @@ def main() -> int:
     parser.add_argument("--checkpoint", default="arm", help="name or folder; default arm")
     options = parser.parse_args()
     rows = []
-    with Processes(options.checkpoint) as stack:
+    with Stack(checkpoint=options.checkpoint, log_level="error", processes="all") as stack:
         node = rclpy.create_node("killer", context=stack.context)
         publisher = node.create_publisher(String, "instruction", qos.latched())
         for victim in VICTIMS:

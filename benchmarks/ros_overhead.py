@@ -1,7 +1,8 @@
 """What ROS 2 costs between camera and command: `python benchmarks/ros_overhead.py`.
 
-The arm follows instructions live, once with all nodes in one process and once with each in its own
-(the simulated robot in the measuring one). For every camera frame:
+The arm follows instructions live: with all nodes in one process, with those that no command waits
+for in processes of their own, and with every node in its own (the simulated robot always in the
+measuring one). For every camera frame:
 
     latency  = from the beginning of rendering to the arrival of the first command that answers it
     overhead = latency - rendering of both cameras - forward passes of encoder and policy
@@ -27,6 +28,8 @@ from vla_ros.checkpoints import resolve
 from vla_ros.live import Cost, LiveArm, running
 from vla_ros.scene_language.instructions import FAMILIES
 
+FORMS = {"one process": "none", "those aside apart": "aside", "a process per node": "all"}
+
 
 def cpu_seconds(process: int) -> float:
     """Time that a process has run on a processor so far, all its threads."""
@@ -37,7 +40,7 @@ def cpu_seconds(process: int) -> float:
 def measure(arm: LiveArm, seconds: float) -> tuple[float, dict[str, float]]:
     """Play episodes for so long. Returns action chunks per second and each process's CPU share."""
     processes = {"in this process": os.getpid()}
-    for name, process in getattr(arm.stack, "processes", {}).items():
+    for name, process in arm.stack.processes.items():
         processes[name] = process.pid
     arm.play(FAMILIES[0], 0)  # warm
     arm.costs.clear()
@@ -77,7 +80,7 @@ def main() -> int:
     checkpoint = str(resolve(options.checkpoint))
 
     rows, shares = [], []
-    for title, processes in (("one process", False), ("a process per node", True)):
+    for title, processes in FORMS.items():
         with running(checkpoint, processes=processes) as arm:
             rate, share = measure(arm, options.seconds)
             rows.append(row(title, arm.costs, rate, arm.sentences))
@@ -96,7 +99,7 @@ rendering and forward passes.
 {chr(10).join(rows)}
 
 Processor time, share of one core. "In this process" are the simulated robot, with physics and
-rendering, and the benchmark itself; in one process also all other nodes.
+rendering, and the benchmark itself, and all nodes that are not named.
 
 {chr(10).join(shares)}
 """

@@ -7,7 +7,6 @@ from rclpy.parameter import Parameter
 from sensor_msgs.msg import Image
 from tiny_narrator import tiny_narrator
 
-from vla_ros.bringup import NARRATOR_EYE
 from vla_ros.models.vlam import VisionLanguageActionModel
 from vla_ros.msg import VisualTokens
 from vla_ros.nodes.vision_encoder import VisionEncoderNode
@@ -15,7 +14,9 @@ from vla_ros.observations import preprocess_image
 from vla_ros.ros import qos
 from vla_ros.ros.lifecycle import FAILURE, OK, WARN
 from vla_ros.ros.messages import image_message, seconds, tokens_from_message
+from vla_ros.stack.description import NODES
 
+(EYE,) = (node for node in NODES if node.name == "narrator_eye")
 NAMESPACE = "/encoding"
 PICTURE = np.random.default_rng(0).integers(0, 255, (96, 128, 3), dtype=np.uint8)
 BOTH = ["camera/image_raw", "wrist_camera/image_raw"]
@@ -158,7 +159,7 @@ def test_a_second_one_has_a_name_and_a_topic_of_its_own(narrator, tmp_path):
     robot.node.create_timer(0.05, publish)
     robot.start()
     arguments = ("-p", f"checkpoint:={folder}", "-p", f"camera_topics:=[{BOTH[0]}]")
-    process = NodeProcess(tmp_path, NAMESPACE, "vision_encoder", *arguments, *NARRATOR_EYE)
+    process = NodeProcess(tmp_path, NAMESPACE, "vision_encoder", *arguments, *EYE.naming())
     try:
         message = robot.next("narrator/visual_tokens")
         assert message.encoder_id == model.encoder_id

@@ -53,7 +53,7 @@ ARROWS = {
     "joint_states": set(),
     "observations": {"robots", "joint_states"},
     "recording": set(),
-    "stack": set(),
+    "stack": {"ros", "nodes"},
     "video": set(),
     "models": {"robots", "scene_language"},
     "sim": {"robots", "scene_language"},
@@ -63,7 +63,7 @@ ARROWS = {
     "training": {"models", "images", "observations", "robots", "scene_language", "safety", "sim"}
     | {"joint_states", "checkpoints", "video", "live"},  # live: only inside a function, see below
 }
-WITH_ROS = {"ros", "nodes"}  # rooms that may import ROS packages
+WITH_ROS = {"ros", "nodes", "stack"}  # rooms that may import ROS packages
 # Not rooms but the ways in: they run the whole stack and may import all. No room imports them.
 ENTRANCES = {"__init__", "bringup", "cli", "demo", "film", "live", "record"}
 

@@ -51,7 +51,7 @@ def test_what_commands_wait_for_never_gives_way():
 def test_parameters_keep_their_type_on_the_command_line(value):
     (node,) = [node for node in describe() if node.name == "command_gate"]
     node.parameters["x"] = value
-    word = node.ros_arguments()[-1]
+    word = node.settings()[-1]
     assert yaml.safe_load(word.removeprefix("x:=")) == value
 
 

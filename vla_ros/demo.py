@@ -41,6 +41,7 @@ from vla_ros.scene_language.instructions import FAMILIES
 from vla_ros.sim.report import EpisodeReport
 from vla_ros.sim.tasks import Outcome, check_seeds, sample_task
 from vla_ros.sim.truth import Witness
+from vla_ros.stack.description import describe
 from vla_ros.video import Video
 
 _NEEDED = 0.9  # share of the episodes that must succeed
@@ -78,11 +79,11 @@ def main(arguments: argparse.Namespace) -> int:
     narrator = str(resolve(arguments.narrator)) if arguments.narrator else ""
     tasks = [(FAMILIES[i % len(FAMILIES)], seed) for i, seed in enumerate(seeds)]
 
-    print(
-        "starting the stack: sim_robot, command_gate, action_policy, vision_encoder, world_model"
-        f"{', narrator, narrator_eye' if narrator else ''}",
-        flush=True,
-    )
+    nodes = describe(narrator=narrator)
+    here = ", ".join(node.name for node in nodes if node.in_control_path)
+    aside = ", ".join(node.name for node in nodes if not node.in_control_path)
+    print(f"starting in this process: {here}", flush=True)
+    print(f"in processes of their own, as no command waits for them: {aside}", flush=True)
     reports = []
     with running(str(checkpoint), narrator=narrator) as arm:
         recorder = Recorder(arm.robot)

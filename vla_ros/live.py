@@ -8,36 +8,29 @@ from __future__ import annotations
 
 import contextlib
 import math
-import signal
 import statistics
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import rclpy
-from ament_index_python.packages import get_package_share_directory
 from lifecycle_msgs.srv import GetState
 from rclpy.action import ActionClient
 from rclpy.action.client import ClientGoalHandle
-from rclpy.context import Context
 from rclpy.node import Node
-from rclpy.signals import SignalHandlerOptions
 
 from vla_ros.action import FollowInstruction
-from vla_ros.bringup import NARRATOR_EYE, Stack, wait_until_drawing
 from vla_ros.msg import ActionChunk, GateStatus, Narration, TaskStatus
 from vla_ros.nodes.sim_robot import SimRobot
 from vla_ros.ros import qos
 from vla_ros.ros.messages import seconds
-from vla_ros.ros.running import StartError, Threads, choose_transport, switch_threads_often
+from vla_ros.ros.running import StartError, Threads, switch_threads_often
 from vla_ros.sim.report import EpisodeReport
 from vla_ros.sim.tasks import TIME_LIMIT
 from vla_ros.srv import SetTask
+from vla_ros.stack.stack import Stack
 
 _START_TIME = 60.0  # s that nodes may take to come up
 _ANSWER_TIME = 30.0  # s that a service may take on a busy machine
@@ -45,119 +38,20 @@ _SETTLE_TIME = 1.0  # s of simulated time for the judge, after the policy has en
 _QUIET_TIME = 0.4  # s of simulated time: the command gate repeats a hold for less than this
 
 
-class Running(Protocol):
-    """A stack with the simulated robot in this process: `Stack` and `Processes` are such."""
-
-    nodes: dict[str, Node]
-    context: Context
-
-    @property
-    def failure(self) -> str: ...
-
-
-class Processes:
-    """The stack with every node as its own process, but for the simulated robot.
-
-    That one runs in this process, so that its frame times can be read. A context manager.
-
-    Args:
-        checkpoint: of encoder and policy, a name or a folder.
-        log_level: debug, info, warn, error or fatal.
-        params_file: parameters of all nodes; None for config/arm.yaml of the package.
-        narrator: a checkpoint too, also of its eye; "" to run without them.
-
-    Raises:
-        StartError: the robot cannot be made.
-    """
-
-    def __init__(
-        self,
-        checkpoint: str = "arm",
-        log_level: str = "error",
-        params_file: str | Path | None = None,
-        narrator: str = "narrator",
-    ) -> None:
-        share = Path(get_package_share_directory("vla_ros"))
-        self._common = ["--ros-args", "--log-level", log_level, "--params-file"]
-        self._common.append(str(params_file or share / "config" / "arm.yaml"))
-        self._checkpoint, self._narrator = checkpoint, narrator
-        self.context = Context()
-        self.nodes: dict[str, Node] = {}
-        self.processes: dict[str, subprocess.Popen] = {}
-        self._threads = Threads(self.context)
-
-    def __enter__(self) -> Processes:
-        choose_transport()
-        rclpy.init(
-            args=self._common,
-            context=self.context,
-            signal_handler_options=SignalHandlerOptions.NO,
-        )
-        try:
-            robot = self._threads.start(lambda: SimRobot(context=self.context))
-            self.nodes["sim_robot"] = robot
-            wait_until_drawing(robot, self._threads)
-        except StartError:
-            self.stop()
-            raise
-        for name in ("command_gate", "world_model", "action_policy", "vision_encoder"):
-            self.start(name)
-        if self._narrator:
-            self.start("narrator")
-            self.start("narrator_eye")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
-    def start(self, name: str) -> None:
-        """Start the process of a node, once more if it has ended."""
-        module = "vision_encoder" if name == "narrator_eye" else name
-        command = [sys.executable, "-m", f"vla_ros.nodes.{module}", *self._common]
-        command += ["-p", "use_sim_time:=true"]
-        if name in ("action_policy", "vision_encoder"):
-            command += ["-p", f"checkpoint:={self._checkpoint}"]
-        if name in ("narrator", "narrator_eye"):
-            command += ["-p", f"checkpoint:={self._narrator}"]
-        if name == "narrator_eye":
-            command += NARRATOR_EYE
-        self.processes[name] = subprocess.Popen(command)
-
-    @property
-    def failure(self) -> str:
-        """Why a node ended by itself; "" while all run."""
-        for name, process in self.processes.items():
-            if process.poll() is not None:
-                return f"{name} ended with exit code {process.returncode}"
-        return self._threads.failure
-
-    def stop(self) -> None:
-        for process in self.processes.values():
-            process.send_signal(signal.SIGINT)
-        for process in self.processes.values():
-            try:
-                process.wait(timeout=10.0)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-        self._threads.stop()
-        self.context.try_shutdown()
-
-
 @contextlib.contextmanager
 def running(
-    checkpoint: str, *, processes: bool = False, narrator: str = "narrator"
+    checkpoint: str, *, processes: str = "aside", narrator: str = "narrator"
 ) -> Iterator[LiveArm]:
-    """A stack with that checkpoint, and that of a narrator unless "", ready for episodes.
+    """A simulated arm with that checkpoint, and that of a narrator unless "", ready for episodes.
+
+    Args:
+        processes: which nodes are processes of their own, see `Stack`.
 
     Raises:
         StartError: a node does not come up, or another simulation runs in this ROS domain.
     """
     switch_threads_often()
-    if processes:
-        stack = Processes(checkpoint, narrator=narrator)
-    else:
-        stack = Stack(checkpoint=checkpoint, log_level="error", narrator=narrator)
+    stack = Stack(checkpoint=checkpoint, log_level="error", narrator=narrator, processes=processes)
     with stack:
         arm = LiveArm(stack)
         try:
@@ -185,7 +79,7 @@ class LiveArm:
     """Plays episodes on a running stack. `costs` collects what every observation cost, `sentences`
     the s that the narrator took to see and say each."""
 
-    def __init__(self, stack: Running) -> None:
+    def __init__(self, stack: Stack) -> None:
         self.stack = stack
         self.robot: SimRobot = stack.nodes["sim_robot"]
         self.costs: list[Cost] = []

@@ -14,7 +14,6 @@ service `ask` answers questions about the newest one.
 from __future__ import annotations
 
 import math
-import os
 import sys
 import time
 from collections import deque
@@ -350,9 +349,6 @@ def _unknown_words(instruction: str) -> tuple[str, ...]:
 
 
 def main(args: list[str] | None = None) -> int:
-    # In a process of its own it gives way to those that move the robot, not so much to world_model:
-    # what it says is worth less the later it comes.
-    os.nice(3)
     return run(NarratorNode, args)
 
 

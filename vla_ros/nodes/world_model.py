@@ -7,7 +7,6 @@ asks, it imagines what comes next: one frame at a time, so that no real one wait
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections import deque
@@ -466,7 +465,6 @@ def _words(value: str | tuple[str, ...]) -> str:
 
 
 def main(args: list[str] | None = None) -> int:
-    os.nice(5)  # in a process of its own it gives way to those that move the robot
     return run(WorldModelNode, args)
 
 

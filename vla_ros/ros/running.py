@@ -22,6 +22,7 @@ from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
 from vla_ros.ros.lifecycle import LifecycleNode
+from vla_ros.ros.parent import FAILED, UP, Parent
 
 
 class StartError(RuntimeError):
@@ -123,14 +124,20 @@ def stop_on_signals(event: threading.Event) -> None:
 
 
 def run(make: Callable[[], Node], args: Sequence[str] | None = None) -> int:
-    """Run one node as this process until a signal. Returns the exit code, 1 for a failure."""
+    """Run one node as this process until a signal, or until the process that started it has gone.
+
+    Returns the exit code, 1 for a failure, which is told that process, or else printed.
+    """
     choose_transport()
+    parent = Parent()
     context = rclpy.get_default_context()
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     threads = Threads(context)
     stop_on_signals(threads.ended)
+    parent.watch(threads.ended.set)
     try:
         threads.start(make)
+        parent.say(UP)
         threads.ended.wait()
     except StartError as error:
         threads.failure = str(error)
@@ -138,6 +145,9 @@ def run(make: Callable[[], Node], args: Sequence[str] | None = None) -> int:
         threads.stop()
         rclpy.try_shutdown()
     if threads.failure:
-        print(f"error: {threads.failure}", file=sys.stderr)
+        if parent:
+            parent.say(FAILED, threads.failure)
+        else:
+            print(f"error: {threads.failure}", file=sys.stderr)
         return 1
     return 0

@@ -44,11 +44,16 @@ class NodeDescription:
         """All but the simulated robot have: that one is there from the start, as a real one is."""
         return self.executable != "sim_robot"
 
-    def ros_arguments(self) -> list[str]:
-        """What makes a node of the executable this one: its name, remappings and parameters."""
+    def naming(self) -> list[str]:
+        """ROS arguments with its name and topics: before others, as the first that fits counts."""
         arguments = ["-r", f"__node:={self.name}"] if self.name != self.executable else []
         for old, new in self.remappings:
             arguments += ["-r", f"{old}:={new}"]
+        return arguments
+
+    def settings(self) -> list[str]:
+        """ROS arguments with its parameters: after those with a parameter file, the last count."""
+        arguments = []
         for key, value in self.parameters.items():
             # As YAML that keeps its type: a folder named 12 is no number.
             arguments += ["-p", f"{key}:={json.dumps(value, ensure_ascii=False)}"]

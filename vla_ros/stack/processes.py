@@ -1,0 +1,158 @@
+"""Nodes as processes of their own: started, watched, and all ended with the one that started them.
+
+A process that dies is noticed and named. However this process ends, by a signal that nobody can
+catch too, the others end with it: see vla_ros.ros.parent.
+"""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+
+from vla_ros.ros import parent
+from vla_ros.ros.running import StartError
+from vla_ros.stack.description import NodeDescription
+
+_PATIENCE = 10.0  # s that a process may take to end before it is killed
+
+
+class NodeProcess:
+    """One node that runs as a process.
+
+    Args:
+        node: which one.
+        arguments: further ROS arguments.
+        tell: called, from a thread of its own, when the node has come up and when it has ended.
+
+    Attributes:
+        popen: the process.
+        is_up: whether the node is active, as far as it activates itself.
+        failure: why it ended by itself; "" while it runs, and when it was asked to end.
+    """
+
+    def __init__(
+        self, node: NodeDescription, arguments: Sequence[str], tell: Callable[[], None]
+    ) -> None:
+        self.is_up, self.failure = False, ""
+        self._name, self._tell, self._stopping = node.name, tell, False
+        line, end = parent.line()
+        command = [sys.executable, "-m", f"vla_ros.nodes.{node.executable}"]
+        command += ["--ros-args", *node.naming(), *arguments, *node.settings()]
+        if node.nice:
+            command = ["nice", "-n", str(node.nice), *command]
+        with end:
+            # In a group of its own: of a Ctrl-C only this process hears, and ends them in order.
+            self.popen = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                env=parent.environment(end),
+                pass_fds=[end.fileno()],
+                process_group=0,
+            )
+        self._thread = threading.Thread(target=self._listen, args=(line,), daemon=True)
+        self._thread.start()
+
+    def _listen(self, line: socket.socket) -> None:
+        reason = ""
+        with line, line.makefile(encoding="utf-8", errors="replace") as words:
+            for said in words:
+                what, _, text = said.strip().partition(" ")
+                if what == parent.FAILED:
+                    reason = text
+                else:
+                    self.is_up = True
+                    self._tell()
+        code = self.popen.wait()
+        self.is_up = False
+        if not self._stopping:
+            self.failure = reason or f"{self._name} {_how(code)}"
+        self._tell()
+
+    def ask_to_end(self) -> None:
+        """Once: a second signal would meet a process that has put its handlers away."""
+        asked, self._stopping = self._stopping, True
+        if not asked and self.popen.poll() is None:
+            self.popen.terminate()
+
+    def end(self) -> None:
+        """Wait until it has ended, and kill it when it does not."""
+        self.ask_to_end()
+        try:
+            self.popen.wait(_PATIENCE)
+        except subprocess.TimeoutExpired:
+            self.popen.kill()
+            self.popen.wait()
+        self._thread.join(_PATIENCE)
+
+
+class Processes:
+    """The node processes of a stack, by name.
+
+    Args:
+        arguments: ROS arguments of all of them.
+        ended: set when one of them has ended by itself.
+    """
+
+    def __init__(self, arguments: Sequence[str], ended: threading.Event) -> None:
+        self._arguments, self._ended = list(arguments), ended
+        self._news = threading.Condition()
+        self._running: dict[str, NodeProcess] = {}
+
+    def start(self, node: NodeDescription) -> None:
+        """Start a node's process, once more if it has ended."""
+        self._running[node.name] = NodeProcess(node, self._arguments, self._on_news)
+
+    def _on_news(self) -> None:
+        if self.failure:
+            self._ended.set()
+        with self._news:
+            self._news.notify_all()
+
+    @property
+    def popen(self) -> dict[str, subprocess.Popen]:
+        return {name: process.popen for name, process in self._running.items()}
+
+    @property
+    def failure(self) -> str:
+        """Why a node ended by itself; "" while all run."""
+        return next((one.failure for one in list(self._running.values()) if one.failure), "")
+
+    def starting(self) -> list[str]:
+        """Names of the nodes that are not up yet."""
+        return [name for name, process in self._running.items() if not process.is_up]
+
+    def wait_until_up(self, names: Iterable[str], timeout: float) -> list[str]:
+        """Wait at most `timeout` s for these nodes. Returns those that are still starting.
+
+        Raises:
+            StartError: a node has ended instead; the text is its own.
+        """
+        wanted, end = set(names), time.monotonic() + timeout
+        with self._news:
+            while True:
+                if self.failure:
+                    raise StartError(self.failure)
+                left = [name for name in self.starting() if name in wanted]
+                if not left or self._ended.is_set() or time.monotonic() > end:
+                    return left
+                self._news.wait(0.1)
+
+    def stop(self, names: Iterable[str] | None = None) -> None:
+        """Ask all to end, and wait for these, or for all."""
+        for process in self._running.values():
+            process.ask_to_end()
+        for name in list(self._running if names is None else names):
+            if name in self._running:
+                self._running[name].end()
+
+
+def _how(code: int) -> str:
+    """In words, how a process ended that returned this code."""
+    if code < 0:
+        return f"was killed by {signal.Signals(-code).name}"
+    return f"ended by itself with exit code {code}"

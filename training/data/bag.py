@@ -13,18 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import zstandard
 from rosbags.serde import SerdeError
 from rosbags.typesys.store import Typestore
 
-from vla_ros.training.data.bag_files import find_files
+from vla_ros.training.data.bag_files import Metadata, find_files, is_packed, storage_file
 from vla_ros.training.data.bag_storage import (
     ZSTD_MAGIC,
     Channel,
     Reader,
     StorageFile,
     inflate,
-    storage_file,
+    inflate_head,
 )
 from vla_ros.training.data.bag_types import full_name, has_stamp, type_stores
 
@@ -78,7 +77,10 @@ class Topic:
         """
         self.check()
         if data[:4] == ZSTD_MAGIC:
-            data = inflate(data)
+            try:
+                data = inflate(data)
+            except ValueError as error:
+                raise ValueError(f"{self.name}: {error}") from None
         view = memoryview(data)
         for store in self._stores:
             definition = store.get_msgdef(self.type)
@@ -111,24 +113,14 @@ class Bag:
         self.notes: list[str] = []  # what is not as it should be, yet can be read
         self.topics: dict[str, Topic] = {}
         metadata, files = find_files(self.path)
-        self.custom: dict[str, str] = metadata.get("custom_data") or {}
-        self._unpacked = tempfile.TemporaryDirectory() if _is_packed(files) else None
-        self._files: list[StorageFile] = [storage_file(self._plain(file)) for file in files]
+        self.custom: dict[str, str] = dict(metadata.custom)
+        self._unpacked = tempfile.TemporaryDirectory() if any(map(is_packed, files)) else None
+        folder = Path(self._unpacked.name) if self._unpacked else None
+        self._files: list[StorageFile] = [storage_file(file, folder) for file in files]
         self._index()
         self._compare(metadata)
         if not any(map(len, self.topics.values())):
             raise ValueError(f"{self.path} holds no messages")
-
-    def _plain(self, path: Path) -> Path:
-        if path.suffix != ".zstd":
-            return path
-        target = Path(self._unpacked.name, path.stem)
-        try:
-            with open(path, "rb") as packed, open(target, "wb") as plain:
-                zstandard.ZstdDecompressor().copy_stream(packed, plain)
-        except zstandard.ZstdError as error:
-            raise ValueError(f"{path} cannot be unpacked: {error}") from None
-        return target
 
     def _index(self) -> None:
         tables: dict[str, array] = {}
@@ -143,8 +135,10 @@ class Bag:
                         tables[name], channels[name] = array("q"), channel
                         with_stamp[name] = has_stamp(channel)
                     if head[:4] == ZSTD_MAGIC:
-                        packed = zstandard.ZstdDecompressor().stream_reader(reader.read(place))
-                        head = packed.read(16)
+                        try:
+                            head = inflate_head(reader.read(place))
+                        except ValueError as error:
+                            raise ValueError(f"{self.path}: {name}: {error}") from None
                     stamp = _stamp(head) if with_stamp[name] else received
                     tables[name].extend((received, stamp, number, *place))
             for channel in file.channels.values():
@@ -169,17 +163,16 @@ class Bag:
             channel = channels[name]
             self.topics[name] = Topic(name, full_name(channel.type), channel, rows, stamped)
 
-    def _compare(self, metadata: dict) -> None:
+    def _compare(self, metadata: Metadata) -> None:
         """Less than the metadata promises has been lost; a file that is cut off is damaged."""
-        if metadata and self.notes:
+        if metadata.there and self.notes:
             cut = [file.cut for file in self._files if file.cut]
             if cut:
                 raise ValueError(
                     f"{self.path} is truncated: {cut[0]}, though metadata.yaml calls it finished; "
                     "move metadata.yaml away to read what is left"
                 )
-        for entry in metadata.get("topics_with_message_count", ()):
-            name, promised = entry["topic_metadata"]["name"], entry["message_count"]
+        for name, promised in metadata.counts.items():
             found = len(self.topics[name]) if name in self.topics else 0
             if found < promised:
                 raise ValueError(
@@ -205,7 +198,10 @@ class Bag:
             ValueError: damaged, or not of the topic's type.
         """
         for data in self.raw(topic, which):
-            yield topic.decode(data)[0]
+            try:
+                yield topic.decode(data)[0]
+            except ValueError as error:
+                raise ValueError(f"{self.path}: {error}") from None
 
     def raw(self, topic: Topic, which: Iterable[int] | None = None) -> Iterator[bytes | memoryview]:
         """The bytes of messages as they were recorded."""

@@ -1,33 +1,81 @@
-"""Which files are one recording."""
+"""Which files are one recording, and how each is opened."""
 
 from __future__ import annotations
 
+import shutil
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import yaml
+import zstandard
 
-_ENDINGS = (".mcap", ".db3")
+from vla_ros.training.data import bag_mcap, bag_sqlite
+from vla_ros.training.data.bag_storage import StorageFile
+
+_KINDS = {
+    ".mcap": (bag_mcap.McapFile, bag_mcap.MAGIC),
+    ".db3": (bag_sqlite.SqliteFile, bag_sqlite.MAGIC),
+}
+_ENDINGS = tuple(_KINDS)
+_BLOCK = 2**20
+_DAMAGE = (yaml.YAMLError, LookupError, TypeError, AttributeError, ValueError, RecursionError)
+# A packed file may unpack to so many bytes, or so many times its size, and leave so much free.
+_FEW, _RATIO, _FREE = 2**30, 1000, 2**30
 
 
-def find_files(path: Path) -> tuple[dict, list[Path]]:
-    """Contents of metadata.yaml, if there is one, and the files of the recording in order."""
+@dataclass(frozen=True)
+class Metadata:
+    """What metadata.yaml says; nothing where there is none."""
+
+    there: bool = False
+    files: tuple[str, ...] = ()  # their names
+    counts: Mapping[str, int] = field(default_factory=dict)  # messages of topics
+    custom: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, path: Path) -> Metadata:
+        """Raises ValueError for a damaged one; nothing if there is no such file."""
+        try:
+            told = yaml.safe_load(path.read_text())["rosbag2_bagfile_information"]
+            names = [Path(_a(str, name)).name for name in _a(list, told["relative_file_paths"])]
+            topics = _a(list, told.get("topics_with_message_count") or [])
+            counts = {
+                _a(str, topic["topic_metadata"]["name"]): _a(int, topic["message_count"])
+                for topic in topics
+            }
+            custom = _a(dict, told.get("custom_data") or {}).items()
+            texts = {_a(str, key): _a(str, text) for key, text in custom}
+        except FileNotFoundError:
+            return cls()
+        except _DAMAGE as error:
+            raise ValueError(
+                f"{path} is damaged ({type(error).__name__}): move it away to read the files "
+                "without it"
+            ) from None
+        return cls(True, tuple(names), counts, texts)
+
+
+def _a(kind: type, value: Any) -> Any:
+    if not isinstance(value, kind):
+        raise TypeError
+    return value
+
+
+def find_files(path: Path) -> tuple[Metadata, list[Path]]:
+    """The metadata of a recording, and its files in order. Raises ValueError if they are none."""
     if not path.exists():
         raise ValueError(f"{path} does not exist")
     if path.is_file():
         if not _is_storage(path):
             raise ValueError(f"{path} is no recording: expected a folder, .mcap or .db3")
-        return {}, [path]
-    try:
-        text = (path / "metadata.yaml").read_text()
-        metadata = yaml.safe_load(text)["rosbag2_bagfile_information"]
-        files = [path / Path(name).name for name in metadata["relative_file_paths"]]
-    except FileNotFoundError:
-        metadata, files = {}, sorted(filter(_is_storage, path.iterdir()), key=_split_number)
-    except (yaml.YAMLError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{path}/metadata.yaml is damaged ({type(error).__name__}): move it away to read the "
-            "files without it"
-        ) from None
+        return Metadata(), [path]
+    metadata = Metadata.read(path / "metadata.yaml")
+    files = [path / name for name in metadata.files]
+    if not metadata.there:
+        files = sorted(filter(_is_storage, path.iterdir()), key=_split_number)
     if not files:
         raise ValueError(f"{path} is no recording: neither .mcap nor .db3 is in it")
     for number, file in enumerate(files):
@@ -36,7 +84,71 @@ def find_files(path: Path) -> tuple[dict, list[Path]]:
             if not packed.exists():
                 raise ValueError(f"{path} lacks {file.name}, a part that metadata.yaml names")
             files[number] = packed
+        if not files[number].is_file() or not _is_storage(files[number]):
+            raise ValueError(
+                f"{path}/metadata.yaml is damaged: {file.name!r} is neither .mcap nor .db3: move "
+                "it away to read the files without it"
+            )
     return metadata, files
+
+
+def is_packed(path: Path) -> bool:
+    return path.suffix == ".zstd"
+
+
+def storage_file(path: Path, folder: Path | None) -> StorageFile:
+    """The file at `path`, by its ending; of one that is packed, what is unpacked into `folder`.
+
+    Raises:
+        ValueError: it is empty, or cannot be unpacked.
+    """
+    plain = _unpacked(path, folder) if is_packed(path) else path
+    if plain.stat().st_size == 0:
+        raise ValueError(f"{path} is empty")
+    return _KINDS[plain.suffix][0](plain, path)
+
+
+def _unpacked(path: Path, folder: Path) -> Path:
+    """The file that `path` holds, packed by zstd, written into `folder`.
+
+    Raises:
+        ValueError: it is damaged, holds something else than its name says, or more than the disk
+            takes or a recording could hold.
+    """
+    target = folder / path.stem
+    magic = _KINDS[target.suffix][1]
+    most = min(max(_FEW, _RATIO * path.stat().st_size), shutil.disk_usage(folder).free - _FREE)
+    written = 0
+    try:
+        with open(path, "rb") as packed, open(target, "wb") as plain:
+            reader = zstandard.ZstdDecompressor().stream_reader(packed, read_across_frames=True)
+            while block := reader.read(_BLOCK):
+                if not written:
+                    if not block.startswith(magic):
+                        raise ValueError(f"{path} holds no {target.suffix} file")
+                    most = min(most, _told_size(block) or most)
+                written += len(block)
+                if written > most:
+                    raise ValueError(
+                        f"{path} unpacks to more than {most / 1e9:.1f} GB, what it may hold or "
+                        f"{folder} has free: unpack it with `zstd -d`, and name what it gives"
+                    )
+                plain.write(block)
+    except zstandard.ZstdError as error:
+        raise ValueError(f"{path} cannot be unpacked: {error}") from None
+    return target
+
+
+def _told_size(head: bytes) -> int:
+    """Bytes of a database, by its own head; 0: it does not tell, or is none."""
+    if not head.startswith(bag_sqlite.MAGIC) or len(head) < 100:
+        return 0
+    page, (changes, pages), (told_at,) = (
+        struct.unpack_from(">H", head, 16)[0],
+        struct.unpack_from(">II", head, 24),
+        struct.unpack_from(">I", head, 92),
+    )
+    return (65536 if page == 1 else page) * pages if changes == told_at else 0
 
 
 def _is_storage(path: Path) -> bool:

@@ -85,7 +85,10 @@ def _wanted(bag: Bag, contract: Contract) -> list[Topic]:
                 raise ValueError(
                     f"{bag.path}: {topic.name} is {topic.type}; expected {' or '.join(types)}"
                 )
-            topic.check()
+            try:
+                topic.check()
+            except ValueError as error:
+                raise ValueError(f"{bag.path}: {error}") from None
             wanted.append(topic)
     return wanted
 
@@ -226,7 +229,8 @@ class _SpanReader:
         try:
             felt, told = self._numbers(rows)
         except ValueError as error:
-            raise ValueError(f"{self._bag.path}, episode {number}: {error}") from None
+            reason = str(error).removeprefix(f"{self._bag.path}: ")
+            raise ValueError(f"{self._bag.path}, episode {number}: {reason}") from None
         return Episode(
             name=f"{self._bag.path}, episode {number}",
             robot=self._bag.custom.get("robot", action.robot_type.value),

@@ -51,7 +51,7 @@ ARROWS = {
     "checkpoints": set(),
     "images": set(),
     "joint_states": set(),
-    "observations": {"robots", "joint_states"},
+    "observations": {"images", "robots", "joint_states"},
     "recording": set(),
     "stack": {"ros", "nodes"},
     "video": set(),

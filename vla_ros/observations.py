@@ -12,8 +12,24 @@ from typing import Any
 import cv2
 import numpy as np
 
+from vla_ros.images import (
+    depth_from_compressed,
+    depth_from_message,
+    image_from_compressed,
+    image_from_message,
+)
 from vla_ros.joint_states import read_positions
 from vla_ros.robots.kinematics import ArmKinematics
+
+__all__ = [  # all that messages become, in one place to import from
+    "depth_from_compressed",
+    "depth_from_message",
+    "image_from_compressed",
+    "image_from_message",
+    "joints_from_message",
+    "preprocess_image",
+    "proprioception",
+]
 
 
 def preprocess_image(rgb: np.ndarray, size: int) -> np.ndarray:

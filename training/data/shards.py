@@ -8,11 +8,14 @@ is a folder of arrays, frames of its episodes one after the other:
     actions.npy          float32 [F, A]
     stamps.npy           float64 [F], s
     episodes.json        what else an episode is, and its length
+    image_sums.npy       uint32 [F, N], CRC-32 of each image, looked at when it is first read
+    checksums.json       CRC-32 of all files but the images
 """
 
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +23,15 @@ from pathlib import Path
 import numpy as np
 
 from vla_ros.observations import preprocess_image
+from vla_ros.training.data.arrays import damaged, map_array
 from vla_ros.training.data.episode import Episode
 from vla_ros.training.data.folders import whole_folder
 from vla_ros.training.data.gaps import steady_parts
 from vla_ros.training.data.statistics import EpisodeStatistics, StatisticsBuilder
 
 _SMALL = ("proprioception", "actions", "stamps")
+_TYPES = {"stamps": "float64"}
+_SUMS, _IMAGE_SUMS = "checksums.json", "image_sums"
 _TOLD = ("name", "robot", "control_mode", "instruction", "dt", "outcome", "notes")
 _NAMES = ("action_names", "proprioception_names")
 
@@ -40,30 +46,93 @@ class EpisodeShard:
     stamps: np.ndarray
     cameras: tuple[str, ...]
     told: list[dict]  # of each episode: its fields, "length", and frames of "unknown_actions"
+    folder: Path
+    image_sums: np.ndarray | None  # older shards have none
 
     @classmethod
     def load(cls, folder: Path) -> EpisodeShard:
-        arrays = [np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("images", *_SMALL)]
-        told = json.loads((folder / "episodes.json").read_text())
-        return cls(*arrays, tuple(told["cameras"]), told["episodes"])
+        """Raises ValueError for a damaged one, which it names; OSError if a file is missing."""
+        told = folder / "episodes.json"
+        _check_sums(folder)
+        try:
+            content = json.loads(told.read_text())
+            cameras, episodes = tuple(content["cameras"]), list(content["episodes"])
+            frames = sum(episode["length"] for episode in episodes)
+            if not all(isinstance(camera, str) for camera in cameras):
+                raise TypeError("cameras have no names")
+            if any(episode["length"] < 0 for episode in episodes):
+                raise ValueError("an episode has less than no frames")
+            sizes = {
+                what: {len(episode[f"{what}_names"]) for episode in episodes}
+                for what in ("proprioception", "action")
+            }
+            ((felt,), (acted,)) = sizes["proprioception"], sizes["action"]
+        except (ValueError, LookupError, TypeError, RecursionError) as error:
+            raise damaged(told, f"{type(error).__name__}: {error}") from None
+        shapes = {"proprioception": (frames, felt), "actions": (frames, acted), "stamps": (frames,)}
+        images = map_array(folder / "images.npy", "uint8", (frames, len(cameras), None, None, 3))
+        small = [
+            map_array(folder / f"{name}.npy", _TYPES.get(name, "float32"), shapes[name])
+            for name in _SMALL
+        ]
+        sums = None
+        if (folder / f"{_IMAGE_SUMS}.npy").exists():
+            sums = map_array(folder / f"{_IMAGE_SUMS}.npy", "uint32", (frames, len(cameras)))
+        return cls(images, *small, cameras, episodes, folder, sums)
 
     def episodes(self) -> Iterator[Episode]:
-        """The episodes; their pictures are views of the mapped file."""
+        """The episodes; their pictures are views of the mapped file.
+
+        Raises:
+            ValueError: what is told of one does not fit its numbers, or they are not finite.
+        """
         begin = 0
         for told in self.told:
-            fields = {name: told[name] for name in (*_TOLD, *_NAMES)}
             part = slice(begin, begin + told["length"])
             begin = part.stop
-            episode = Episode(
-                **{**fields, "notes": tuple(fields["notes"])},
-                **{name: getattr(self, name)[part] for name in _SMALL},
-                pictures={
-                    camera: _Pictures(self.images[part, number])
-                    for number, camera in enumerate(self.cameras)
-                },
-                actions_known=_known(told),
-            )
+            try:
+                episode = self._episode(told, part)
+            except (ValueError, LookupError, TypeError, AttributeError) as error:
+                raise damaged(self.folder / "episodes.json", str(error)) from None
             yield from steady_parts(episode)  # older shards hold gaps
+
+    def _episode(self, told: dict, part: slice) -> Episode:
+        fields = {name: told[name] for name in (*_TOLD, *_NAMES)}
+        for name in ("name", "robot", "control_mode", "instruction"):
+            if not isinstance(fields[name], str):
+                raise TypeError(f"{name} is {fields[name]!r}")
+        return Episode(
+            **{**fields, "notes": tuple(fields["notes"])},
+            **{name: getattr(self, name)[part] for name in _SMALL},
+            pictures={
+                camera: _Pictures(
+                    self.folder,
+                    self.images[part, number],
+                    None if self.image_sums is None else self.image_sums[part, number],
+                )
+                for number, camera in enumerate(self.cameras)
+            },
+            actions_known=_known(told),
+        )
+
+
+def _check_sums(folder: Path) -> None:
+    """Raises ValueError if a file is not as it was written; older shards have no checksums."""
+    try:
+        sums = json.loads((folder / _SUMS).read_text())
+        wrong = [name for name, told in sums.items() if told != _checksum(folder / name)]
+    except FileNotFoundError as error:
+        if Path(error.filename).name != _SUMS:
+            raise
+        return
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
+        raise damaged(folder / _SUMS, str(error)) from None
+    if wrong:
+        raise damaged(folder / wrong[0], "its checksum differs")
+
+
+def _checksum(path: Path) -> int:
+    return zlib.crc32(path.read_bytes())
 
 
 def _known(told: dict) -> np.ndarray:
@@ -72,12 +141,20 @@ def _known(told: dict) -> np.ndarray:
     return known
 
 
-@dataclass(frozen=True)
 class _Pictures:
-    images: np.ndarray  # [T, S, S, 3]
+    """A reader of one camera's pictures of an episode."""
+
+    def __init__(self, folder: Path, images: np.ndarray, sums: np.ndarray | None) -> None:
+        self._folder, self._images, self._sums = folder, images, sums  # [T, S, S, 3], [T]
+        self._checked = np.full(len(images), sums is None)
 
     def __call__(self, first: int, last: int) -> Iterator[np.ndarray]:
-        yield from self.images[first:last]
+        for frame in range(first, last):
+            if not self._checked[frame]:
+                if zlib.crc32(self._images[frame]) != self._sums[frame]:
+                    raise damaged(self._folder / "images.npy", "the checksum of an image differs")
+                self._checked[frame] = True
+            yield self._images[frame]
 
 
 def write_shards(
@@ -101,9 +178,11 @@ def write_shards(
         The statistics of all, which are in the folder too.
 
     Raises:
-        ValueError: `folder` exists, there is no frame, an episode lacks a camera or is of another
-            kind than those before, or its source breaks off.
+        ValueError: `folder` exists, there is no camera or no frame, an episode lacks a camera or is
+            of another kind than those before, or its source breaks off.
     """
+    if not cameras:
+        raise ValueError(f"{folder}: no camera is named, and the recordings have none")
     builder = StatisticsBuilder()
     with whole_folder(folder) as partial:
         group: list[Episode] = []
@@ -138,11 +217,14 @@ def _write_shard(
     with open(folder / "images.npy", "wb") as file:
         header = {"descr": "|u1", "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)
+        sums = []
         for episode in episodes:
             for pictures in zip(*(episode.frames(camera) for camera in cameras), strict=True):
                 for picture in pictures:
-                    small = preprocess_image(picture, image_size)
-                    file.write(np.ascontiguousarray(small).data)
+                    small = np.ascontiguousarray(preprocess_image(picture, image_size))
+                    file.write(small.data)
+                    sums.append(zlib.crc32(small))
+    np.save(folder / f"{_IMAGE_SUMS}.npy", np.array(sums, np.uint32).reshape(shape[:2]))
     for name in _SMALL:
         np.save(folder / f"{name}.npy", np.concatenate([getattr(e, name) for e in episodes]))
     told = [
@@ -155,3 +237,6 @@ def _write_shard(
     ]
     text = json.dumps({"cameras": list(cameras), "episodes": told}, indent=1)
     (folder / "episodes.json").write_text(text + "\n")
+    checked = ["episodes.json", *(f"{name}.npy" for name in (*_SMALL, _IMAGE_SUMS))]
+    sums = {name: _checksum(folder / name) for name in checked}
+    (folder / _SUMS).write_text(json.dumps(sums, indent=1) + "\n")

@@ -47,7 +47,7 @@ class EpisodeStatistics:
             for name in ("actions", "proprioception"):
                 values[name] = Distribution(**values[name])
             return cls(**values)
-        except (json.JSONDecodeError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise ValueError(f"{path} holds no statistics: {error}; remove it") from None
 
     def save(self, path: Path) -> None:

@@ -1,18 +1,22 @@
-"""Arrays in files, mapped into memory only after their size and type were checked."""
+"""Arrays in files that this package wrote: mapped into memory after they were looked at."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import zlib
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
+
+_SUMS = "checksums.json"
 
 
 def map_array(path: Path, kind: str, shape: Sequence[int | None]) -> np.ndarray:
     """The array of a .npy file, read where it lies.
 
     Args:
-        kind: its type, such as "float32".
+        kind: its type, such as "float32"; "S" for texts of any length.
         shape: its sizes; None where any will do.
 
     Raises:
@@ -26,7 +30,7 @@ def map_array(path: Path, kind: str, shape: Sequence[int | None]) -> np.ndarray:
     fits = array.ndim == len(shape) and all(
         wanted in (None, size) for wanted, size in zip(shape, array.shape, strict=False)
     )
-    if array.dtype != kind or not fits:
+    if kind not in (array.dtype.name, array.dtype.kind) or not fits:
         wanted = ", ".join("?" if size is None else str(size) for size in shape)
         raise damaged(path, f"it is {array.dtype} {list(array.shape)}, not {kind} [{wanted}]")
     return array
@@ -37,3 +41,32 @@ def damaged(path: Path, why: str) -> ValueError:
     return ValueError(
         f"{path} is damaged ({why}): delete the folder {path.parent}, and have it written again"
     )
+
+
+def write_sums(folder: Path, names: Iterable[str]) -> None:
+    """Write the CRC-32 of files of a folder beside them."""
+    sums = {name: _checksum(folder / name) for name in names}
+    (folder / _SUMS).write_text(json.dumps(sums, indent=1) + "\n")
+
+
+def check_sums(folder: Path) -> None:
+    """Look whether files are as they were when `write_sums` saw them, if it did.
+
+    Raises:
+        ValueError: one is not.
+        OSError: one is not there.
+    """
+    path = folder / _SUMS
+    if not path.exists():  # older versions wrote none
+        return
+    try:
+        sums = dict(json.loads(path.read_text()))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise damaged(path, str(error)) from None
+    for name, told in sums.items():
+        if told != _checksum(folder / name):
+            raise damaged(folder / name, "its checksum differs")
+
+
+def _checksum(path: Path) -> int:
+    return zlib.crc32(path.read_bytes())

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,11 +32,37 @@ KNOWN = "steps/action_is_known"  # bool; without it, what RLDS says of the last 
 METADATA = ("robot", "control_mode", "dt", "action_names", "proprioception_names")
 _FIRST, _LAST, _TERMINAL = (f"steps/is_{what}" for what in ("first", "last", "terminal"))
 _STATES = ("steps/observation/state", "steps/observation/proprio")
+_TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
+_MOST_NUMBERS = 10_000  # of an action or a state
 _INSTRUCTIONS = (
     "steps/language_instruction",
     "steps/observation/natural_language_instruction",
     "steps/observation/language_instruction",
 )
+
+
+@contextmanager
+def _damage(path: Path) -> Iterator[None]:
+    """What goes wrong with the content of a JSON file is an error that names it."""
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError, ValueError, OverflowError) as error:
+        raise ValueError(f"{path} is damaged: {type(error).__name__}: {error}") from None
+    except RecursionError:
+        raise ValueError(f"{path} is damaged: it is nested too deeply") from None
+
+
+def _checked_metadata(told: dict[str, Any]) -> dict[str, Any]:
+    """Raises TypeError or ValueError for what no dataset of this package has."""
+    for name, value in dict(told).items():
+        if name in ("robot", "control_mode") and not isinstance(value, str):
+            raise TypeError(f"{name} is {value!r}")
+        names = name in ("action_names", "proprioception_names")
+        if names and not (isinstance(value, list) and all(isinstance(n, str) for n in value)):
+            raise TypeError(f"{name} is {value!r}")
+        if name == "dt" and not 0.0 < float(value) < math.inf:
+            raise ValueError(f"dt is {value!r}")
+    return told
 
 
 class RldsDataset:
@@ -48,7 +75,9 @@ class RldsDataset:
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
         self._info = self._json("dataset_info.json")
-        self.features: dict[str, Feature] = dict(features_by_path(self._json("features.json")))
+        told = self._json("features.json")
+        with _damage(self.folder / "features.json"):
+            self.features: dict[str, Feature] = dict(features_by_path(told))
         if not any(key.startswith("steps/") for key in self.features):
             raise ValueError(f"{self.folder}/features.json has no steps: it is not an RLDS dataset")
         file_format = self._info.get("fileFormat", "tfrecord")
@@ -56,7 +85,9 @@ class RldsDataset:
             raise ValueError(f"{self.folder} is stored as {file_format}: convert it to tfrecord")
         # Of the datasets that this package writes; others may have a metadata.json of their own.
         there = (self.folder / "metadata.json").exists()
-        self.metadata: dict[str, Any] = self._json("metadata.json").get(OWN, {}) if there else {}
+        own = self._json("metadata.json").get(OWN, {}) if there else {}
+        with _damage(self.folder / "metadata.json"):
+            self.metadata: dict[str, Any] = _checked_metadata(own)
 
     def _json(self, name: str) -> dict[str, Any]:
         path = self.folder / name
@@ -66,7 +97,7 @@ class RldsDataset:
             raise ValueError(f"{self.folder} has no {name}, so it is not an RLDS dataset{hint}")
         try:
             content = json.loads(path.read_text())
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{path} is not JSON: {error}") from error
         if not isinstance(content, dict):
             raise ValueError(f"{path} does not hold an object")
@@ -78,32 +109,35 @@ class RldsDataset:
         Raises:
             ValueError: there is no such split, it is empty, or files are missing.
         """
-        splits = {entry["name"]: entry for entry in self._info.get("splits", ())}
-        lengths = [int(n) for n in splits.get(split, {}).get("shardLengths", ())]
+        with _damage(self.folder / "dataset_info.json"):
+            splits = {
+                str(entry["name"]): [int(n) for n in entry.get("shardLengths", ())]
+                for entry in self._info.get("splits", ())
+            }
+            templates = {
+                str(entry["name"]): entry.get("filepathTemplate") or _TEMPLATE
+                for entry in self._info.get("splits", ())
+            }
+        lengths = splits.get(split, [])
         if not sum(lengths):
             trouble = "is empty" if split in splits else "does not exist"
-            sizes = [
-                f"{name} ({sum(map(int, entry.get('shardLengths', ())))})"
-                for name, entry in splits.items()
-            ]
+            sizes = [f"{name} ({sum(counts)})" for name, counts in splits.items()]
             raise ValueError(
                 f"{self.folder}: split {split!r} {trouble}; splits and their episodes: "
                 f"{', '.join(sizes) or 'none'}"
             )
-        template = splits[split].get("filepathTemplate") or (
-            "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
-        )
         found = []
         for index, length in enumerate(lengths):
             place, of = f"{index:05d}", f"{len(lengths):05d}"
-            path = self.folder / template.format(
-                DATASET=self._info.get("name", ""),
-                SPLIT=split,
-                FILEFORMAT="tfrecord",
-                SHARD_X_OF_Y=f"{place}-of-{of}",
-                SHARD_INDEX=place,
-                NUM_SHARDS=of,
-            )
+            with _damage(self.folder / "dataset_info.json"):
+                path = self.folder / templates[split].format(
+                    DATASET=self._info.get("name", ""),
+                    SPLIT=split,
+                    FILEFORMAT="tfrecord",
+                    SHARD_X_OF_Y=f"{place}-of-{of}",
+                    SHARD_INDEX=place,
+                    NUM_SHARDS=of,
+                )
             if not path.is_file():
                 raise ValueError(f"{path} is missing: split {split!r} has {len(lengths)} files")
             found.append((path, length))
@@ -205,7 +239,13 @@ class _Source:
         return {name: settings[name] for name in METADATA}
 
     def _size(self, keys: Sequence[str]) -> int:
-        return sum(math.prod(self._dataset.features[key].shape) for key in keys)
+        size = sum(math.prod(self._dataset.features[key].shape) for key in keys)
+        if size > _MOST_NUMBERS:
+            raise ValueError(
+                f"{self._dataset.folder}: {', '.join(keys)} would be {size} numbers a step, more "
+                f"than the {_MOST_NUMBERS} that are read"
+            )
+        return size
 
     def _names(self, what: str, keys: Sequence[str]) -> list[str]:
         return [f"{what}_{index}" for index in range(self._size(keys))]
@@ -234,6 +274,11 @@ class _Source:
         for key, column in columns.items():
             if len(column) != length:
                 raise ValueError(f"{name}: {key!r} has {len(column)} steps, not {length}")
+        pictured = (*self._cameras.values(), *self._depths.values())
+        worded = [self._instruction] if self._instruction.startswith("steps/") else []
+        for key in (*pictured, *worded):
+            if (count := record.steps(key)) != length:
+                raise ValueError(f"{name}: {key!r} has {count} steps, not {length}")
         if STAMP in features:
             # Divided as integers: the quotient is rounded once.
             stamps = np.array([stamp / 10**9 for stamp in record.integers(STAMP)])

@@ -114,8 +114,20 @@ class Record:
             raise ValueError(f"{self.name}: {key!r} is not stored as a {feature}")
         return values
 
+    def steps(self, key: str) -> int:
+        """How many there are of it."""
+        values, feature = self._values(key), self.features[key]
+        if feature.is_numeric and feature.encoding == "none":
+            return len(values) // max(math.prod(feature.shape), 1)
+        return len(values)
+
     def integers(self, key: str) -> list[int]:
-        return [int(value) for value in self._values(key)]
+        try:
+            return [int(value) for value in self._values(key)]
+        except (ValueError, OverflowError) as error:
+            raise ValueError(
+                f"{self.name}: {key!r} holds what is no whole number: {error}"
+            ) from None
 
     def numbers(self, key: str) -> np.ndarray:
         """float32 [T, n], the tensors of all steps, flattened."""
@@ -151,8 +163,10 @@ class Record:
             if size == 0 or flat.size % size:
                 raise ValueError(f"{self.name}: {key!r} has {flat.size} numbers, not T x {size}")
             return flat.reshape(-1, *feature.shape)[steps]
+        most = np.dtype(feature.dtype).itemsize * size
         try:
-            raw = (zlib.decompress(v) if feature.encoding == "zlib" else v for v in values[steps])
+            packed = feature.encoding == "zlib"
+            raw = (_inflated(value, most) if packed else value for value in values[steps])
             rows = [np.frombuffer(data, feature.dtype).reshape(feature.shape) for data in raw]
         except (zlib.error, ValueError) as error:
             raise ValueError(f"{self.name}: {key!r} cannot be decoded: {error}") from None
@@ -174,3 +188,12 @@ class Record:
             size = "x".join(map(str, pixels.shape))
             raise ValueError(f"{what} is {pixels.dtype} {size}, but features.json says {feature}")
         return pixels
+
+
+def _inflated(data: bytes, size: int) -> bytes:
+    """What zlib packed, of no more than `size` bytes. Raises ValueError."""
+    unpacker = zlib.decompressobj()
+    plain = unpacker.decompress(data, size + 1)
+    if len(plain) != size or not unpacker.eof:
+        raise ValueError(f"it breaks off, or is not of {size} bytes")
+    return plain

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from vla_ros.observations import preprocess_image
-from vla_ros.training.data.arrays import damaged, map_array
+from vla_ros.training.data.arrays import check_sums, damaged, map_array, write_sums
 from vla_ros.training.data.episode import Episode
 from vla_ros.training.data.folders import whole_folder
 from vla_ros.training.data.gaps import steady_parts
@@ -31,7 +31,7 @@ from vla_ros.training.data.statistics import EpisodeStatistics, StatisticsBuilde
 
 _SMALL = ("proprioception", "actions", "stamps")
 _TYPES = {"stamps": "float64"}
-_SUMS, _IMAGE_SUMS = "checksums.json", "image_sums"
+_IMAGE_SUMS = "image_sums"
 _TOLD = ("name", "robot", "control_mode", "instruction", "dt", "outcome", "notes")
 _NAMES = ("action_names", "proprioception_names")
 
@@ -53,7 +53,7 @@ class EpisodeShard:
     def load(cls, folder: Path) -> EpisodeShard:
         """Raises ValueError for a damaged one, which it names; OSError if a file is missing."""
         told = folder / "episodes.json"
-        _check_sums(folder)
+        check_sums(folder)
         try:
             content = json.loads(told.read_text())
             cameras, episodes = tuple(content["cameras"]), list(content["episodes"])
@@ -114,25 +114,6 @@ class EpisodeShard:
             },
             actions_known=_known(told),
         )
-
-
-def _check_sums(folder: Path) -> None:
-    """Raises ValueError if a file is not as it was written; older shards have no checksums."""
-    try:
-        sums = json.loads((folder / _SUMS).read_text())
-        wrong = [name for name, told in sums.items() if told != _checksum(folder / name)]
-    except FileNotFoundError as error:
-        if Path(error.filename).name != _SUMS:
-            raise
-        return
-    except (ValueError, AttributeError, TypeError, RecursionError) as error:
-        raise damaged(folder / _SUMS, str(error)) from None
-    if wrong:
-        raise damaged(folder / wrong[0], "its checksum differs")
-
-
-def _checksum(path: Path) -> int:
-    return zlib.crc32(path.read_bytes())
 
 
 def _known(told: dict) -> np.ndarray:
@@ -238,5 +219,4 @@ def _write_shard(
     text = json.dumps({"cameras": list(cameras), "episodes": told}, indent=1)
     (folder / "episodes.json").write_text(text + "\n")
     checked = ["episodes.json", *(f"{name}.npy" for name in (*_SMALL, _IMAGE_SUMS))]
-    sums = {name: _checksum(folder / name) for name in checked}
-    (folder / _SUMS).write_text(json.dumps(sums, indent=1) + "\n")
+    write_sums(folder, checked)

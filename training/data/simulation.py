@@ -17,20 +17,25 @@ from vla_ros.sim.arm import CAMERAS, ArmWorld
 from vla_ros.sim.conditions import MAX_DISTRACTORS, training_stage
 from vla_ros.sim.experts import expert_chunk, expert_description
 from vla_ros.sim.tasks import DIRECTION_VECTORS, Outcome, Task
+from vla_ros.training.data.arrays import check_sums, damaged, map_array, write_sums
 from vla_ros.training.rollout import Observation, Rollout
 
 _TAIL = 0.6  # s recorded after a success, so that "done" is seen
 _MAX_LEARNER_SECONDS = 8.0
-_PER_FRAME = (
-    "images",
-    "proprioception",
-    "done",
-    *(
-        f"{kind}{what}"
-        for kind in ("", "other_")
-        for what in ("actions", "locate", "pixels", "description", "instruction")
-    ),
-)
+_LABELS = {  # type, and shape after that of the frames
+    "actions": ("float32", (None, 4)),
+    "locate": ("float32", (6,)),
+    "pixels": ("float32", (None, 2, 2)),
+    "description": ("uint16", ()),
+    "instruction": ("S", ()),
+}
+_PER_FRAME = {
+    "images": ("uint8", (None, None, None, 3)),
+    "proprioception": ("float32", (4,)),
+    "done": ("uint8", ()),
+    **_LABELS,
+    **{f"other_{name}": what for name, what in _LABELS.items()},
+}
 _ARRAYS = (*_PER_FRAME, "lengths", "succeeded")
 
 
@@ -61,7 +66,17 @@ class Shard:
 
     @classmethod
     def load(cls, folder: Path) -> Shard:
-        return cls(*(np.load(folder / f"{name}.npy", mmap_mode="r") for name in _ARRAYS))
+        """Raises ValueError for a damaged one, which it names; OSError if a file is missing."""
+        check_sums(folder)
+        lengths = map_array(folder / "lengths.npy", "int64", (None,))
+        if (lengths < 0).any():
+            raise damaged(folder / "lengths.npy", "an episode has less than no frames")
+        frames = int(lengths.sum())
+        arrays = [
+            map_array(folder / f"{name}.npy", kind, (frames, *shape))
+            for name, (kind, shape) in _PER_FRAME.items()
+        ]
+        return cls(*arrays, lengths, map_array(folder / "succeeded.npy", "uint8", lengths.shape))
 
 
 class _Recorder:
@@ -174,6 +189,7 @@ def _write(folder: Path, arrays: dict[str, np.ndarray]) -> None:
     partial.mkdir(parents=True, exist_ok=True)
     for name, array in arrays.items():
         np.save(partial / f"{name}.npy", array)
+    write_sums(partial, [f"{name}.npy" for name in arrays if name != "images"])
     os.replace(partial, folder)
 
 

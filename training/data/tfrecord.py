@@ -6,6 +6,7 @@ the data is an Example: a map from feature names to lists of bytes, float32 or i
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -145,6 +146,8 @@ def _read(file: BinaryIO, path: Path) -> bytes | None:
     # The length is checked before anything is read of that length.
     _check(head[: _LENGTH.size], head[_LENGTH.size :], f"{path}: length at byte {offset}")
     (size,) = _LENGTH.unpack(head[: _LENGTH.size])
+    if size > os.fstat(file.fileno()).st_size - file.tell():
+        complete(b"", size)
     data = complete(file.read(size), size)
     crc = complete(file.read(_CRC.size), _CRC.size)
     _check(data, crc, f"{path}: record at byte {offset}")

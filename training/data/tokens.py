@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from vla_ros.models.genie.latent_actions import LatentActionEncoder
 from vla_ros.models.genie.tokenizer import VideoTokenizer
+from vla_ros.training.data.arrays import check_sums, map_array, write_sums
 from vla_ros.training.data.clips import Clips
 from vla_ros.training.data.folders import whole_folder
 
@@ -47,12 +48,18 @@ class TokenClips:
         """Read them from a folder in `folder`; write it if it is not there.
 
         The folder's name tells the weights and the videos, so that it never serves others.
+
+        Raises:
+            ValueError: what is there is damaged.
         """
         target = folder / _fingerprint(clips, tokenizer, latent_actions)
         if not target.exists():
             _write(clips, tokenizer, latent_actions, target)
-        arrays = [np.load(target / f"{name}.npy", mmap_mode="r") for name in ("tokens", "actions")]
-        return cls(clips, *arrays)
+        check_sums(target)
+        frames = int(clips.rows[:, 2].sum())
+        tokens = map_array(target / "tokens.npy", "uint16", (frames, None))
+        actions = map_array(target / "actions.npy", "uint8", (frames,))
+        return cls(clips, tokens, actions)
 
     def batch(
         self, seed: int, step: int, count: int, length: int, rank: int = 0
@@ -93,6 +100,7 @@ def _write(
                 actions.append(led[0, begin:].numpy().astype(np.uint8))
         np.save(folder / "tokens.npy", np.concatenate(tokens))
         np.save(folder / "actions.npy", np.concatenate(actions))
+        write_sums(folder, ("tokens.npy", "actions.npy"))
 
 
 def blocks(index: np.ndarray, reach: int) -> Iterator[tuple[int, np.ndarray]]:

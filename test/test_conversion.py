@@ -169,7 +169,7 @@ def test_recordings_of_the_package_become_rlds(tmp_path, capsys):
     assert cli.main(command) == 1
     assert "bag does not say what its actions are: give --robot" in capsys.readouterr().err
     assert cli.main([*command, "--robot", "joint_arm"]) == 0
-    assert "episode 0, part 0: 1 frame left out: without /wrist_camera" in capsys.readouterr().out
+    assert "episode 0, part 0: 1 frame left out: without /wrist_camera" in capsys.readouterr().err
     read = [*open_rlds(tmp_path / "arm" / "1.0.0")]
     direct = open_bag(path, Contract(ActionConfig.get_joint_arm_config()))
     assert [len(one) for one in read] == [3, 4] and read[0].instruction == "lift it"

@@ -7,7 +7,7 @@ import tempfile
 from array import array
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ import numpy as np
 from rosbags.serde import SerdeError
 from rosbags.typesys.store import Typestore
 
-from vla_ros.training.data.bag_files import Metadata, find_files, is_packed, storage_file
+from vla_ros.training.data.bag_files import Metadata, is_packed, storage_file
+from vla_ros.training.data.bag_folders import BagFiles, find_files
 from vla_ros.training.data.bag_storage import (
     ZSTD_MAGIC,
     Channel,
@@ -25,10 +26,17 @@ from vla_ros.training.data.bag_storage import (
     inflate,
     inflate_head,
 )
-from vla_ros.training.data.bag_types import full_name, has_stamp, type_stores
+from vla_ros.training.data.bag_types import (
+    MsgFolders,
+    full_name,
+    has_stamp,
+    type_stores,
+)
 
 SECOND = 1_000_000_000  # ns
 _PADDING = 16  # bytes that some recorders leave after a message; more is another type's message
+_ALIGNED = 4  # bytes up to which CDR itself fills up
+_MISFIT = (struct.error, ValueError, IndexError, KeyError, AssertionError, SerdeError)
 _COLUMNS = 6  # received ns, stamp ns, file, place
 
 
@@ -41,6 +49,7 @@ class Topic:
     channel: Channel
     rows: np.ndarray  # int64 [N, 6]
     stamped: bool  # messages tell when they were made; else `stamps` are `received`
+    known: MsgFolders = field(repr=False)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -57,7 +66,7 @@ class Topic:
 
     @cached_property
     def _stores(self) -> list[Typestore]:
-        return [store for store in type_stores(self.channel) if self.type in store.fielddefs]
+        return type_stores(self.channel, self.known)
 
     def check(self) -> None:
         """Raises ValueError if no message of this topic can be read, with the reason."""
@@ -66,7 +75,7 @@ class Topic:
         if not self._stores:
             raise ValueError(
                 f"{self.name}: the bag does not define its type {self.type}, which is no standard "
-                "one: record it as MCAP, which carries definitions"
+                "one: give the folder of its .msg files, or record MCAP, which carries definitions"
             )
 
     def decode(self, data: bytes | memoryview) -> tuple[Any, int]:
@@ -81,20 +90,24 @@ class Topic:
                 data = inflate(data)
             except ValueError as error:
                 raise ValueError(f"{self.name}: {error}") from None
-        view = memoryview(data)
+        view, problem, best = memoryview(data), "it is too short", None
         for store in self._stores:
             definition = store.get_msgdef(self.type)
             try:
                 little = bool(view[1])
                 read = definition.deserialize_cdr_le if little else definition.deserialize_cdr_be
                 message, end = read(view[4:], 0, definition.cls, store)
-            except (struct.error, ValueError, IndexError, AssertionError, SerdeError) as error:
+            except _MISFIT as error:
                 problem = str(error)
                 continue
             left = len(view) - 4 - end
-            if 0 <= left <= _PADDING:
+            if 0 <= left < _ALIGNED:
                 return message, left
+            if 0 <= left <= _PADDING and (best is None or left < best[1]):
+                best = message, left
             problem = f"{left} bytes are left over"
+        if best:
+            return best
         raise ValueError(f"{self.name} holds what is no {self.type}: {problem}")
 
 
@@ -104,21 +117,27 @@ class Bag:
     Opening it reads where all messages lie and when they were stamped: 48 bytes for each stay in
     memory, nothing of their contents.
 
+    Args:
+        path: where it is, or which files it consists of.
+        msg: folders of .msg files, for types that the recording does not define.
+
     Raises:
         ValueError: nothing there, empty, damaged, or less than its metadata promises.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | Path | BagFiles, msg: Iterable[str | Path] = ()) -> None:
+        found = path if isinstance(path, BagFiles) else find_files(Path(path))
+        self.path = found.path
         self.notes: list[str] = []  # what is not as it should be, yet can be read
         self.topics: dict[str, Topic] = {}
-        metadata, files = find_files(self.path)
-        self.custom: dict[str, str] = dict(metadata.custom)
-        self._unpacked = tempfile.TemporaryDirectory() if any(map(is_packed, files)) else None
+        self.custom: dict[str, str] = dict(found.metadata.custom)
+        self._known = MsgFolders(msg)
+        packed = any(map(is_packed, found.files))
+        self._unpacked = tempfile.TemporaryDirectory() if packed else None
         folder = Path(self._unpacked.name) if self._unpacked else None
-        self._files: list[StorageFile] = [storage_file(file, folder) for file in files]
+        self._files: list[StorageFile] = [storage_file(file, folder) for file in found.files]
         self._index()
-        self._compare(metadata)
+        self._compare(found.metadata)
         if not any(map(len, self.topics.values())):
             raise ValueError(f"{self.path} holds no messages")
 
@@ -133,7 +152,7 @@ class Bag:
                     name = channel.topic
                     if name not in tables:
                         tables[name], channels[name] = array("q"), channel
-                        with_stamp[name] = has_stamp(channel)
+                        with_stamp[name] = has_stamp(channel, self._known)
                     if head[:4] == ZSTD_MAGIC:
                         try:
                             head = inflate_head(reader.read(place))
@@ -161,7 +180,9 @@ class Bag:
             elif stamped:
                 _fill_stamps(rows)
             channel = channels[name]
-            self.topics[name] = Topic(name, full_name(channel.type), channel, rows, stamped)
+            self.topics[name] = Topic(
+                name, full_name(channel.type), channel, rows, stamped, self._known
+            )
 
     def _compare(self, metadata: Metadata) -> None:
         """Less than the metadata promises has been lost; a file that is cut off is damaged."""
@@ -231,7 +252,3 @@ def _stamp(head: bytes) -> int:
         return 0
     seconds, nanoseconds = struct.unpack_from("<iI" if head[1] else ">iI", head, 4)
     return seconds * SECOND + nanoseconds
-
-
-def _is_packed(files: Iterable[Path]) -> bool:
-    return any(file.suffix == ".zstd" for file in files)

@@ -1,4 +1,4 @@
-"""Which files are one recording, and how each is opened."""
+"""The files of a recording: what metadata.yaml says of them, and how each is opened."""
 
 from __future__ import annotations
 
@@ -64,32 +64,9 @@ def _a(kind: type, value: Any) -> Any:
     return value
 
 
-def find_files(path: Path) -> tuple[Metadata, list[Path]]:
-    """The metadata of a recording, and its files in order. Raises ValueError if they are none."""
-    if not path.exists():
-        raise ValueError(f"{path} does not exist")
-    if path.is_file():
-        if not _is_storage(path):
-            raise ValueError(f"{path} is no recording: expected a folder, .mcap or .db3")
-        return Metadata(), [path]
-    metadata = Metadata.read(path / "metadata.yaml")
-    files = [path / name for name in metadata.files]
-    if not metadata.there:
-        files = sorted(filter(_is_storage, path.iterdir()), key=_split_number)
-    if not files:
-        raise ValueError(f"{path} is no recording: neither .mcap nor .db3 is in it")
-    for number, file in enumerate(files):
-        if not file.exists():
-            packed = file.with_name(f"{file.name}.zstd")
-            if not packed.exists():
-                raise ValueError(f"{path} lacks {file.name}, a part that metadata.yaml names")
-            files[number] = packed
-        if not files[number].is_file() or not _is_storage(files[number]):
-            raise ValueError(
-                f"{path}/metadata.yaml is damaged: {file.name!r} is neither .mcap nor .db3: move "
-                "it away to read the files without it"
-            )
-    return metadata, files
+def is_storage(path: Path) -> bool:
+    """Whether a file is one of a recording, by its name."""
+    return path.name.removesuffix(".zstd").endswith(_ENDINGS)
 
 
 def is_packed(path: Path) -> bool:
@@ -149,12 +126,3 @@ def _told_size(head: bytes) -> int:
         struct.unpack_from(">I", head, 92),
     )
     return (65536 if page == 1 else page) * pages if changes == told_at else 0
-
-
-def _is_storage(path: Path) -> bool:
-    return path.name.removesuffix(".zstd").endswith(_ENDINGS)
-
-
-def _split_number(path: Path) -> tuple[int, str]:
-    digits = path.name.split(".")[0].rpartition("_")[2]
-    return (int(digits) if digits.isdigit() else -1), path.name

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from vla_ros.training.data.alignment import clock_jumps
 from vla_ros.training.data.bag import SECOND, Bag, Topic
+from vla_ros.training.data.sources import Kind, add_msg_argument, sources
 
 _UNSTEADY = 0.5  # spread of the middle half of all periods, in periods, of what is not periodic
 _LATE = 1.5  # periods between two messages from which one in between is missing
+_GAPS = 2  # with more of them, and messages twice as fast between them as on the whole: bursts
+_OFF = 0.02  # of stamps against receipt, above what clocks of computers differ by
+_ENOUGH = 10  # messages that tell how fast a clock runs
 
 
 @dataclass(frozen=True)
@@ -36,10 +41,13 @@ class TopicReport:
     first: float  # s after the first message of the recording
     last: float
     rate: float  # 1/s, nominal: of the median period; NaN below two messages
+    mean: float  # 1/s, over all of its time; NaN below two messages
     gap: float  # s, the largest between two messages; NaN below two
     drops: int | None  # messages missing from the nominal rate; None: it is not periodic
     jumps: tuple[Jump, ...]
     stamped: bool
+    lag: float  # s from stamp to receipt, median; NaN without stamps
+    clock: float  # s of stamps a second of receipt; NaN without stamps, or too few to tell
     problem: str = ""  # why its messages cannot be read
 
 
@@ -54,13 +62,13 @@ class BagReport:
     notes: tuple[str, ...]
 
     @classmethod
-    def of(cls, path: str | Path) -> BagReport:
+    def of(cls, path: str | Path | Bag) -> BagReport:
         """Look at a recording; of its messages only the first and last of each topic are decoded.
 
         Raises:
-            ValueError: empty, corrupt or truncated, or a topic's messages are not of its type.
+            ValueError: empty, corrupt or truncated.
         """
-        bag = Bag(path)
+        bag = path if isinstance(path, Bag) else Bag(path)
         spoken = [topic for topic in bag.topics.values() if len(topic)]
         start = min(int(topic.received[0]) for topic in spoken)
         end = max(int(topic.received[-1]) for topic in spoken)
@@ -83,11 +91,16 @@ class BagReport:
         count = sum(topic.count for topic in self.topics)
         yield f"{self.path}: {self.duration:.3f} s, {count} messages"
         width = max(len(topic.name) for topic in self.topics)
-        yield f"  {'topic':{width}}  {'count':>7} {'rate/s':>8} {'gap s':>8} {'drops':>6}  type"
+        yield (
+            f"  {'topic':{width}}  {'count':>7} {'rate/s':>8} {'mean/s':>8} {'gap s':>8} "
+            f"{'drops':>6} {'lag s':>8}  type"
+        )
         for topic in self.topics:
             yield (
-                f"  {topic.name:{width}}  {topic.count:7} {topic.rate:8.2f} {topic.gap:8.3f} "
-                f"{'-' if topic.drops is None else topic.drops:>6}  {topic.type}"
+                f"  {topic.name:{width}}  {topic.count:7} {_number(topic.rate, 2)} "
+                f"{_number(topic.mean, 2)} {_number(topic.gap, 3)} "
+                f"{'-' if topic.drops is None else topic.drops:>6} {_number(topic.lag, 3)}  "
+                f"{topic.type}"
             )
         for topic in self.topics:
             for jump in topic.jumps:
@@ -96,17 +109,27 @@ class BagReport:
                     f"{jump.step:+.3f} s within {jump.elapsed:.3f} s"
                 )
         for topic in self.topics:
+            if abs(topic.clock - 1) > _OFF:
+                yield (
+                    f"  {topic.name}: its stamps run at {topic.clock:.2f} of the time of receipt: "
+                    "a simulation that is slower or faster than real time, or wrong stamps"
+                )
+        for topic in self.topics:
             if topic.problem:
                 yield f"  skipped: {topic.problem}"
         for note in self.notes:
             yield f"  note: {note}"
 
 
+def _number(value: float, digits: int) -> str:
+    return f"{'-':>8}" if np.isnan(value) else f"{value:8.{digits}f}"
+
+
 def _unreadable(bag: Bag, topic: Topic) -> tuple[str, int]:
     """Why the messages cannot be read (empty: they can), and bytes left over after one.
 
     Raises:
-        ValueError: they could, were they of the type that the topic claims.
+        ValueError: the file is damaged.
     """
     try:
         topic.check()
@@ -118,7 +141,7 @@ def _unreadable(bag: Bag, topic: Topic) -> tuple[str, int]:
         try:
             left = topic.decode(data)[1]
         except ValueError as error:
-            raise ValueError(f"{bag.path}: {error}") from None
+            return str(error), 0
     return "", left
 
 
@@ -128,14 +151,17 @@ def _topic_report(topic: Topic, start: int, problem: str) -> TopicReport:
     if len(jumps):  # header stamps tell no rate across a jump
         times = topic.received
     periods = np.diff(times) / SECOND
-    rate, gap, drops = np.nan, np.nan, None
+    rate, mean, gap, drops = np.nan, np.nan, np.nan, None
     if len(periods):
         early, period, late = np.percentile(periods, (25, 50, 75))
-        gap = float(periods.max())
+        gap, whole = float(periods.max()), float(periods.sum())
         rate = float(1 / period) if period > 0 else np.nan
-        if late - early < _UNSTEADY * period:
-            missing = periods[periods > _LATE * period] / period - 1
-            drops = int(np.round(missing).sum())
+        mean = float(len(periods) / whole) if whole > 0 else np.nan
+        gaps = periods[periods > _LATE * period]
+        # Messages that come in bursts leave gaps, too, but none is missing there.
+        bursts = len(gaps) > _GAPS and period * mean < _LATE / 3
+        if late - early < _UNSTEADY * period and not bursts:
+            drops = int(np.round(gaps / period - 1).sum())
     first, last = ((topic.received[[0, -1]] - start) / SECOND) if len(topic) else (np.nan, np.nan)
     return TopicReport(
         name=topic.name,
@@ -144,6 +170,7 @@ def _topic_report(topic: Topic, start: int, problem: str) -> TopicReport:
         first=float(first),
         last=float(last),
         rate=rate,
+        mean=mean,
         gap=gap,
         drops=drops,
         jumps=tuple(
@@ -155,14 +182,39 @@ def _topic_report(topic: Topic, start: int, problem: str) -> TopicReport:
             for i in jumps
         ),
         stamped=topic.stamped,
+        lag=_lag(topic),
+        clock=np.nan if len(jumps) else _clock(topic),
         problem=problem,
     )
 
 
+def _lag(topic: Topic) -> float:
+    if not topic.stamped or not len(topic):
+        return np.nan
+    return float(np.median(topic.received - topic.stamps)) / SECOND
+
+
+def _clock(topic: Topic) -> float:
+    """Seconds of stamps a second of receipt, by the middles of the first and the last tenth."""
+    few = max(len(topic) // 10, 1)
+    if not topic.stamped or len(topic) < _ENOUGH:
+        return np.nan
+    stamps, received = (
+        np.median(times[-few:]) - np.median(times[:few])
+        for times in (topic.stamps - topic.stamps[0], topic.received - topic.received[0])
+    )
+    return float(stamps / received) if received > SECOND else np.nan
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "paths", nargs="+", metavar="PATH", help="folder of a recording, or one of its files"
+        "paths",
+        nargs="+",
+        type=Path,
+        metavar="PATH",
+        help="a recording, one of its files, or a folder of recordings",
     )
+    add_msg_argument(parser)
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -170,10 +222,23 @@ def main(arguments: argparse.Namespace) -> int:
     code = 0
     for path in arguments.paths:
         try:
-            lines = [*BagReport.of(path).lines()]
+            for kind, place in sources(path, damaged=True):
+                code |= _print(kind, place, arguments.msg)
         except (OSError, ValueError) as error:
-            print(f"error: {error}", file=sys.stderr)
-            code = 1
-        else:
-            print("\n".join(lines))
+            code |= _print(Kind.DAMAGED, error, ())
     return code
+
+
+def _print(kind: Kind, place: Any, msg: Sequence[Path]) -> int:
+    """Report on one source; returns 1 if it cannot be read."""
+    lines = [f"{place}: {kind.value}, of which this report tells nothing"]
+    try:
+        if kind is Kind.DAMAGED:
+            raise place
+        if kind is Kind.BAG:
+            lines = [*BagReport.of(Bag(place, msg)).lines()]
+    except (OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print("\n".join(lines))
+    return 0

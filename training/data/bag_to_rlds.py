@@ -7,7 +7,7 @@ import itertools
 import json
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,11 @@ from vla_ros.training.data.bag import Bag
 from vla_ros.training.data.bags import open_bag
 from vla_ros.training.data.episode import Episode
 from vla_ros.training.data.folders import whole_folder
+from vla_ros.training.data.notices import announced
 from vla_ros.training.data.recordings import ROBOT_HELP, Robot
 from vla_ros.training.data.rlds import KNOWN, METADATA, OWN
 from vla_ros.training.data.rlds_to_bag import contract_of, nanoseconds
+from vla_ros.training.data.sources import Kind, add_msg_argument, sources
 from vla_ros.training.data.tfrecord import serialize_example, write_record
 
 _VERSION = "1.0.0"
@@ -261,27 +263,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help=f"{ROBOT_HELP}; needless for those of vla bag from-rlds, which tell",
     )
+    add_msg_argument(parser)
 
 
 def main(arguments: argparse.Namespace) -> None:
     if arguments.robot:
-        episodes = Robot.load(arguments.robot).episodes(arguments.bags)
+        episodes = Robot.load(arguments.robot, arguments.msg).episodes(arguments.bags)
     else:
-        episodes = itertools.chain.from_iterable(map(_open, arguments.bags))
+        opened = (_open(path, arguments.msg) for path in arguments.bags)
+        episodes = announced(itertools.chain.from_iterable(opened))
     target = write_rlds(
-        arguments.datasets, arguments.name, map(_noted, episodes), arguments.split, arguments.images
+        arguments.datasets, arguments.name, episodes, arguments.split, arguments.images
     )
     print(target)
 
 
-def _open(path: Path) -> Iterator[Episode]:
-    contract = contract_of(Bag(path))
-    if contract is None:
-        raise ValueError(f"{path} does not say what its actions are: give --robot")
-    return open_bag(path, contract)
-
-
-def _noted(episode: Episode) -> Episode:
-    for note in episode.notes:
-        print(f"{episode.name}: {note}")
-    return episode
+def _open(path: Path, msg: Sequence[Path]) -> Iterator[Episode]:
+    for kind, place in sources(path):
+        if kind is not Kind.BAG:
+            raise ValueError(f"{place} is {kind.value}, not a ROS 2 recording")
+        bag = Bag(place, msg)
+        contract = contract_of(bag)
+        if contract is None:
+            raise ValueError(f"{bag.path} does not say what its actions are: give --robot")
+        yield from open_bag(bag, contract)

@@ -46,8 +46,8 @@ _SUMMED = 1.2  # commands a frame that are worth a word
 _TOOL = ("tool_x", "tool_y", "tool_z", "finger_opening")
 
 
-def open_bag(path: str | Path, contract: Contract) -> Iterator[Episode]:
-    """Episodes of a recording; their pictures are read from it when asked for.
+def open_bag(path: str | Path | Bag, contract: Contract) -> Iterator[Episode]:
+    """Episodes of a recording, opened or not; their pictures are read from it when asked for.
 
     An episode ends where a clock jumps and where frames are missing. What was left out stands in
     the episodes' notes.
@@ -56,7 +56,7 @@ def open_bag(path: str | Path, contract: Contract) -> Iterator[Episode]:
         ValueError: the recording cannot be read, lacks a topic, has one of another type, a stream
             is older than its contract allows, or no frame is left.
     """
-    bag = Bag(path)
+    bag = path if isinstance(path, Bag) else Bag(path)
     numbers, left_out, last = itertools.count(), list(bag.notes), None
     for span in steady_spans(_wanted(bag, contract)):
         reader = _SpanReader(bag, contract, span, left_out, numbers)

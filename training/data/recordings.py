@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from vla_ros.robots.action_config import ActionConfig
 from vla_ros.training.data.bag import Bag
 from vla_ros.training.data.bag_contract import Contract
+from vla_ros.training.data.bag_folders import BagFiles
+from vla_ros.training.data.bag_types import MsgFolders
 from vla_ros.training.data.bags import open_bag
 from vla_ros.training.data.episode import Episode
+from vla_ros.training.data.notices import announced
 from vla_ros.training.data.rlds_mapping import RldsMapping, camera_name
 from vla_ros.training.data.settings_file import check_keys, convert, fill, read
-from vla_ros.training.data.shards import EpisodeShard, shard_folders
+from vla_ros.training.data.shards import EpisodeShard
+from vla_ros.training.data.sources import Kind, sources
 
 _PRESETS = {
     "arm": ActionConfig.get_arm_config,
@@ -24,7 +28,6 @@ _PRESETS = {
 }
 DATA_HELP = "recordings (bags, RLDS datasets, shards, folders of them) instead of the simulator"
 ROBOT_HELP = f"what they are of: {', '.join(_PRESETS)}, or a YAML file"
-_BAG_FILES = (".mcap", ".db3", ".zstd")
 
 
 @dataclass(frozen=True)
@@ -36,29 +39,36 @@ class Robot:
         cameras: in the order in which the policy sees them; all that a recording has if empty.
         bag: further arguments of `bag_contract.Contract`.
         rlds: arguments of `rlds.RldsMapping`.
+        msg: folders of .msg files, for types that a recording does not define; in a file, from
+            where it lies.
     """
 
     action: ActionConfig
     cameras: Sequence[str] = ()
     bag: Mapping[str, Any] = field(default_factory=dict)
     rlds: Mapping[str, Any] = field(default_factory=dict)
+    msg: Sequence[str | Path] = ()
 
     @classmethod
-    def load(cls, name: str) -> Robot:
+    def load(cls, name: str, msg: Sequence[str | Path] = ()) -> Robot:
         """A preset of ActionConfig, or a YAML file with this class' fields; see config/widowx.yaml.
 
-        Everything in the file is checked here, whether a recording needs it or not.
+        Everything in the file is checked here, whether a recording needs it or not. `msg` are more
+        folders of .msg files.
 
         Raises:
             ValueError: neither, or something in the file is wrong; the place in it is named.
         """
         if name in _PRESETS:
-            return cls(_PRESETS[name]())
+            return cls(_PRESETS[name](), msg=msg)
         if not Path(name).exists():
             raise ValueError(f"no robot {name!r}: choose {', '.join(_PRESETS)} or a YAML file")
         told = read(Path(name))
         try:
-            return _from_file(told)
+            robot = _from_file(told)
+            folders = [*msg, *(Path(name).parent / folder for folder in robot.msg)]
+            MsgFolders(folders)
+            return replace(robot, msg=folders)
         except ValueError as error:
             raise ValueError(f"{name} describes no robot: {error}") from None
 
@@ -68,32 +78,30 @@ class Robot:
         Raises:
             ValueError: one of the paths cannot be read, or is of another kind of robot.
         """
+        return announced(self._checked(paths))
+
+    def _checked(self, paths: Sequence[Path]) -> Iterator[Episode]:
         for path in paths:
             for episode in self._open(path):
                 self.check(episode)
                 yield episode
 
     def _open(self, path: Path) -> Iterator[Episode]:
-        if not path.exists():
-            raise ValueError(f"{path} does not exist")
-        if (path / "features.json").is_file():
-            return self._open_rlds(path)
-        if any(path.glob("*/episodes.json")):
-            shards = map(EpisodeShard.load, shard_folders(path))
-            return (episode for shard in shards for episode in shard.episodes())
-        inside = [] if path.is_file() else sorted(path.iterdir())
-        bag = path.is_file() or any(p.suffix in _BAG_FILES for p in inside)
-        if bag or not any(p.is_dir() for p in inside):
-            return self._open_bag(path)
-        return self.episodes([p for p in inside if p.is_dir() and not p.name.startswith(".")])
+        for kind, place in sources(path):
+            if kind is Kind.RLDS:
+                yield from self._open_rlds(place)
+            elif kind is Kind.SHARD:
+                yield from EpisodeShard.load(place).episodes()
+            else:
+                yield from self._open_bag(place)
 
-    def _open_bag(self, path: Path) -> Iterator[Episode]:
+    def _open_bag(self, files: BagFiles) -> Iterator[Episode]:
         contract = None
-        if (bag := Bag(path)).custom:  # it may have been an RLDS dataset, and tell how to be read
+        if (bag := Bag(files, self.msg)).custom:  # of an RLDS dataset: it tells how to be read
             from vla_ros.training.data.rlds_to_bag import contract_of
 
             contract = contract_of(bag)
-        return open_bag(path, contract or Contract(self.action, **self.bag))
+        return open_bag(bag, contract or Contract(self.action, **self.bag))
 
     def _open_rlds(self, path: Path) -> Iterator[Episode]:
         # An extra of its own: who trains from bags or in simulation can do without.
@@ -149,7 +157,8 @@ def _from_file(told: dict[str, Any]) -> Robot:
     ):
         if there and (missing := [name for name in cameras if name not in there]):
             raise ValueError(f"cameras: {missing[0]} is not of {place}: {', '.join(there)}")
-    return Robot(action, cameras, bag, rlds)
+    msg = convert(told.get("msg", []), Sequence[str], "msg")
+    return Robot(action, cameras, bag, rlds, msg)
 
 
 def _with_defaults(action: dict[str, Any]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from vla_ros.training.data.bag import SECOND, Bag
 from vla_ros.training.data.bag_contract import Contract
 from vla_ros.training.data.episode import Episode
 from vla_ros.training.data.folders import whole_folder
+from vla_ros.training.data.notices import announced
 from vla_ros.training.data.rlds import RldsMapping, open_rlds
 
 # States and actions are joint states by name: rad and m or not, a recording replayed shows what was
@@ -212,5 +213,6 @@ def main(arguments: argparse.Namespace) -> None:
     names += ("action_names", "proprioception_names")
     given = {name: options[name] for name in names if options[name] is not None}
     episodes = open_rlds(arguments.dataset, RldsMapping(**given), arguments.split)
-    count = write_bags(arguments.bags, itertools.islice(episodes, arguments.limit))
+    chosen = announced(itertools.islice(episodes, arguments.limit))
+    count = write_bags(arguments.bags, chosen)
     print(f"{count} recordings in {arguments.bags}")

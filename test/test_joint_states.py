@@ -66,7 +66,7 @@ def test_arm_and_gripper_in_messages_of_their_own_are_one_state():
         assert at(made, "abg", 30) == [-30, 30, 0.1]
         assert at(made, "abg", 33) == [-30, 30, 0.2]
         assert at(made, "gab", 50, timeout=20) == [0.2, -50, 50]
-        with pytest.raises(MissingJoints, match=f"no position of the last 0.01 s of g on {where}"):
+        with pytest.raises(MissingJoints, match=f"^without (g on )?{where} of the last 0.01 s$"):
             at(made, "abg", 50, timeout=10)
         with pytest.raises(MissingJoints, match="lacks z: it has .*b, a"):
             at(made, "abz", 50)
@@ -110,7 +110,7 @@ def test_messages_that_come_late_are_waited_for_as_long_as_they_usually_are():
     steady = history(*((k, state(a=k)) for k in range(0, 100, 10)))
     assert steady.complete == steady.newest == 90 * MS
     swapped = history(*((k, state(a=k)) for k in (10, 0, 30, 20, 50, 40)))
-    assert swapped.newest == 50 * MS and swapped.complete == 40 * MS
+    assert swapped.newest == 50 * MS and 39.9 * MS < swapped.complete < 40 * MS
     second = history(*((k, state(a=k)) for k in (100, 0, 200, 100)))
     assert second.complete == 200 * MS, "a driver that is far behind is not"
     assert JointHistory().complete is None

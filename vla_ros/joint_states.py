@@ -26,6 +26,7 @@ CLOCK_RESTART = SECOND // 2  # ns
 
 _KEPT = 3 * SECOND  # ns of joint states that are remembered
 _WAITED = SECOND // 50  # ns: messages that are usually later than this are not waited for
+_BEFORE = 2_000  # ns: a message as late as another was may be on its way, also in float seconds
 _LOOKED_AT = 300  # messages in which contradictions are looked for
 _LOOKED_EVERY = SECOND // 4  # ns
 _APART = 0.02  # rad, m or whatever a joint is told in: nearer is not told apart from noise
@@ -136,29 +137,38 @@ def _why_missing(
         late = [name for name in missing if owners.get(name, source.topic) == source.topic]
         if late:
             age = "" if source.longest is None else f" of the last {source.longest / SECOND:g} s"
-            parts.append(f"position{age} of {', '.join(late)} on {source.topic}")
-    return f"no {' and no '.join(parts)}"
+            silent = {name for name, topic in owners.items() if topic == source.topic} <= {*late}
+            what = "" if silent else f"{', '.join(late)} on "
+            parts.append(f"without {what}{source.topic}{age}")
+    return " and ".join(parts)
 
 
 def read_positions(
-    message: Any, names: Sequence[str], topic: str = "joint_states"
+    message: Any,
+    names: Sequence[str],
+    topic: str = "joint_states",
+    by_place: Sequence[str] = (),
 ) -> dict[str, float]:
     """Positions (rad, m) of those of `names` that a sensor_msgs/JointState tells of.
 
-    A message without any names tells of `names` by place.
+    Args:
+        message: read by its fields.
+        names: those wanted.
+        topic: for messages to people.
+        by_place: what a message without any names tells of; `names` if left out.
 
     Raises:
         ValueError: a joint is named twice, is not finite (it is named) or has no position.
     """
     there, values = message.name, message.position
     if not len(there) and len(values):
-        if len(values) != len(names):
+        there = by_place or names
+        if len(values) != len(there):
             raise ValueError(
-                f"{topic} names no joints and holds {len(values)} positions, but {len(names)} are "
-                f"wanted ({', '.join(names)}): let the driver name them, or give their names in "
+                f"{topic} names no joints and holds {len(values)} positions, but {len(there)} are "
+                f"wanted ({', '.join(there)}): let the driver name them, or give their names in "
                 "the order of the positions (names: [...])"
             )
-        there = names
     wanted = set(names)
     places = [(name, place) for place, name in enumerate(there) if name in wanted]
     if len({name for name, _ in places}) < len(places):
@@ -179,19 +189,8 @@ def contradiction(said: Sequence[Mapping[str, float]], names: Sequence[str]) -> 
     Two publishers of one joint, such as a driver and a joint_state_publisher that says zeros, make
     it jump there and back from message to message, which no joint can.
     """
-    wanted = set(names)
-    whole = [[v for n, v in positions.items() if n in wanted] for positions in said]
-    whole = [values for values in whole if len(values) > 1]
-    zero = np.array([not any(values) for values in whole], dtype=bool)
-    clear = np.array(
-        [2 * sum(abs(v) > _APART for v in values) >= len(values) for values in whole], dtype=bool
-    )
-    begins = zero[1:] & clear[:-1]
-    if begins.sum() >= _AGAIN and (zero[:-1] & clear[1:]).sum() >= _AGAIN:
-        return (
-            f"{int(zero.sum())} of {len(zero)} messages say 0 for every joint, in between others "
-            "that do not"
-        )
+    if zeros := _returning_zeros([p for p in said if len(p.keys() & set(names)) > 1]):
+        return f"{zeros} times there is 0 for every joint, in between messages that agree otherwise"
     for name in names:
         values = np.array([positions[name] for positions in said if name in positions])
         levels = np.unique(values)
@@ -208,6 +207,23 @@ def contradiction(said: Sequence[Mapping[str, float]], names: Sequence[str]) -> 
         if (count := int(spikes.sum())) >= max(_AGAIN, _OFTEN * len(values)):
             return f"{name} jumps there and back {count} times in {len(values)} messages"
     return ""
+
+
+def _returning_zeros(said: Sequence[Mapping[str, float]]) -> int:
+    """How often messages of nothing but 0 come between two that are elsewhere, and agree."""
+    count, before = 0, None
+    zeros = False
+    for positions in said:
+        if not any(positions.values()):
+            zeros = True
+            continue
+        if zeros and before is not None and before.keys() == positions.keys():
+            size = max(map(abs, before.values()))
+            away = sum(abs(value) > _APART for value in before.values())
+            moved = max(abs(positions[name] - value) for name, value in before.items())
+            count += 2 * away >= len(before) and moved <= 0.2 * size
+        before, zeros = positions, False
+    return count if count >= _AGAIN else 0
 
 
 class JointHistory:
@@ -252,7 +268,9 @@ class JointHistory:
         When messages come out of order, those of the newest's last milliseconds may be on the way.
         """
         newest = self.newest
-        return None if newest is None else newest - max((by for _, by in self._late), default=0)
+        if newest is None or not self._late:
+            return newest
+        return newest - max(by for _, by in self._late) - _BEFORE
 
     def positions(self, names: Sequence[str], stamp: int, timeout: int) -> np.ndarray:
         """The newest position of each joint not after `stamp`: what training saw, float64 [D].

@@ -31,11 +31,14 @@ class Stream:
         topic: its name, with or without the leading slash.
         align: see `Align`.
         tolerance: s; None: what suits it, 0.2 s for numbers, for cameras see `bag_contract`.
+        names: of a state, the joints that are taken of it, by place where its messages name none;
+            all if left out.
     """
 
     topic: str
     align: Align = Align.DROP
     tolerance: float | None = None
+    names: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "align", Align(self.align))
@@ -136,3 +139,17 @@ class Lookup:
         limit = None if tolerance is None else round(tolerance * SECOND)
         found = newest(stamps if self.topic.stamped else received, self.stamps, limit)
         return np.where(found < 0, -1, self.rows[found] if len(self.rows) else -1)
+
+
+def other_clock(frames: Topic, at: np.ndarray, topic: Topic) -> str:
+    """A note if stamps of the topic and of the frames have nothing in common, else ""."""
+    if not (topic.stamped and frames.stamped and len(topic) and len(at)):
+        return ""
+    first, last = topic.stamps.min() / SECOND, topic.stamps.max() / SECOND
+    begin, end = frames.stamps[at].min() / SECOND, frames.stamps[at].max() / SECOND
+    if first <= end and begin <= last:
+        return ""
+    return (
+        f"{topic.name} is stamped {first:.1f} to {last:.1f} s, {frames.name} {begin:.1f} to "
+        f"{end:.1f} s: are they on one clock?"
+    )

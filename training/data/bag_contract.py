@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from vla_ros.robots.action_config import ActionConfig
+from vla_ros.robots.kinematics import check_known
 from vla_ros.training.data.alignment import Align, Stream
 
 PAIRED = 0.01  # s by which a camera's picture may be later than the first's that it is seen with
+_TOOL = ("tool_x", "tool_y", "tool_z", "finger_opening")
 _NUMBERS_HELD = 0.2  # s
 _PERIODS_HELD, _PICTURES_HELD = 1.5, 0.5  # periods of a camera, and s
 
@@ -25,7 +27,9 @@ class Contract:
     Args:
         action: names, control mode and timing of what is learnt.
         cameras: name of a camera -> its pictures; a CompressedImage will do.
-        state: joints (sensor_msgs/JointState), or any message that commands can be.
+        state: joints, of each the newest position: a topic of sensor_msgs/JointState, or several
+            that together have them all. Messages may hold some of the joints. Others that are a row
+            of numbers will do: Float64MultiArray by place, Twist, TwistStamped.
         command: what the robot was told: JointState, JointTrajectory or ActionChunk by the names
             of joints, Float64MultiArray by place, Twist or TwistStamped by names that end in
             linear_x and the like. In control mode end_effector_offset joints are turned into the
@@ -46,7 +50,7 @@ class Contract:
             "wrist_camera": Stream("wrist_camera/image_raw"),
         }
     )
-    state: Stream = Stream("joint_states")
+    state: Stream | Sequence[Stream] = Stream("joint_states")
     command: Stream = Stream("joint_trajectory", Align.HOLD)
     instruction: str = "instruction"
     task_status: str = "sim_robot/task_status"
@@ -55,6 +59,35 @@ class Contract:
     def __post_init__(self) -> None:
         if not self.cameras:
             raise ValueError("a contract needs a camera: its frames are the episode's")
+        if not self.states:
+            raise ValueError("state is an empty list: give the topics of the joints")
+        topics = [stream.topic.lstrip("/") for stream in self.states]
+        if len(set(topics)) < len(topics):
+            raise ValueError(f"state names a topic twice: {', '.join(topics)}")
+        if self.tool_offsets or self.tool_felt:
+            check_known(self.action.joint_names)
+
+    @property
+    def states(self) -> tuple[Stream, ...]:
+        """The topics that together give the state."""
+        return (self.state,) if isinstance(self.state, Stream) else tuple(self.state)
+
+    @property
+    def tool_offsets(self) -> bool:
+        """Whether commanded joints become ways of the tool."""
+        return bool(self.action.joint_names) and self.action.control_mode == "end_effector_offset"
+
+    @property
+    def tool_felt(self) -> bool:
+        """Whether proprioception is computed from the joints."""
+        return bool(self.action.joint_names) and tuple(self.action.proprioception_names) == _TOOL
+
+    @property
+    def state_names(self) -> tuple[str, ...]:
+        """What is read of the state."""
+        felt = self.action.joint_names if self.tool_felt else self.action.proprioception_names
+        measured = self.action.joint_names if self.tool_offsets else ()
+        return tuple(dict.fromkeys((*felt, *measured)))
 
 
 def held_for(stream: Stream, period: float | None = None) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -19,10 +20,11 @@ from vla_ros.images import (
 )
 from vla_ros.observations import proprioception
 from vla_ros.robots.kinematics import ArmKinematics
-from vla_ros.training.data.alignment import Align, Lookup, Span, Stream, steady_spans
+from vla_ros.training.data.alignment import Align, Lookup, Span, Stream, other_clock, steady_spans
 from vla_ros.training.data.bag import SECOND, Bag, Topic
 from vla_ros.training.data.bag_commands import TYPES, is_delta, summed_deltas, values_at
 from vla_ros.training.data.bag_contract import PAIRED, Contract, held_for
+from vla_ros.training.data.bag_state import StateReader
 from vla_ros.training.data.bag_values import VALUES
 from vla_ros.training.data.episode import Episode
 from vla_ros.training.data.gaps import SLOWEST, steady_parts
@@ -43,7 +45,7 @@ _OUTCOMES: dict[str, Callable[[Any], bool | None]] = {
 }
 _AS_FAST = 0.9  # periods of a camera in dt from which on each of its frames is taken
 _SUMMED = 1.2  # commands a frame that are worth a word
-_TOOL = ("tool_x", "tool_y", "tool_z", "finger_opening")
+_STATE = "state of the robot"  # no topic has such a name
 
 
 def open_bag(path: str | Path | Bag, contract: Contract) -> Iterator[Episode]:
@@ -77,7 +79,8 @@ def _wanted(bag: Bag, contract: Contract) -> list[Topic]:
     for streams, types in (
         (contract.cameras.values(), _PICTURES),
         (contract.depth.values(), _DEPTHS),
-        ((contract.state, contract.command), TYPES),
+        (contract.states, VALUES),
+        ([contract.command], TYPES),
     ):
         for stream in streams:
             topic = bag.topic(stream.topic)
@@ -106,6 +109,7 @@ class _SpanReader:
     ) -> None:
         self._bag, self._contract, self._span, self._counter = bag, contract, span, numbers
         self.notes = [*notes]  # of what was left out since the last episode
+        self._state = StateReader(bag, contract.states, span, contract.state_names)
         if span.after_jump:
             self.notes.append("a clock jumped before this episode")
 
@@ -115,8 +119,8 @@ class _SpanReader:
         rows = {first.topic: self._thinned(reference)}
         for stream in (*others, *self._contract.depth.values()):
             rows = self._with(stream, reference.topic, rows, camera=True)
-        for stream in (self._contract.state, self._contract.command):
-            rows = self._with(stream, reference.topic, rows)
+        rows = self._with_state(reference.topic, rows)
+        rows = self._with(self._contract.command, reference.topic, rows)
         for text, part in self._instructed(reference.topic, rows):
             episode = self._episode(next(self._counter), text, part)
             self.notes = []
@@ -168,23 +172,65 @@ class _SpanReader:
             None if age is None else age + together,
         )
         missing = found < 0
-        if stream.align is Align.AS_OF and missing.any():
-            stamp = frames.stamps[at[np.argmax(missing)]] / SECOND
-            raise ValueError(
-                f"{self._bag.path}: {lookup.topic.name} has nothing of the {age:g} s before the "
-                f"frame at {stamp:.3f} s: align it by 'drop' to leave such frames out"
-            )
-        kept = at[~missing]
-        steps = np.diff(frames.stamps[kept])
-        if missing.any() and len(steps) > 1 and np.median(steps) > SLOWEST * dt * SECOND:
-            raise ValueError(
-                f"{self._bag.path}: {lookup.topic.name} is too slow for a frame each {dt:g} s: "
-                f"with what is {age:.3g} s old at most, {len(kept)} of {len(at)} frames are left; "
-                "raise its tolerance or dt"
-            )
         within = "" if age is None else f" of the last {age:.3g} s"
-        self._note(int(missing.sum()), f"without {lookup.topic.name}{within}")
+        reason = f"without {lookup.topic.name}{within}"
+        reasons = [reason if one else "" for one in missing]
+        self._leave_out(frames, at, [lookup.topic], reasons, stream.align)
         return {name: r[~missing] for name, r in rows.items()} | {stream.topic: found[~missing]}
+
+    def _with_state(self, frames: Topic, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """`rows` with the state of the robot, and without the frames at which it is not known."""
+        at = next(iter(rows.values()))
+        self.notes += self._state.notes
+        self._states, reasons = self._state.at(frames.stamps[at], frames.received[at])
+        topics = [self._bag.topic(stream.topic) for stream in self._contract.states]
+        strict = any(stream.align is Align.AS_OF for stream in self._contract.states)
+        self._leave_out(frames, at, topics, reasons, Align.AS_OF if strict else Align.DROP)
+        known = np.array([not reason for reason in reasons], dtype=bool)
+        kept = {name: r[known] for name, r in rows.items()}
+        return kept | {_STATE: np.flatnonzero(known)}
+
+    def _leave_out(
+        self,
+        frames: Topic,
+        at: np.ndarray,
+        topics: Sequence[Topic],
+        reasons: Sequence[str],
+        align: Align,
+    ) -> None:
+        """Note the frames that something is missing for.
+
+        Args:
+            frames: topic of the first camera.
+            at: int64 [T], rows of the frames.
+            topics: those of which something is missing at times.
+            reasons: of each frame, "" where nothing is missing.
+
+        Raises:
+            ValueError: no frame may be left out, or so few are left that they are not `dt` apart.
+        """
+        missing = np.array([bool(reason) for reason in reasons], dtype=bool)
+        if not missing.any():
+            return
+        first = int(np.argmax(missing))
+        stamp = frames.stamps[at[first]] / SECOND
+        if align is Align.AS_OF:
+            raise ValueError(
+                f"{self._bag.path}: the frame at {stamp:.3f} s is {reasons[first]}: align it by "
+                "'drop' to leave such frames out"
+            )
+        kept, dt = at[~missing], self._contract.action.dt
+        steps = np.diff(frames.stamps[kept])
+        if len(steps) > 1 and np.median(steps) > SLOWEST * dt * SECOND:
+            raise ValueError(
+                f"{self._bag.path}: {' or '.join(one.name for one in topics)} is too slow for a "
+                f"frame each {dt:g} s: {len(kept)} of {len(at)} frames are left, others "
+                f"{reasons[first]}; raise its tolerance or dt"
+            )
+        for reason, count in Counter(filter(None, reasons)).items():
+            self._note(count, reason)
+        if missing.all():
+            self.notes += filter(None, (other_clock(frames, at, one) for one in topics))
 
     def _note(self, count: int, what: str) -> None:
         if count:
@@ -263,23 +309,25 @@ class _SpanReader:
 
     def _numbers(self, rows: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """Proprioception [T, P] and actions [T, A]."""
-        action, state, command = self._contract.action, self._contract.state, self._contract.command
-        in_joints = bool(action.joint_names)
-        offset = in_joints and action.control_mode == "end_effector_offset"
-        tool = in_joints and tuple(action.proprioception_names) == _TOOL
-        felt_names = action.joint_names if tool else action.proprioception_names
-        felt = self._values(state.topic, rows, felt_names)
+        action, contract = self._contract.action, self._contract
+        offset, tool = contract.tool_offsets, contract.tool_felt
+        state = self._states[rows[_STATE]]
+        felt = state[:, self._columns(action.proprioception_names)] if not tool else state
         told_names = action.joint_names if offset else action.action_names
-        told = self._told(command.topic, rows, told_names)
+        told = self._told(contract.command.topic, rows, told_names)
         if not (offset or tool):
             return felt, told
         kinematics = ArmKinematics()
-        measured = felt if tool else self._values(state.topic, rows, told_names)
+        measured = state[:, self._columns(action.joint_names)]
         places = np.array([proprioception(joints, kinematics) for joints in measured])
         if offset:
             told = np.array([proprioception(joints, kinematics) for joints in told])
             told[:, :3] -= places[:, :3]
         return (places if tool else felt), told
+
+    def _columns(self, names: Sequence[str]) -> list[int]:
+        """Where those stand in the state that was read."""
+        return [self._contract.state_names.index(name) for name in names]
 
     def _times(self, topic: Topic, rows: dict[str, np.ndarray]) -> np.ndarray:
         """Times of the frames by the clock that stamps the topic, int64 [T], ns."""
@@ -311,16 +359,14 @@ class _SpanReader:
 
     def _measured(self, names: Sequence[str], command: Topic, time: int) -> np.ndarray | None:
         """Where the joints were at a time of the clock that stamps `command`, if anything tells."""
-        state = self._bag.topic(self._contract.state.topic)
-        if state.stamped != command.stamped or state.type not in VALUES:
-            return None
-        (row,) = Lookup(state, self._span).rows_at(np.array([time]), np.array([time]), 1.0)
-        if row < 0:
+        if any(self._bag.topic(s.topic).stamped != command.stamped for s in self._contract.states):
             return None
         try:
-            return VALUES[state.type](next(self._bag.messages(state, [row])), names)
+            reader = StateReader(self._bag, self._contract.states, self._span, names)
         except ValueError:
             return None  # it has other joints
+        values, missing = reader.at(np.array([time]), np.array([time]))
+        return None if missing[0] else values[0]
 
     def _outcome(self, first: int, last: int) -> bool | None:
         told = self._bag.custom.get("outcome")

@@ -14,6 +14,17 @@ from vla_ros.robots import panda
 TOOL_DOWN = np.diag([1.0, -1.0, -1.0])
 
 
+def check_known(joint_names: Sequence[str]) -> None:
+    """Raises ValueError if tool places of a robot with these joints in this order are not known."""
+    if tuple(joint_names) != panda.JOINT_NAMES:
+        raise ValueError(
+            f"the place of the tool is known of the joints {', '.join(panda.JOINT_NAMES)} (Franka "
+            f"Panda) alone, joint_names are {', '.join(joint_names)}: learn joint positions "
+            "(control_mode: joint_position, with the joints as action_names and "
+            "proprioception_names), or leave joint_names out if the tool itself was recorded"
+        )
+
+
 class ArmKinematics:
     """Kinematics of the chain from the URDF's root to `tool_frame`.
 

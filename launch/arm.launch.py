@@ -5,13 +5,14 @@ to publish `joint_states` and `camera/*`, and to take joint trajectories. What t
 in the params file; the arguments here only say how they are run.
 """
 
-from pathlib import Path
-
 from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
-from launch.substitutions import EqualsSubstitution, LaunchConfiguration, PathJoinSubstitution
+from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
 from launch_ros.actions import LifecycleNode, Node
 from launch_ros.substitutions import FindPackageShare
+
+from vla_ros.nodes.parameters import tables
+from vla_ros.ros.parameter_file import ParameterFile, full_name
 
 ARGUMENTS = [
     DeclareLaunchArgument(
@@ -59,12 +60,13 @@ ARGUMENTS = [
         "narrator",
         default_value="narrator",
         description="name or folder of the node that says what it sees and does, and answers, and "
-        "of its eye; empty: do not run them",
+        "of its eye; none: do not run them",
     ),
     DeclareLaunchArgument(
         "use_sim_time",
-        default_value=EqualsSubstitution(LaunchConfiguration("robot"), "sim"),
-        description="take the time from /clock; true by default for sim",
+        default_value="",
+        choices=["", "true", "false"],
+        description="take the time from /clock; empty: true with sim, false with real",
     ),
     DeclareLaunchArgument(
         "autostart",
@@ -87,15 +89,14 @@ ARGUMENTS = [
 def nodes(context: LaunchContext) -> list[Node]:
     """Return the node actions for the arguments given in `context`.
 
-    Raises FileNotFoundError when params_file is no file (launch itself would only warn, and the
-    nodes would run with defaults).
+    Raises ParameterError when params_file is no file, or something in it fits no node (launch
+    itself would only warn, if at all, and the nodes would run with defaults).
     """
     given = {
         argument.name: LaunchConfiguration(argument.name).perform(context) for argument in ARGUMENTS
     }
-    params_file = given["params_file"]
-    if not Path(params_file).is_file():
-        raise FileNotFoundError(f"params_file '{params_file}' is no file: name an existing one")
+    parameters = ParameterFile(given["params_file"])
+    parameters.check(tables(), given["namespace"])
 
     common = {
         "package": "vla_ros",
@@ -107,7 +108,8 @@ def nodes(context: LaunchContext) -> list[Node]:
         "ros_arguments": ["--log-level", given["log_level"]],
     }
     every = {
-        "use_sim_time": given["use_sim_time"].lower() == "true",
+        "use_sim_time": given["use_sim_time"] == "true"
+        or (not given["use_sim_time"] and given["robot"] == "sim"),
         "autostart": given["autostart"] == "true",
     }
     checkpoint = {"checkpoint": given["checkpoint"]} if given["checkpoint"] else {}
@@ -116,13 +118,17 @@ def nodes(context: LaunchContext) -> list[Node]:
         "joint_trajectory" if given["robot"] == "sim" else "panda_arm_controller/joint_trajectory"
     )
 
-    def lifecycle_node(
-        name: str, parameters: dict, executable: str = "", **options
-    ) -> LifecycleNode:
+    def file_for(name: str) -> list[str]:
+        """The parameter file for a node of which it says something."""
+        full = full_name(given["namespace"], name)
+        applies = any(section.matches(full) for section in parameters.sections)
+        return [str(parameters.path)] if applies else []
+
+    def lifecycle_node(name: str, own: dict, executable: str = "", **options) -> LifecycleNode:
         return LifecycleNode(
             name=name,
             executable=executable or name,
-            parameters=[params_file, every | parameters],
+            parameters=[*file_for(name), every | own],
             **common,
             **options,
         )
@@ -134,7 +140,7 @@ def nodes(context: LaunchContext) -> list[Node]:
     ]
     if given["world_model"] == "true":
         actions.append(lifecycle_node("world_model", {}))
-    if given["narrator"]:
+    if given["narrator"] not in ("", "none"):
         checkpoint = {"checkpoint": given["narrator"]}
         actions.append(lifecycle_node("narrator", checkpoint))
         remappings = [("visual_tokens", "narrator/visual_tokens")]
@@ -151,7 +157,7 @@ def nodes(context: LaunchContext) -> list[Node]:
             Node(
                 name="sim_robot",
                 executable="sim_robot",
-                parameters=[params_file],
+                parameters=file_for("sim_robot"),
                 remappings=[("joint_trajectory", command_topic)],
                 **common,
             )

@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from vla_ros.nodes.parameters import tables
+from vla_ros.ros.parameter_file import ParameterError
+
 ROOT = Path(__file__).resolve().parents[1]
 LAUNCH = ROOT / "launch" / "arm.launch.py"
 # Parameters of nodes; config/widowx.yaml describes a robot to training.
@@ -18,19 +21,8 @@ LIFECYCLE = ALWAYS | {"recorder"}
 EXECUTABLES = {"narrator_eye": "vision_encoder"}  # of nodes that are named otherwise
 
 
-def strings(*paths: Path) -> set[str]:
-    """Return all string constants of these Python files."""
-    return {
-        node.value
-        for path in paths
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.Constant) and isinstance(node.value, str)
-    }
-
-
 def declared_parameters(node: str) -> set[str]:
-    executable = EXECUTABLES.get(node, node)
-    return strings(ROOT / "vla_ros" / "nodes" / f"{executable}.py", *ROOT.glob("vla_ros/ros/*.py"))
+    return set(tables()[node])
 
 
 def calls(name: str) -> list[ast.Call]:
@@ -149,7 +141,7 @@ def test_the_world_model_can_be_left_out():
 
 
 def test_the_narrator_and_its_eye_can_be_left_out():
-    from_file = actions(narrator="")
+    from_file = actions(narrator="none")
     assert set(from_file) == {f"/{other}" for other in ALWAYS - NARRATOR | {"sim_robot"}}
     eye = actions()["/narrator_eye"]
     assert eye.node_executable == "vision_encoder"
@@ -158,5 +150,42 @@ def test_the_narrator_and_its_eye_can_be_left_out():
 
 def test_missing_params_file_is_an_error():
     pytest.importorskip("launch_ros", reason="launch and launch_ros are not installed")
-    with pytest.raises(FileNotFoundError, match="nowhere"):
+    with pytest.raises(ParameterError, match="nowhere"):
         actions(params_file="/nowhere/arm.yaml")
+
+
+def test_params_file_of_which_something_fits_no_node_is_an_error(tmp_path):
+    path = tmp_path / "robot.yaml"
+    path.write_text("command_gate:\n  ros__parameters:\n    velocity_scale: 0.1\n")
+    gate = actions(params_file=str(path))["/command_gate"]
+    assert str(path) in [str(each) for each, _ in gate._Node__expanded_parameter_arguments]
+    # The others are not given a file that says nothing to them.
+    encoder = actions(params_file=str(path))["/vision_encoder"]
+    assert str(path) not in [str(each) for each, _ in encoder._Node__expanded_parameter_arguments]
+    with pytest.raises(ParameterError, match=r"write /\*\*/command_gate"):
+        actions(params_file=str(path), namespace="left")
+    path.write_text("/**/command_gate:\n  ros__parameters:\n    velocity_scal: 0.1\n")
+    with pytest.raises(ParameterError, match="velocity_scale meant"):
+        actions(params_file=str(path))
+
+
+def test_defaults_are_words_that_can_be_read_and_written():
+    """`ros2 launch -s` shows them, and NAME:= with nothing behind it is no argument to launch."""
+    described = {call.args[0].value: call for call in calls("DeclareLaunchArgument")}
+    defaults = {k.arg: k.value for k in described["use_sim_time"].keywords}
+    assert isinstance(defaults["default_value"], ast.Constant)
+    for name, call in described.items():
+        (description,) = [k.value.value for k in call.keywords if k.arg == "description"]
+        assert f'{name}:=""' not in description and f"{name}:=''" not in description
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [({}, True), ({"robot": "real"}, False), ({"use_sim_time": "false"}, False)]
+    + [({"robot": "real", "use_sim_time": "true"}, True)],
+)
+def test_time_comes_from_the_simulation_where_there_is_one(arguments, expected):
+    gate = actions(**arguments)["/command_gate"]
+    (path,) = [p for p, _ in gate._Node__expanded_parameter_arguments if "launch_params" in str(p)]
+    written = yaml.safe_load(Path(path).read_text())["/command_gate"]["ros__parameters"]
+    assert written["use_sim_time"] is expected

@@ -26,6 +26,7 @@ from vla_ros.checkpoints import resolve
 from vla_ros.models.episode import Episode
 from vla_ros.models.vlam import VisionLanguageActionModel
 from vla_ros.msg import ActionChunk, GateStatus, Narration, VisualTokens
+from vla_ros.nodes.parameters import ACTION_POLICY as PARAMETERS
 from vla_ros.observations import proprioception
 from vla_ros.robots import panda
 from vla_ros.robots.actions import end_effector_chunk_to_joints
@@ -33,7 +34,6 @@ from vla_ros.robots.kinematics import ArmKinematics
 from vla_ros.ros import qos
 from vla_ros.ros.lifecycle import OK, WARN, LifecycleNode
 from vla_ros.ros.messages import chunk_message, seconds, tokens_from_message
-from vla_ros.ros.parameters import Parameter
 from vla_ros.ros.robot_history import STAMP_ROUNDING, RobotHistory, several_publishers
 from vla_ros.ros.running import run
 
@@ -41,27 +41,6 @@ CONTROL_MODE = "end_effector_offset"  # the one that this node can turn into joi
 
 _DESCRIBE_EVERY = 10  # steps
 _NARRATION_LIFE = 3.0  # s; what the narrator said before tells no more what is being done
-
-PARAMETERS = {
-    "checkpoint": Parameter("arm", "A checkpoint of the package by name, or the path of a folder."),
-    "instruction": Parameter("", "Follow this from activation on; empty waits for one."),
-    "done_threshold": Parameter(
-        0.9, "Probability from which a step counts as fulfilled.", 0.0, 1.0, live=True
-    ),
-    "done_steps": Parameter(
-        5, "So many fulfilled steps in a row end an instruction.", 1, 1000, live=True
-    ),
-    "time_limit": Parameter(
-        30.0, "Give up after this time, s, unless the goal sets its own.", 0.1, 3600.0, live=True
-    ),
-    "state_topics": Parameter(
-        ["joint_states"],
-        "Topics of joint states that together give the robot's, such as arm and gripper.",
-    ),
-    "state_timeout": Parameter(
-        0.2, "Joint states may be older than the images by this much, s.", 0.005, 5.0, live=True
-    ),
-}
 
 
 @dataclass

@@ -28,6 +28,7 @@ from sensor_msgs.msg import JointState
 from vla_ros.checkpoints import resolve
 from vla_ros.models.narrator import Narrator, Sight, plan_of
 from vla_ros.msg import ActionChunk, Narration, VisualTokens
+from vla_ros.nodes.parameters import NARRATOR as PARAMETERS
 from vla_ros.observations import proprioception
 from vla_ros.robots import panda
 from vla_ros.robots.actions import joint_chunk_to_end_effector
@@ -35,7 +36,6 @@ from vla_ros.robots.kinematics import ArmKinematics
 from vla_ros.ros import qos
 from vla_ros.ros.lifecycle import OK, WARN, LifecycleNode
 from vla_ros.ros.messages import seconds, tokens_from_message
-from vla_ros.ros.parameters import Parameter
 from vla_ros.ros.robot_history import RESTART, STAMP_ROUNDING, RobotHistory, arm_chunk
 from vla_ros.ros.running import run
 from vla_ros.scene_language.actions import Action
@@ -48,23 +48,6 @@ _SILENCE = 0.5  # s of frames without chunks that end an instruction
 _WAITING = 0.3  # s that a frame and its chunk may wait for each other
 _OLD = 2.0  # s; a picture of before is not asked about
 _JUDGED = 20  # newest sentences, of which the share of unsound ones is told
-
-PARAMETERS = {
-    "checkpoint": Parameter(
-        "narrator", "A checkpoint of the package by name, or the path of a folder."
-    ),
-    "rate": Parameter(
-        1.0, "Narrate this often, Hz; 0: only when what the robot is told changes.", 0.0, 20.0,
-        live=True,
-    ),
-    "state_topics": Parameter(
-        ["joint_states"],
-        "Topics of joint states that together give the robot's, such as arm and gripper.",
-    ),
-    "state_timeout": Parameter(
-        0.2, "Joint states may be older than the images by this much, s.", 0.005, 5.0, live=True
-    ),
-}  # fmt: skip
 
 
 @dataclass(frozen=True)

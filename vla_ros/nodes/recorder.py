@@ -27,10 +27,10 @@ from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
 from vla_ros.msg import ActionChunk, TaskStatus
+from vla_ros.nodes.parameters import RECORDER as PARAMETERS
 from vla_ros.recording import UNFINISHED, EpisodeBag, episode_name
 from vla_ros.ros import qos
 from vla_ros.ros.lifecycle import OK, WARN, LifecycleNode
-from vla_ros.ros.parameters import Parameter
 from vla_ros.ros.running import run
 from vla_ros.ros.types import message_class, message_definition
 
@@ -45,36 +45,6 @@ _LOOKS = 2  # after its first chunk an episode is opened: what was overtaken has
 _LEAD_IN = _SECOND // 5  # joint states may be older than the first frame by so much
 _TAIL = 1 * _SECOND  # after the task was decided: how the policy ends is worth learning
 _STAMP = slice(4, 12)  # of a serialized message that begins with a header
-
-PARAMETERS = {
-    "folder": Parameter("", "Folder for the recordings, made when it is not there."),
-    "topics": Parameter(
-        [
-            "camera/image_raw",
-            "camera/camera_info",
-            "wrist_camera/image_raw",
-            "wrist_camera/camera_info",
-            "joint_states",
-            "joint_trajectory",
-            "gate_status",
-            "narration",
-            "robot_description",
-        ],
-        "What to record, of any type, when somebody publishes it. instruction, action_chunk and "
-        "sim_robot/task_status always are.",
-    ),
-    "robot": Parameter("panda", "Name of the robot, kept with each recording."),
-    "automatic": Parameter(
-        True, "Record whenever a policy follows an instruction; false: by ~/start.", live=True
-    ),
-    "silence": Parameter(
-        1.0,
-        "An episode ends when its policy has said nothing for so long, s.",
-        0.1,
-        60.0,
-        live=True,
-    ),
-}
 
 
 class Heard(NamedTuple):

@@ -28,13 +28,14 @@ from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
 from vla_ros.msg import TaskStatus
+from vla_ros.nodes.parameters import SIM_ROBOT as PARAMETERS
 from vla_ros.robots import panda
 from vla_ros.ros import qos
 from vla_ros.ros.messages import filled, image_message, joint_state_message, seconds, to_time
-from vla_ros.ros.parameters import Parameter, Parameters
+from vla_ros.ros.parameters import Parameters
 from vla_ros.ros.running import run
 from vla_ros.sim.arm import CAMERAS, TICK, ArmWorld
-from vla_ros.sim.tasks import FAMILIES, Outcome, Task, sample_task
+from vla_ros.sim.tasks import Outcome, Task, sample_task
 from vla_ros.srv import SetTask
 
 _STATUS_PERIOD = 0.1  # s
@@ -43,33 +44,6 @@ _WARN_PERIOD = 5.0  # s between two warnings of a kind
 # Commands without a stamp that arrive this long after a reset were given before it (the command
 # gate repeats a hold): they would drag the arm to where it was.
 _FORGET_TIME = 0.4  # s
-
-PARAMETERS = {
-    "family": Parameter(
-        "reach",
-        "Task family at the start; ~/set_task changes it.",
-        choices=FAMILIES,
-        read_only=True,
-    ),
-    "seed": Parameter(0, "Seed of the task at the start.", 0, 2**31 - 1, read_only=True),
-    "image_size": Parameter(128, "Height of the images, pixels.", 64, 960, read_only=True),
-    "image_width": Parameter(
-        0, "Width of the images, pixels; 0 for square ones.", 0, 1280, read_only=True
-    ),
-    "camera_rate": Parameter(20.0, "Frames per second of both cameras.", 1.0, 100.0, live=True),
-    "realtime_factor": Parameter(
-        1.0, "Simulated seconds per second; less when the machine cannot.", 0.05, 10.0, live=True
-    ),
-    "visuals": Parameter(
-        "hulls", "What the arm looks like.", choices=("hulls", "meshes"), read_only=True
-    ),
-    "shadows": Parameter(False, "Cast shadows (slow without a GPU).", read_only=True),
-    "publish_clock": Parameter(
-        True,
-        "Publish /clock and stamp with simulation time; false stamps with system time.",
-        read_only=True,
-    ),
-}
 
 
 @dataclass

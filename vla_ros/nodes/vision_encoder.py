@@ -20,30 +20,16 @@ from vla_ros.images import image_from_message
 from vla_ros.models import checkpoint
 from vla_ros.models.vlam import VisionLanguageActionModel
 from vla_ros.msg import VisualTokens
+from vla_ros.nodes.parameters import VISION_ENCODER as PARAMETERS
 from vla_ros.observations import preprocess_image
 from vla_ros.ros import qos
 from vla_ros.ros.lifecycle import OK, WARN, LifecycleNode
 from vla_ros.ros.messages import seconds, tokens_message
-from vla_ros.ros.parameters import Parameter
 from vla_ros.ros.robot_history import RESTART, STAMP_ROUNDING
 from vla_ros.ros.running import run
 
 if TYPE_CHECKING:
     from vla_ros.models.narrator import Narrator
-
-PARAMETERS = {
-    "checkpoint": Parameter("arm", "A checkpoint of the package by name, or the path of a folder."),
-    "camera_topics": Parameter(
-        ["camera/image_raw", "wrist_camera/image_raw"],
-        "Image topics, one for each camera of the checkpoint and in its order.",
-    ),
-    "pairing_tolerance": Parameter(
-        0.01, "Images whose stamps differ by no more belong together, s.", 0.0, 1.0, live=True
-    ),
-    "rate": Parameter(
-        0.0, "Encode at most this often by the images' stamps, Hz; 0: each.", 0.0, 100.0, live=True
-    ),
-}
 
 
 class VisionEncoderNode(LifecycleNode):

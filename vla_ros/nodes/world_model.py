@@ -29,6 +29,7 @@ from vla_ros.checkpoints import resolve
 from vla_ros.images import image_from_message
 from vla_ros.models.genie.genie import Dream, Imagined, WorldModel
 from vla_ros.msg import ActionChunk, GateStatus, Imagination
+from vla_ros.nodes.parameters import WORLD_MODEL as PARAMETERS
 from vla_ros.observations import preprocess_image, proprioception
 from vla_ros.robots import panda
 from vla_ros.robots.action_config import ActionConfig
@@ -41,32 +42,12 @@ from vla_ros.ros.messages import (
     imagination_message,
     seconds,
 )
-from vla_ros.ros.parameters import Parameter
 from vla_ros.ros.robot_history import RESTART, STAMP_ROUNDING, RobotHistory, arm_chunk
 from vla_ros.ros.running import run
 from vla_ros.srv import Imagine
 
 _PATIENCE = 0.1  # s that a frame waits for the chunk before it; the gate follows no later one
 _REST = 0.02  # s between two imagined frames, for the messages that have come
-
-PARAMETERS = {
-    "checkpoint": Parameter(
-        "world", "A checkpoint of the package by name, or the path of a folder."
-    ),
-    "camera_topic": Parameter(
-        "", "Image topic; empty: CAMERA/image_raw of the camera that the checkpoint knows."
-    ),
-    "state_topics": Parameter(
-        ["joint_states"],
-        "Topics of joint states that together give the robot's, such as arm and gripper.",
-    ),
-    "horizon": Parameter(
-        8, "Frames that are imagined every imagine_period; the checkpoint has a limit.", 1, 1000
-    ),
-    "imagine_period": Parameter(
-        1.0, "Imagine what comes next this often, s; 0: only when asked.", 0.0, 3600.0, live=True
-    ),
-}
 
 
 @dataclass

@@ -24,7 +24,7 @@ from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from rclpy.qos import QoSProfile
 
 from vla_ros.ros import qos
-from vla_ros.ros.parameters import Parameter, Parameters
+from vla_ros.ros.parameters import AUTOSTART, Parameter, Parameters
 
 SUCCESS = TransitionCallbackReturn.SUCCESS
 FAILURE = TransitionCallbackReturn.FAILURE
@@ -32,12 +32,6 @@ ERROR = TransitionCallbackReturn.ERROR
 
 _LAST_WORDS = Duration(seconds=0.3)  # for each publisher to be heard before the process ends
 OK, WARN = DiagnosticStatus.OK, DiagnosticStatus.WARN
-
-AUTOSTART = Parameter(
-    True,
-    "Configure and activate by itself at the start; false leaves both to a lifecycle manager.",
-    read_only=True,
-)
 
 
 class LifecycleNode(RclpyLifecycleNode):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -14,15 +16,9 @@ from rcl_interfaces.msg import (
     ParameterDescriptor,
     SetParametersResult,
 )
-from rclpy.exceptions import InvalidParameterTypeException
 from rclpy.node import Node
 
-# Declared by rclpy itself or meant for it; not a misspelling of one of ours.
-_FOREIGN = ("use_sim_time", "start_type_description_service", "qos_overrides.")
-
-
-class ParameterError(ValueError):
-    """A parameter has a value that the node cannot work with."""
+from vla_ros.ros.parameter_file import ParameterError, is_foreign, noted, shared_names, unknown
 
 
 @dataclass(frozen=True)
@@ -36,6 +32,7 @@ class Parameter:
     choices: tuple[str, ...] = ()
     read_only: bool = False  # fixed when the node starts
     live: bool = False  # may change while the node is configured; others only before
+    per: str = ""  # the parameter that lists what its numbers are of: one for all, or one for each
 
     def problem(self, name: str, value: Any) -> str:
         """Return "" or what is wrong with `value`, in words that name the cure."""
@@ -54,6 +51,36 @@ class Parameter:
             if self.high is not None and item > self.high:
                 return f"{name} is {item:g}: it must be {self.high:g} or less"
         return ""
+
+    def misfit(self, name: str, value: Any) -> str:
+        """Return "" or why `value` is of another type or out of bounds, in words.
+
+        Whole numbers are taken where others are meant.
+        """
+        wanted, given = self.default, value
+        if given is None or given == []:
+            return f"{name} has no value: give it one, or leave it out"
+        if isinstance(wanted, list) and not isinstance(given, list):
+            return f"{name} is {_yaml(given)}: a list is wanted, such as {_yaml(wanted)}"
+        if isinstance(given, list) and not isinstance(wanted, list):
+            return f"{name} is {_yaml(given)}: one value is wanted, not a list"
+        if isinstance(wanted, list):
+            wanted, given = wanted[0], given[0]
+        fits = (int, float) if isinstance(wanted, float) else (type(wanted),)
+        if type(given) not in fits:
+            kind = {str: "text", bool: "true or false", int: "a whole number", float: "a number"}
+            cure = ""
+            if isinstance(wanted, str):
+                cure = ": put it in quotes"
+            return f"{name} is {_yaml(value)}: {kind[type(wanted)]} is wanted{cure}"
+        return self.problem(name, value)
+
+    def taken(self, value: Any) -> Any:
+        """A fitting value with the type of the default."""
+        if isinstance(self.default, list):
+            kind = type(self.default[0])
+            return [kind(item) for item in value]
+        return type(self.default)(value)
 
     def descriptor(self) -> ParameterDescriptor:
         descriptor = ParameterDescriptor(description=self.description, read_only=self.read_only)
@@ -76,6 +103,18 @@ class Parameter:
         return descriptor
 
 
+def _yaml(value: Any) -> str:
+    """A value as one writes it into a parameter file."""
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+AUTOSTART = Parameter(
+    True,
+    "Configure and activate by itself at the start; false leaves both to a lifecycle manager.",
+    read_only=True,
+)
+
+
 class Parameters:
     """The values of a node's parameters as attributes: `parameters.checkpoint`.
 
@@ -88,11 +127,14 @@ class Parameters:
         self._table = table
         self._is_configured = is_configured
         self._values: dict[str, Any] = {}
+        for file in noted(node.context):
+            file.check_values(node.get_fully_qualified_name(), table)
         for name, entry in table.items():
             self._values[name] = self._declare(node, name, entry)
-        for name in getattr(node, "_parameter_overrides", {}):
-            if name not in table and not name.startswith(_FOREIGN):
-                node.get_logger().warning(f"unknown parameter {name} is ignored: is it misspelt?")
+        shared = shared_names(node.context)
+        for name in node._parameter_overrides:
+            if name not in table and name not in shared and not is_foreign(name):
+                raise ParameterError(unknown(name, node.get_name(), table))
         node.add_on_set_parameters_callback(self._on_set)
         node.add_post_set_parameters_callback(self._after_set)
 
@@ -105,16 +147,15 @@ class Parameters:
     @staticmethod
     def _declare(node: Node, name: str, entry: Parameter) -> Any:
         descriptor = entry.descriptor()
-        try:
-            # The bounds are checked below, in clearer words than rclpy's.
-            value = node.declare_parameter(name, entry.default, descriptor, ignore_override=False)
-        except InvalidParameterTypeException as error:
-            raise ParameterError(
-                f"parameter {name} must be of the type of {entry.default!r} "
-                f"(a number with a decimal point where that has one): {error}"
-            ) from None
-        except rclpy.exceptions.InvalidParameterValueException as error:
-            raise ParameterError(f"parameter {name}: {error}") from None
+        overrides = node._parameter_overrides
+        if name in overrides:
+            given = overrides[name].value
+            given = list(given) if isinstance(given, list | tuple | array) else given
+            problem = entry.misfit(name, given)
+            if problem:
+                raise ParameterError(f"parameter {problem}")
+            overrides[name] = rclpy.Parameter(name, value=entry.taken(given))
+        value = node.declare_parameter(name, entry.default, descriptor, ignore_override=False)
         problem = entry.problem(name, value.value)
         if problem:
             raise ParameterError(f"parameter {problem}")

@@ -7,6 +7,7 @@ that thinks in one thread never delays another node's callbacks.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import threading
@@ -20,9 +21,13 @@ from rclpy.context import Context
 from rclpy.executors import ExternalShutdownException, ShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
+from rclpy.utilities import remove_ros_args
 
+from vla_ros.ros import parameter_file
 from vla_ros.ros.lifecycle import LifecycleNode
+from vla_ros.ros.parameters import ParameterError
 from vla_ros.ros.parent import FAILED, UP, Parent
+from vla_ros.stack.description import NAMES
 
 
 class StartError(RuntimeError):
@@ -50,7 +55,7 @@ class Threads:
         try:
             node = make()
         except (ValueError, OSError) as error:
-            raise StartError(str(error)) from error
+            raise StartError(one_line(error)) from error
         self.nodes.append(node)
         if isinstance(node, LifecycleNode) and node.params.autostart:
             reason = node.bring_up()
@@ -123,6 +128,37 @@ def stop_on_signals(event: threading.Event) -> None:
         signal.signal(number, lambda *_: event.set())
 
 
+def begin(context: Context, arguments: Sequence[str] | None) -> None:
+    """Initialise a context with ROS arguments; None for those of this process.
+
+    Raises:
+        StartError: ROS does not understand them, or a parameter file; the text is one line.
+    """
+    arguments = sys.argv if arguments is None else arguments
+    try:
+        parameter_file.note(context, arguments)
+        rclpy.init(args=arguments, context=context, signal_handler_options=SignalHandlerOptions.NO)
+    except ParameterError as error:
+        raise StartError(str(error)) from None
+    except Exception as error:  # one of several classes, some of them private
+        raise StartError(f"ROS arguments: {one_line(error)}") from error
+
+
+def one_line(error: Exception) -> str:
+    """The text of an error without line breaks, and without the places in rcl that rcl names."""
+    return re.split(r",? at /\S+\.(?:c|cpp):\d+", " ".join(str(error).split()))[0]
+
+
+def _check_arguments(node: Node, arguments: Sequence[str] | None) -> None:
+    """Raises ParameterError when something of the arguments is not for this node."""
+    if arguments is None and (foreign := remove_ros_args(sys.argv)[1:]):
+        raise ParameterError(
+            f"not understood: {' '.join(foreign)} (arguments of ROS follow --ros-args)"
+        )
+    arguments = sys.argv if arguments is None else arguments
+    parameter_file.check_for_node(node, arguments, NAMES)
+
+
 def run(make: Callable[[], Node], args: Sequence[str] | None = None) -> int:
     """Run one node as this process until a signal, or until the process that started it has gone.
 
@@ -131,12 +167,19 @@ def run(make: Callable[[], Node], args: Sequence[str] | None = None) -> int:
     choose_transport()
     parent = Parent()
     context = rclpy.get_default_context()
-    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     threads = Threads(context)
     stop_on_signals(threads.ended)
     parent.watch(threads.ended.set)
+
+    def make_checked() -> Node:
+        node = make()
+        if not parent:  # which has looked at all that it hands on
+            _check_arguments(node, args)
+        return node
+
     try:
-        threads.start(make)
+        begin(context, args)
+        threads.start(make_checked)
         parent.say(UP)
         threads.ended.wait()
     except StartError as error:

@@ -14,15 +14,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import rclpy
 from ament_index_python.packages import get_package_share_directory
 from rclpy.context import Context
 from rclpy.node import Node
 from rclpy.parameter import Parameter
-from rclpy.signals import SignalHandlerOptions
 
 import vla_ros.nodes  # noqa: F401  (before torch: sets how many threads libraries use)
-from vla_ros.ros.running import StartError, Threads, choose_transport
+from vla_ros.nodes.parameters import tables
+from vla_ros.ros.parameter_file import ParameterError, check_given, is_foreign, noted, unknown
+from vla_ros.ros.running import StartError, Threads, begin, choose_transport, one_line
 from vla_ros.stack import description
 from vla_ros.stack.description import NodeDescription
 from vla_ros.stack.processes import Processes
@@ -126,11 +126,8 @@ class Stack:
             # The simulation's libraries last, as these and those have been seen to block each other
             # when they are loaded in two threads: see `_wait_until_drawing`.
             kinds = {name: _kind(node) for name, node in reversed(here.items())}
-            rclpy.init(
-                args=["--ros-args", *self._arguments],
-                context=self.context,
-                signal_handler_options=SignalHandlerOptions.NO,
-            )
+            begin(self.context, ["--ros-args", *self._arguments])
+            self._check_parameters()
             for node in self._apart:
                 self._processes.start(node)
             for name, node in here.items():
@@ -141,13 +138,29 @@ class Stack:
         except StartError:
             self.stop()
             raise
+        except ParameterError as error:
+            self.stop()
+            raise StartError(str(error)) from error
         except Exception as error:
             self.stop()
-            raise StartError(f"{type(error).__name__}: {error}") from error
+            raise StartError(f"{type(error).__name__}: {one_line(error)}") from error
         return self
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+    def _check_parameters(self) -> None:
+        """Raises ParameterError when a parameter file, or a further argument, fits no node."""
+        known = tables()
+        remapped = [word for word in self._arguments if word.startswith("__ns:=")]
+        namespace = remapped[-1].removeprefix("__ns:=") if remapped else self._namespace
+        for file in noted(self.context):
+            file.check(known, namespace)
+        check_given(self._arguments, {n for table in known.values() for n in table}, "any node")
+        for node in self._described.values():
+            for name in node.parameters:
+                if name not in known[node.name] and not is_foreign(name):
+                    raise ParameterError(unknown(name, node.name, known[node.name]))
 
     def _start(self, node: NodeDescription, kind: type[Node]) -> None:
         def build() -> Node:

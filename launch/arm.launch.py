@@ -64,9 +64,8 @@ ARGUMENTS = [
     ),
     DeclareLaunchArgument(
         "use_sim_time",
-        default_value="",
-        choices=["", "true", "false"],
-        description="take the time from /clock; empty: true with sim, false with real",
+        default_value="auto",
+        description="take the time from /clock: true, false, or auto, which is true with sim",
     ),
     DeclareLaunchArgument(
         "autostart",
@@ -95,6 +94,9 @@ def nodes(context: LaunchContext) -> list[Node]:
     given = {
         argument.name: LaunchConfiguration(argument.name).perform(context) for argument in ARGUMENTS
     }
+    use_sim_time = given["use_sim_time"].lower()
+    if use_sim_time not in ("auto", "true", "false"):
+        raise ValueError(f"use_sim_time is '{use_sim_time}': give true, false or auto")
     parameters = ParameterFile(given["params_file"])
     parameters.check(tables(), given["namespace"])
 
@@ -108,8 +110,7 @@ def nodes(context: LaunchContext) -> list[Node]:
         "ros_arguments": ["--log-level", given["log_level"]],
     }
     every = {
-        "use_sim_time": given["use_sim_time"] == "true"
-        or (not given["use_sim_time"] and given["robot"] == "sim"),
+        "use_sim_time": use_sim_time == "true" or (use_sim_time, given["robot"]) == ("auto", "sim"),
         "autostart": given["autostart"] == "true",
     }
     checkpoint = {"checkpoint": given["checkpoint"]} if given["checkpoint"] else {}

@@ -182,7 +182,7 @@ def test_defaults_are_words_that_can_be_read_and_written():
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [({}, True), ({"robot": "real"}, False), ({"use_sim_time": "false"}, False)]
-    + [({"robot": "real", "use_sim_time": "true"}, True)],
+    + [({"robot": "real", "use_sim_time": "True"}, True)],
 )
 def test_time_comes_from_the_simulation_where_there_is_one(arguments, expected):
     gate = actions(**arguments)["/command_gate"]

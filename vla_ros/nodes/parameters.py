@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from vla_ros.ros.parameters import AUTOSTART, Parameter
 from vla_ros.scene_language.instructions import FAMILIES
+from vla_ros.stack.description import NODES
 
 VISION_ENCODER = {
     "checkpoint": Parameter("arm", "A checkpoint of the package by name, or the path of a folder."),
@@ -142,17 +143,20 @@ SIM_ROBOT = {
 
 def tables() -> Mapping[str, Mapping[str, Parameter]]:
     """Of all nodes that a stack may have, by the name that each has in it."""
+    # Not at the top: it stands with its node.
     from vla_ros.nodes.command_gate import PARAMETERS as COMMAND_GATE
 
-    lifecycle = {
+    of_executables = {
         "vision_encoder": VISION_ENCODER,
         "action_policy": ACTION_POLICY,
         "narrator": NARRATOR,
-        "narrator_eye": VISION_ENCODER,
         "world_model": WORLD_MODEL,
         "command_gate": COMMAND_GATE,
         "recorder": RECORDER,
+        "sim_robot": SIM_ROBOT,
     }
-    return {"sim_robot": SIM_ROBOT} | {
-        name: {"autostart": AUTOSTART} | table for name, table in lifecycle.items()
+    return {
+        node.name: ({"autostart": AUTOSTART} if node.has_lifecycle else {})
+        | of_executables[node.executable]
+        for node in NODES
     }

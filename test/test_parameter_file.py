@@ -8,12 +8,12 @@ import pytest
 import rclpy
 from rclpy.context import Context
 
-from vla_ros.bringup import Stack
 from vla_ros.nodes.command_gate import CommandGateNode
 from vla_ros.nodes.parameters import tables
 from vla_ros.ros import parameter_file
 from vla_ros.ros.parameter_file import ParameterError, ParameterFile
 from vla_ros.ros.running import StartError, begin
+from vla_ros.stack.stack import Stack
 
 ARM = Path(__file__).parents[1] / "config" / "arm.yaml"
 GATE = "/**/command_gate:\n  ros__parameters:\n    "

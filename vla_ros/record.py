@@ -44,7 +44,7 @@ def main(arguments: argparse.Namespace) -> int:
         return node
 
     remapped = ["-r", f"joint_trajectory:={arguments.command_topic}"]
-    return run(make, ["--ros-args", *remapped] if arguments.command_topic else None)
+    return run(make, ["--ros-args", *remapped] if arguments.command_topic else [])
 
 
 def _listen(node: RecorderNode, source: TextIO) -> None:

@@ -53,7 +53,7 @@ class EpisodeShard:
     def load(cls, folder: Path) -> EpisodeShard:
         """Raises ValueError for a damaged one, which it names; OSError if a file is missing."""
         told = folder / "episodes.json"
-        check_sums(folder)
+        check_sums(folder, folder.parent)
         try:
             content = json.loads(told.read_text())
             cameras, episodes = tuple(content["cameras"]), list(content["episodes"])
@@ -68,16 +68,17 @@ class EpisodeShard:
             }
             ((felt,), (acted,)) = sizes["proprioception"], sizes["action"]
         except (ValueError, LookupError, TypeError, RecursionError) as error:
-            raise damaged(told, f"{type(error).__name__}: {error}") from None
+            raise damaged(told, f"{type(error).__name__}: {error}", folder.parent) from None
+
+        def array(name: str, kind: str, shape: tuple[int | None, ...]) -> np.ndarray:
+            return map_array(folder / f"{name}.npy", kind, shape, folder.parent)
+
         shapes = {"proprioception": (frames, felt), "actions": (frames, acted), "stamps": (frames,)}
-        images = map_array(folder / "images.npy", "uint8", (frames, len(cameras), None, None, 3))
-        small = [
-            map_array(folder / f"{name}.npy", _TYPES.get(name, "float32"), shapes[name])
-            for name in _SMALL
-        ]
+        images = array("images", "uint8", (frames, len(cameras), None, None, 3))
+        small = [array(name, _TYPES.get(name, "float32"), shapes[name]) for name in _SMALL]
         sums = None
         if (folder / f"{_IMAGE_SUMS}.npy").exists():
-            sums = map_array(folder / f"{_IMAGE_SUMS}.npy", "uint32", (frames, len(cameras)))
+            sums = array(_IMAGE_SUMS, "uint32", (frames, len(cameras)))
         return cls(images, *small, cameras, episodes, folder, sums)
 
     def episodes(self) -> Iterator[Episode]:
@@ -93,7 +94,9 @@ class EpisodeShard:
             try:
                 episode = self._episode(told, part)
             except (ValueError, LookupError, TypeError, AttributeError) as error:
-                raise damaged(self.folder / "episodes.json", str(error)) from None
+                raise damaged(
+                    self.folder / "episodes.json", str(error), self.folder.parent
+                ) from None
             yield from steady_parts(episode)  # older shards hold gaps
 
     def _episode(self, told: dict, part: slice) -> Episode:
@@ -133,7 +136,8 @@ class _Pictures:
         for frame in range(first, last):
             if not self._checked[frame]:
                 if zlib.crc32(self._images[frame]) != self._sums[frame]:
-                    raise damaged(self._folder / "images.npy", "the checksum of an image differs")
+                    path = self._folder / "images.npy"
+                    raise damaged(path, "an image's checksum differs", self._folder.parent)
                 self._checked[frame] = True
             yield self._images[frame]
 

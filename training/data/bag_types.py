@@ -94,17 +94,18 @@ def type_stores(channel: Channel, known: MsgFolders) -> list[Typestore]:
 
     By the file's own definition, then by `known` ones, then by those of ROS 2's distributions: some
     files carry wrong ones. What a definition needs and does not come with is taken from the others.
+    One that names the fields of a standard type as no distribution does comes last: it is damaged.
     """
     kind = full_name(channel.type)
-    stores = []
-    for found in (_own(channel), {}):
+    own, stores = _own(channel), []
+    for found in (own, {}):
         try:
             if found or known(kind) is not None:
                 stores.append(_completed(found, kind, known))
         except _UNREADABLE:
             continue  # those of service events cannot be read
     standard = [store for store in map(get_store, _DISTRIBUTIONS) if kind in store.fielddefs]
-    return [*stores, *standard]
+    return [*standard, *stores] if _renames(own) else [*stores, *standard]
 
 
 get_store = cache(get_typestore)
@@ -121,6 +122,19 @@ def _own(channel: Channel) -> Mapping[str, Fields]:
     except _UNREADABLE:
         pass
     return {}
+
+
+def _renames(found: Mapping[str, Fields]) -> bool:
+    """Whether a standard type has other names of fields than in any distribution."""
+    for name, (_, fields) in found.items():
+        usual = [
+            [field for field, _ in store.fielddefs[name][1]]
+            for store in map(get_store, _DISTRIBUTIONS)
+            if name in store.fielddefs
+        ]
+        if usual and [field for field, _ in fields] not in usual:
+            return True
+    return False
 
 
 def _completed(found: Mapping[str, Fields], kind: str, known: MsgFolders) -> Typestore:

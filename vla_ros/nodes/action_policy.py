@@ -103,7 +103,7 @@ class ActionPolicyNode(LifecycleNode):
         for topic in self.params.state_topics:
             callback = partial(self._on_joint_states, topic=topic)
             self.subscribe(JointState, topic, callback, qos.standard(100))
-        self.subscribe(String, "instruction", self._on_instruction, qos.latched())
+        self.subscribe_latched_or_not(String, "instruction", self._on_instruction)
         self.subscribe(GateStatus, "gate_status", self._on_gate_status, qos.latched())
         self.subscribe(Narration, "narration", self._on_narration, qos.standard())
         self.every(0.1, self._watch_time)
@@ -155,7 +155,7 @@ class ActionPolicyNode(LifecycleNode):
             self.get_logger().info(text)
             following.ended.set_result((success, reason))
 
-    def _on_instruction(self, message: String) -> None:
+    def _on_instruction(self, message: String, _: dict[str, Any] | None = None) -> None:
         if not message.data.strip():
             self._end(False, "stopped")
             return

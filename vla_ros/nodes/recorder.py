@@ -108,14 +108,17 @@ class RecorderNode(LifecycleNode):
         self._quiet = 0  # looks since the newest chunk: not time, in which the recorder may stall
         self._counted = 0
         # Known types: the first chunk must not be missed while its topic is being discovered.
-        self._chunk_topic, self._said_topic, self._status_topic = (
+        self._chunk_topic, self._status_topic = (
             self._listen(self.resolve_topic_name(topic), kind, [profile], callback)
             for topic, kind, profile, callback in (
                 (_CHUNK, "vla_ros/msg/ActionChunk", qos.standard(1), self._on_chunk),
-                (_INSTRUCTION, "std_msgs/msg/String", qos.latched(), self._on_instruction),
                 (_STATUS, "vla_ros/msg/TaskStatus", qos.latched(), self._on_status),
             )
         )
+        said = self._said_topic = self.resolve_topic_name(_INSTRUCTION)
+        self._kinds[said] = Kind("std_msgs/msg/String", qos.latched())
+        on_message = functools.partial(self._on_raw, said, self._on_instruction)
+        self.subscribe_latched_or_not(String, said, on_message, raw=True)
         clock = Clock(clock_type=ClockType.STEADY_TIME)  # a robot's clock may stand still
         timer = self.create_timer(_PERIOD, self._watch, clock=clock)
         self._while_active.append(functools.partial(self.destroy_timer, timer))

@@ -24,6 +24,7 @@ from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from rclpy.qos import QoSProfile
 
 from vla_ros.ros import qos
+from vla_ros.ros.latched_or_not import LatchedOrNot
 from vla_ros.ros.parameters import AUTOSTART, Parameter, Parameters
 
 SUCCESS = TransitionCallbackReturn.SUCCESS
@@ -99,6 +100,16 @@ class LifecycleNode(RclpyLifecycleNode):
         """Subscribe while the node is active, `raw` for serialized messages. Use in `activate`."""
         subscription = self.create_subscription(message_type, topic, callback, profile, raw=raw)
         self._while_active.append(lambda: self.destroy_subscription(subscription))
+
+    def subscribe_latched_or_not(
+        self, message_type: type, topic: str, callback: Callable, raw: bool = False
+    ) -> None:
+        """Subscribe while the node is active to latched and volatile publishers alike: to what the
+        first said before, and to `ros2 topic pub`. `callback` is given the message and its info.
+        """
+        heard = LatchedOrNot(callback)
+        self.subscribe(message_type, topic, heard.live, qos.standard(), raw)
+        self.subscribe(message_type, topic, heard.retained, qos.latched(), raw)
 
     def every(self, period: float, callback: Callable[[], None]) -> None:
         """Call back every `period` s of ROS time while the node is active. Use in `activate`."""

@@ -27,7 +27,8 @@ from vla_ros.training.data.folders import whole_folder
 from vla_ros.training.data.simulation import collect, task_list
 from vla_ros.training.data.windows import Batch, Windows
 from vla_ros.training.evaluation import write_json
-from vla_ros.training.trainer import Objective, PolicyTrainer, begin
+from vla_ros.training.run_folder import begin
+from vla_ros.training.trainer import Objective, PolicyTrainer
 
 GOALS = "goals.npy"  # of a shard, what ACT is told: float32 [episodes, 15]
 # As `vla train policy` takes them: reaching is learned first, and its episodes are short.

@@ -18,7 +18,7 @@ from vla_ros.training.data.rlds_to_bag import write_bags
 from vla_ros.training.data.shards import write_shards
 from vla_ros.training.data.simulation import Shard, collect, task_list
 from vla_ros.training.data.windows import Windows, mishear
-from vla_ros.training.imitation import split
+from vla_ros.training.recorded_data import split
 
 pytestmark = pytest.mark.timeout(240)
 ACTION = ActionConfig.get_arm_config()
@@ -211,8 +211,15 @@ def test_some_of_each_few_episodes_are_held_out():
     for begin in range(0, 50, 5):
         assert sum(one in held for one in episodes[begin : begin + 5]) == 1
     assert split(episodes, 0.2)[1] == held
-    with pytest.raises(ValueError, match="1 episodes are too few"):
-        split(episodes[:1], 0.2)
+
+
+@pytest.mark.parametrize("share", [0.05, 0.1, 0.25, 0.5, 0.9])
+def test_of_a_few_episodes_one_is_held_out_and_of_fewer_none(share):
+    for count in range(1, 12):
+        episodes = [episode(number, 1) for number in range(count)]
+        trained, held = split(episodes, share)
+        assert len(trained) + len(held) == count and trained
+        assert bool(held) == (count >= 4)
 
 
 def test_one_robots_recordings_are_read_from_whatever_they_are_in(tmp_path):

@@ -204,7 +204,8 @@ def test_a_policy_learns_from_recordings_what_it_sees(recordings, tmp_path):
 
 def test_a_policy_goes_on_from_another(recordings, tmp_path):
     first = imitation.train(replace(RECORDED, steps=2), *recordings, tmp_path / "first")
-    write_shards(tmp_path / "more", map(sighted, range(8, 12)), ["front"], 64)
+    again = (replace(sighted(i), instruction="pick up the 3. cube") for i in range(8, 12))
+    write_shards(tmp_path / "more", again, ["front"], 64)
     still = replace(RECORDED, steps=1, start=str(first), learning_rate=1e-9)
     second = imitation.train(still, [tmp_path / "more"], recordings[1], tmp_path / "second")
     for name in ("statistics.json", "config.json", "tokenizer.json"):
@@ -212,6 +213,74 @@ def test_a_policy_goes_on_from_another(recordings, tmp_path):
     before, after = (load_file(path / "model.safetensors") for path in (first, second))
     for name, value in before.items():
         torch.testing.assert_close(after[name], value, rtol=0, atol=1e-7)
+
+
+def test_a_policy_goes_on_with_the_words_of_new_recordings(recordings, tmp_path, capsys):
+    first = imitation.train(replace(RECORDED, steps=1), *recordings, tmp_path / "first")
+    said = "нажми 2", "нажми 3", "carrying the cube"
+    again = (replace(sighted(i), instruction=said[i % 3]) for i in range(4))
+    write_shards(tmp_path / "more", again, ["front"], 64)
+    still = replace(RECORDED, steps=1, start=str(first), learning_rate=1e-9)
+    with pytest.raises(ValueError, match="unknown words 'нажми', '9'"):
+        VisionLanguageActionModel.from_pretrained(first).start("нажми 2 9")
+    second = imitation.train(still, [tmp_path / "more"], recordings[1], tmp_path / "second")
+    assert "learns 2 new words: carrying, нажми" in capsys.readouterr().out
+    old, new = (VisionLanguageActionModel.from_pretrained(path) for path in (first, second))
+    tokens, felt = np.random.default_rng(0).normal(size=old.grid), np.zeros(2)
+    text = "pick up the 1. cube"
+    chunks = [model.start(text).act(tokens, felt).actions for model in (old, new)]
+    np.testing.assert_allclose(*chunks, atol=1e-5)
+    ids = {tuple(new._token_ids(text, 1)[0].tolist()) for text in said}
+    assert len(ids) == 3
+
+
+def test_a_policy_without_instructions_heeds_none(recordings, tmp_path, capsys):
+    silent = (replace(sighted(i), instruction="") for i in range(4))
+    write_shards(tmp_path / "silent", silent, ["front"], 64)
+    data = [tmp_path / "silent"]
+    once = replace(RECORDED, steps=1)
+    folder = imitation.train(once, data, recordings[1], tmp_path / "run")
+    assert "no episode has an instruction" in capsys.readouterr().out
+    model = VisionLanguageActionModel.from_pretrained(folder)
+    assert not model.config.language_conditioned and model.unheard_words("mach das") == []
+    tokens, felt = np.random.default_rng(0).normal(size=model.grid), np.zeros(2)
+    chunks = [model.start(text).act(tokens, felt).actions for text in (None, "mach das", "2")]
+    for chunk in chunks[1:]:
+        np.testing.assert_array_equal(chunk, chunks[0])
+    told = imitation.train(once, *recordings, tmp_path / "told")
+    with pytest.raises(ValueError, match="no episode has an instruction, and .* follows instruct"):
+        imitation.train(replace(once, start=str(told)), data, recordings[1], tmp_path / "never")
+    learnt = imitation.train(replace(once, start=str(folder)), *recordings, tmp_path / "learnt")
+    assert VisionLanguageActionModel.from_pretrained(learnt).config.language_conditioned
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_few_recordings_are_trained_on(recordings, tmp_path, capsys, count):
+    write_shards(tmp_path / "few", map(sighted, range(count)), ["front"], 64)
+    recipe = imitation.Recipe(steps=1, frames=64, warmup=1, save_every=1, loaders=0)
+    out = imitation.train(recipe, [tmp_path / "few"], recordings[1], tmp_path / "run")
+    assert f"{count} episodes, {12 * count} frames: 0 held out, as" in capsys.readouterr().out
+    VisionLanguageActionModel.from_pretrained(out)
+
+
+def test_a_run_that_failed_before_it_began_blocks_nothing(recordings, tmp_path):
+    data, robot = recordings
+    good = Path(robot).read_text()
+    Path(robot).write_text(good.replace("dt: 0.1", "dt: 0.2"))
+    with pytest.raises(ValueError, match="its dt is 0.1"):
+        imitation.train(RECORDED, data, robot, tmp_path / "run")
+    Path(robot).write_text(good)
+    once = replace(RECORDED, steps=1, held_out=0.5)
+    assert imitation.train(once, data, robot, tmp_path / "run").is_dir()
+
+
+def test_a_run_goes_on_with_its_own_data_alone(recordings, tmp_path):
+    data, robot = recordings
+    once = replace(RECORDED, steps=1)
+    imitation.train(once, data, robot, tmp_path / "run")
+    Path(robot).write_text(Path(robot).read_text().replace("horizon: 3", "horizon: 2"))
+    with pytest.raises(ValueError, match=r"other data: robot.action.horizon is 2, not 3: name"):
+        imitation.train(once, data, robot, tmp_path / "run")
 
 
 def test_a_policy_of_another_robot_is_not_gone_on_from(recordings, tmp_path):

@@ -31,7 +31,8 @@ from vla_ros.sim.tasks import FIRST_TRAINING_SEED
 from vla_ros.training.data.folders import whole_folder
 from vla_ros.training.data.simulation import collect, task_list
 from vla_ros.training.data.windows import LENGTHS, Batch, Windows
-from vla_ros.training.trainer import Objective, PolicyTrainer, Settings, begin
+from vla_ros.training.run_folder import begin
+from vla_ros.training.trainer import Objective, PolicyTrainer, Settings
 
 # Reaching is learned first and its episodes are short: it takes every second turn of the others.
 _TURNS = ("reach", "push", "pick", "pad", "bowl", "push", "pick", "pad", "bowl")
@@ -80,7 +81,7 @@ def train(
 
     Processes that a launcher started share `out`; the first of them collects for all.
     """
-    args = begin(recipe, out, vars(recipe), deepspeed)
+    args = begin(recipe, out, vars(recipe), deepspeed, keeps=("data",))
     with Rounds(recipe, out, collects=args.process_index == 0) as rounds:
         model = VisionLanguageActionModel.from_size(
             "tiny",

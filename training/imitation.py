@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,14 +23,16 @@ from vla_ros.scene_language.words import words_of
 from vla_ros.training.data.episode import Episode
 from vla_ros.training.data.episode_windows import EpisodeWindows, action_chunks
 from vla_ros.training.data.recordings import Robot
-from vla_ros.training.data.shards import EpisodeShard, shard_folders, write_shards
 from vla_ros.training.data.statistics import StatisticsBuilder
 from vla_ros.training.data.windows import LENGTHS, Batch
-from vla_ros.training.trainer import Objective, PolicyTrainer, Settings, begin
+from vla_ros.training.recorded_data import load, shards, split, summary
+from vla_ros.training.run_folder import begin
+from vla_ros.training.trainer import Objective, PolicyTrainer, Settings
+from vla_ros.training.vocabulary import new_words, with_words
 
-_SPLIT_SEED = 0  # which episodes are held out is the same in all runs
 _HELD_OUT_EPISODES = 32  # the loss is measured on so many
 _HELD_OUT_FRAMES = 256  # of each of them
+_SHOWN = 12  # new words
 _SLACK = 0.5  # of the width of an action's bounds
 _WEIGHTS = {"motion": 1.0, "decision": 0.4, "done": 0.1}
 
@@ -76,34 +77,46 @@ def train(
     `write_shards` are used where they are.
 
     Raises:
-        ValueError: a recording cannot be read or is not of the robot, or there are too few.
+        ValueError: a recording cannot be read or is not of the robot, there is nothing to
+            learn, or the run in `out` began with other settings or data.
     """
     told = vars(recipe) | {"data": [path.resolve() for path in data], "robot": robot}
-    args = begin(recipe, out, told, deepspeed)
     contract = Robot.load(robot)
     policy = _known(recipe.start, contract) if recipe.start else None
     vision = recipe.vision or SIZES[recipe.size]["vision_model"]
     image_size = policy.image_size if policy else build_encoder(vision).image_size
+    begins = [resolve(recipe.start)] if recipe.start else []
+    args = begin(recipe, out, told, deepspeed)
     with args.main_process_first(local=False):
-        folder = _shards(contract, data, out / "data", image_size)
+        folder = shards(contract, data, out, image_size, begins)
     episodes = load(folder)
     trained, held = split(episodes, recipe.held_out)
+    if args.process_index == 0:
+        for line in summary(trained, held):
+            tqdm.write(line)
     statistics = _statistics(trained, contract.action, out)
-    model = policy or VisionLanguageActionModel.from_size(
-        recipe.size,
-        contract.action,
-        vision_model=vision,
-        freeze_vision=recipe.freeze_vision,
-        cameras=episodes[0].cameras,
-        tokenizer=language.word_tokenizer({*VOCABULARY, *_words(episodes)}),
-        statistics=statistics,
-    )
+    texts = {episode.instruction for episode in episodes}
+    if policy:
+        model = _taught(policy, recipe.start, texts)
+    else:
+        words = {word for text in texts for word in words_of(text)}
+        model = VisionLanguageActionModel.from_size(
+            recipe.size,
+            contract.action,
+            vision_model=vision,
+            freeze_vision=recipe.freeze_vision,
+            cameras=episodes[0].cameras,
+            tokenizer=language.word_tokenizer({*VOCABULARY, *words}),
+            language_conditioned=bool(words),
+            statistics=statistics,
+        )
     if policy and policy.config.cameras != episodes[0].cameras:
         raise ValueError(
             f"{recipe.start} sees {', '.join(policy.config.cameras)}, the recordings have "
             f"{', '.join(episodes[0].cameras)}: list the robot's cameras by those names"
         )
-    windows, kept = (_windows(model, part) for part in (trained, held[:_HELD_OUT_EPISODES]))
+    measured = (held or trained)[:_HELD_OUT_EPISODES]
+    windows, kept = (_windows(model, part) for part in (trained, measured))
     trainer = PolicyTrainer(
         Objective(model, losses, _goals(model, trained)),
         recipe,
@@ -124,41 +137,32 @@ def _known(start: str, contract: Robot) -> VisionLanguageActionModel:
     return model.train()
 
 
-def _words(episodes: Sequence[Episode]) -> set[str]:
-    return {word for episode in episodes for word in words_of(episode.instruction)}
-
-
-def load(folder: Path) -> list[Episode]:
-    """The episodes of shards, but for those that failed; their pictures stay on disk.
+def _taught(
+    policy: VisionLanguageActionModel, start: str, texts: Collection[str]
+) -> VisionLanguageActionModel:
+    """The policy to go on from, with the words of these instructions.
 
     Raises:
-        ValueError: there are none.
+        ValueError: it follows instructions, and there are none.
     """
-    shards = map(EpisodeShard.load, shard_folders(folder))
-    there = [episode for shard in shards for episode in shard.episodes() if len(episode)]
-    kept = [episode for episode in there if episode.outcome is not False]
-    if len(kept) < len(there):
-        tqdm.write(f"{len(there) - len(kept)} of {len(there)} episodes failed and are left out")
-    if not kept:
-        raise ValueError(f"{folder} holds no episode to learn from; {len(there)} failed")
-    return kept
-
-
-def split(episodes: Sequence[Episode], share: float) -> tuple[list[Episode], list[Episode]]:
-    """Episodes to train on, and those held out: one of each so many in a row, at random.
-
-    Raises:
-        ValueError: there are too few episodes.
-    """
-    rng = np.random.default_rng(_SPLIT_SEED)
-    row = round(1 / share)
-    held = {begin + int(rng.integers(row)) for begin in range(0, len(episodes), row)}
-    parts = [[e for i, e in enumerate(episodes) if (i in held) == out] for out in (False, True)]
-    if not all(parts):
+    told = [text for text in texts if text]
+    if not told:
+        if not policy.config.language_conditioned:
+            return policy
         raise ValueError(
-            f"{len(episodes)} episodes are too few to hold out {share:.0%}: give more of either"
+            f"no episode has an instruction, and {start} follows instructions: record some, or "
+            "train a policy from nothing, which will heed none"
         )
-    return parts[0], parts[1]
+    words, needed = new_words(policy, told), policy.config.needed_words
+    if free := next((text for text in told if not {*needed} & {*words_of(text)}), None):
+        if needed:
+            tqdm.write(f"instructions need no longer name one of {', '.join(needed)}: '{free}'")
+        needed = ()
+    if words:
+        tqdm.write(f"{start} learns {len(words)} new words: {', '.join(words[:_SHOWN])}")
+    if words or needed != policy.config.needed_words or not policy.config.language_conditioned:
+        policy = with_words(policy, words, needed)
+    return policy.train()
 
 
 def losses(model: VisionLanguageActionModel, batch: Batch) -> dict[str, Tensor]:
@@ -214,27 +218,6 @@ def held_out_errors(
 
 
 # -- data ------------------------------------------------------------------------------------------
-
-
-def _shards(robot: Robot, data: Sequence[Path], folder: Path, image_size: int) -> Path:
-    """Folder of the shards to train from, written if they are not there yet."""
-    if len(data) == 1 and any(data[0].glob("*/episodes.json")):
-        folder = data[0]
-    elif not folder.exists():
-        episodes = robot.episodes(data)
-        first = next(episodes, None)
-        if first is None:
-            raise ValueError(f"no episodes in {', '.join(map(str, data))}")
-        episodes = tqdm(itertools.chain([first], episodes), desc="episodes", unit="episode")
-        write_shards(folder, episodes, robot.cameras or first.cameras, image_size)
-    shard = EpisodeShard.load(shard_folders(folder)[0])
-    if (size := shard.images.shape[2]) != image_size:
-        raise ValueError(f"{folder} has images of {size} pixels, the model {image_size}")
-    if robot.cameras and tuple(robot.cameras) != shard.cameras:
-        raise ValueError(f"{folder} is of cameras {shard.cameras}, not {robot.cameras}")
-    for episode in shard.episodes():
-        robot.check(episode)
-    return folder
 
 
 def _windows(model: VisionLanguageActionModel, episodes: Sequence[Episode]) -> EpisodeWindows:

@@ -14,9 +14,7 @@ a run saves is safetensors and JSON, nothing that is unpickled; and its folders 
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +24,6 @@ from typing import Any
 
 import torch
 import transformers
-from accelerate.utils import set_seed
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
@@ -37,13 +34,11 @@ from vla_ros.models.vlam import VisionLanguageActionModel
 from vla_ros.training.curves import TABLE, Curves, ProgressLine
 from vla_ros.training.data.folders import whole_folder
 from vla_ros.training.data.windows import Batch
+from vla_ros.training.run_folder import newest_state, state_folder, step_of
 
 _OPTIMIZER = "optimizer.safetensors"
 _STATE = "trainer_state.json"
-_LOG_EVERY = 25  # steps
 _LAST_RATE = 0.02  # of the learning rate, at the end of the cosine
-# What may change from one part of a run to the next.
-_FREE = ("workers", "threads", "loaders")
 
 
 @dataclass(frozen=True)
@@ -176,8 +171,8 @@ class PolicyTrainer(transformers.Trainer):
                 f"{self._out} holds a run with DeepSpeed, which cannot be resumed, because its "
                 "state would have to be unpickled: train in another folder"
             )
-        newest = _newest_state(self._out)
-        self._first = 0 if newest is None else _step_of(newest)
+        newest = newest_state(self._out)
+        self._first = 0 if newest is None else step_of(newest)
         if self._first < self._settings.total:
             self.train(resume_from_checkpoint=None if newest is None else str(newest))
         else:
@@ -274,7 +269,7 @@ class PolicyTrainer(transformers.Trainer):
             self.model.policy.save_pretrained(self._out / "best")
         if self.is_deepspeed_enabled:
             return
-        folder = _state_folder(self._out, step)
+        folder = state_folder(self._out, step)
         with whole_folder(folder) as partial:
             self.model.policy.save_pretrained(partial)
             save_file(self._optimizer_tensors(), partial / _OPTIMIZER)
@@ -319,73 +314,3 @@ def schedule(step: int, warmup: int, total: int) -> float:
         return (step + 1) / warmup
     angle = math.pi * (step - warmup) / max(total - warmup, 1)
     return _LAST_RATE + (1 - _LAST_RATE) * 0.5 * (1 + math.cos(angle))
-
-
-# -- the folder of a run ---------------------------------------------------------------------------
-
-
-def begin(
-    settings: Settings, out: Path, told: dict[str, Any], deepspeed: Path | None = None
-) -> transformers.TrainingArguments:
-    """Make the folder of a run, or find that it is of the same run; seed everything.
-
-    Args:
-        settings: of the run.
-        out: its folder.
-        told: all that makes it another run.
-        deepspeed: a configuration file, see config/.
-
-    Raises:
-        ValueError: the folder's run has other settings.
-    """
-    transformers.logging.set_verbosity_warning()
-    args = transformers.TrainingArguments(
-        output_dir=str(out),
-        seed=settings.seed,
-        max_steps=settings.total,
-        logging_steps=_LOG_EVERY,
-        logging_nan_inf_filter=False,
-        eval_strategy="steps",
-        eval_steps=settings.save_every,
-        save_steps=settings.save_every,
-        metric_for_best_model="loss",
-        greater_is_better=False,
-        ignore_data_skip=True,  # batches are drawn from the step on
-        # DeepSpeed has an autocast of its own; its bf16 would keep the weights in bfloat16 too.
-        bf16=settings.precision == "bf16" and deepspeed is None,
-        use_cpu=not torch.cuda.is_available(),
-        ddp_find_unused_parameters=False,
-        ddp_timeout=4 * 3600,  # one process writes the shards of all
-        deepspeed=None if deepspeed is None else str(deepspeed),
-        report_to="none",
-    )
-    args._n_gpu = min(args.n_gpu, 1)  # several devices are the launcher's matter
-    told = json.loads(json.dumps(told | {"deepspeed": deepspeed}, default=str))
-    path = out / "run.json"
-    with args.main_process_first(local=False):
-        if path.is_file():
-            before = json.loads(path.read_text())
-            names = {*before, *told} - set(_FREE)
-            if other := sorted(n for n in names if before.get(n) != told.get(n)):
-                differences = ", ".join(f"{n} {before.get(n)} not {told.get(n)}" for n in other)
-                raise ValueError(f"{out} holds a run with {differences}: name another folder")
-        else:
-            out.mkdir(parents=True, exist_ok=True)
-            partial = path.with_name(".run.json.partial")
-            partial.write_text(json.dumps(told, indent=1) + "\n")
-            os.replace(partial, path)
-    torch.set_num_threads(settings.threads)
-    set_seed(settings.seed)
-    return args
-
-
-def _state_folder(out: Path, step: int) -> Path:
-    return out / "resume" / f"step-{step:08d}"
-
-
-def _step_of(folder: Path) -> int:
-    return int(folder.name.removeprefix("step-"))
-
-
-def _newest_state(out: Path) -> Path | None:
-    return max((out / "resume").glob("step-*"), default=None)

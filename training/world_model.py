@@ -26,8 +26,9 @@ from vla_ros.training.data.episode import Episode
 from vla_ros.training.data.recordings import ROBOT_HELP
 from vla_ros.training.genie_pictures import Look, Watch
 from vla_ros.training.genie_videos import collect
-from vla_ros.training.imitation import split
-from vla_ros.training.trainer import Objective, PolicyTrainer, Settings, begin, setting_arguments
+from vla_ros.training.recorded_data import split
+from vla_ros.training.run_folder import begin
+from vla_ros.training.trainer import Objective, PolicyTrainer, Settings, setting_arguments
 
 _DATA_HELP = "bags, RLDS datasets or shards instead of new videos of the simulator"
 _HELD_OUT_BATCHES = 4

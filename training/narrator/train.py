@@ -35,7 +35,8 @@ from vla_ros.training.narrator.eye import batch as shown
 from vla_ros.training.narrator.eye import losses as finding
 from vla_ros.training.narrator.rows import narration_row, pack, sight_row
 from vla_ros.training.narrator.sightings import Cameras, Sightings, collect
-from vla_ros.training.trainer import Objective, PolicyTrainer, Settings, begin, setting_arguments
+from vla_ros.training.run_folder import begin
+from vla_ros.training.trainer import Objective, PolicyTrainer, Settings, setting_arguments
 
 _HELD_OUT_BATCHES = 8
 _HELD_OUT_GLANCES, _HELD_OUT_EPISODES = 1 / 30, 1 / 12  # of what is trained on

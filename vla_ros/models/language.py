@@ -37,12 +37,12 @@ def word_tokenizer(heard: Iterable[str], said: Iterable[str] = ()) -> Tokenizer:
         said: words of descriptions, as far as they are others.
     """
     first = sorted(set(heard))
-    return _of_words([*first, *sorted(set(said) - set(first))])
+    return ordered_tokenizer([*_SPECIAL, *first, *sorted(set(said) - set(first))])
 
 
-def _of_words(words: Iterable[str]) -> Tokenizer:
-    """A tokenizer whose ids are those of the special tokens, then those of `words` in order."""
-    vocabulary = {word: i for i, word in enumerate((*_SPECIAL, *words))}
+def ordered_tokenizer(words: Iterable[str]) -> Tokenizer:
+    """A tokenizer whose ids are the places of `words`, which begin with the special tokens."""
+    vocabulary = {word: i for i, word in enumerate(words)}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
     # Who uses the file without this package must give words_of's words, with spaces between them.
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])

@@ -254,13 +254,15 @@ class VisionLanguageActionModel(nn.Module):
 
     def unheard_words(self, instruction: str) -> list[str]:
         """The words of an instruction that the model was not taught, and does without."""
+        if not self.config.language_conditioned:
+            return []
         return language.unheard(self.tokenizer, instruction, self.config.heard_tokens)
 
     def _token_ids(self, instruction: str | Sequence[str] | Tensor | None, batch: int) -> Tensor:
         """Token ids [batch, W] of the instructions."""
         if isinstance(instruction, Tensor):
             return instruction
-        if instruction is None:
+        if instruction is None or not self.config.language_conditioned:
             return torch.zeros(batch, 1, dtype=torch.int64, device=self._low.device)
         texts = [instruction] * batch if isinstance(instruction, str) else list(instruction)
         if len(texts) != batch:

@@ -43,6 +43,8 @@ class VLAMConfig:
     heard_tokens: int = 0  # the first so many of them may come in instructions
     # An instruction must have one of them, and may then have words that were not taught.
     needed_words: tuple[str, ...] = ()
+    # Trained without any instruction: it takes all and heeds none.
+    language_conditioned: bool = True
     freeze_vision: bool = False
     cameras: tuple[str, ...] = ("camera",)
     keypoints: int = 16  # of each camera
@@ -55,6 +57,7 @@ class VLAMConfig:
     def from_dict(cls, values: dict) -> VLAMConfig:
         """From what `dataclasses.asdict` and JSON leave of one. Raises ValueError."""
         known = {field.name for field in fields(cls)}
+        values = {"language_conditioned": True, **values}  # as in checkpoints without that field
         if set(values) != known:
             wrong = ", ".join(sorted(set(values) ^ known))
             raise ValueError(f"unexpected or missing settings: {wrong}")

@@ -1,0 +1,151 @@
+"""What data were made from: recordings, what they mean, and the code that reads them.
+
+Whatever is kept of recordings (shards, tokens, a run's state) is a function of these. A file is the
+same if it is the same inode, of the same size and times, as a file system keeps them whatever a
+program asks for; if not, its contents decide, so that a copied or touched recording is still the
+same one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import cv2
+
+from vla_ros import observations
+from vla_ros.training.data import folders
+
+FILE = "source.json"
+_SHOWN = 3  # files, of those that changed
+_CODE = ("images.py", "joint_states.py", "observations.py", "robots/*.py")
+_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Source:
+    """What something was made from.
+
+    Args:
+        settings: of the making, and the contract with the robot; whatever JSON can hold.
+        files: of each file by name: [size, inode, times of change, digest of the contents].
+        code: a digest of what reads them.
+    """
+
+    settings: dict[str, Any]
+    files: dict[str, list]
+    code: str
+
+    @classmethod
+    def of(
+        cls, paths: Iterable[Path], settings: Mapping[str, Any], before: Source | None = None
+    ) -> Source:
+        """What is there now. Contents are read, but for files that `before` knows.
+
+        Raises:
+            ValueError: a path does not exist.
+        """
+        known = before.files if before else {}
+        files = {}
+        for number, path in enumerate(paths):
+            if not path.exists():
+                raise ValueError(f"{path} does not exist")
+            for file in [path] if path.is_file() else _inside(path):
+                name = f"{number}/{os.path.relpath(file, path.parent)}"
+                files[name] = _identity(file, known.get(name))
+        return cls(json.loads(json.dumps(settings, default=str)), files, code())
+
+    @classmethod
+    def load(cls, folder: Path) -> Source | None:
+        """That of a folder; None if it tells none that can be read."""
+        try:
+            told = json.loads((folder / FILE).read_text())
+            return cls(told["settings"], told["files"], told["code"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def save(self, folder: Path) -> None:
+        partial = folder / f".{FILE}.partial"
+        partial.write_text(json.dumps(vars(self), indent=1) + "\n")
+        os.replace(partial, folder / FILE)
+
+    def differences(self, now: Source) -> list[str]:
+        """What is no longer as it was, in words; nothing if all is."""
+        found = []
+        names = {*self.settings, *now.settings}
+        for name in sorted(names):
+            before, after = self.settings.get(name), now.settings.get(name)
+            if before != after:
+                found.append(_difference(name, before, after))
+        old, new = self.files, now.files
+        for what, files in (
+            ("new", [name for name in new if name not in old]),
+            ("gone", [name for name in old if name not in new]),
+            ("changed", [name for name in new if name in old and old[name][-1] != new[name][-1]]),
+        ):
+            if files:
+                shown = ", ".join(name.partition("/")[2] for name in files[:_SHOWN])
+                more = f" and {len(files) - _SHOWN} more" if len(files) > _SHOWN else ""
+                found.append(f"{len(files)} file{'s are' if len(files) > 1 else ' is'} {what} "
+                             f"({shown}{more})")  # fmt: skip
+        if self.code != now.code:
+            found.append("this version of the package reads recordings in another way")
+        return found
+
+    @property
+    def digest(self) -> str:
+        """A name for it: 16 characters."""
+        files = {name: identity[-1] for name, identity in self.files.items()}
+        text = json.dumps([self.settings, files, self.code], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@cache
+def code(*folders_and_files: str) -> str:
+    """A digest of the code that makes data of recordings, and of what decodes pictures.
+
+    Args:
+        folders_and_files: patterns beside those, relative to the package vla_ros.
+    """
+    digest = hashlib.sha256(cv2.__version__.encode())
+    package = Path(observations.__file__).parent
+    files = {*Path(folders.__file__).parent.glob("*.py")}
+    for pattern in (*_CODE, *folders_and_files):
+        files |= {*package.glob(pattern)}
+    for file in sorted(files, key=lambda file: file.name):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _inside(folder: Path) -> Sequence[Path]:
+    """Files within, in order; what begins by a dot is being written, or nobody's recording."""
+    found = []
+    for here, inner, files in os.walk(folder, followlinks=True):
+        inner[:] = sorted(name for name in inner if not name.startswith("."))
+        found += [Path(here, name) for name in sorted(files) if not name.startswith(".")]
+    return found
+
+
+def _identity(file: Path, known: list | None) -> list:
+    status = file.stat()
+    quick = [status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns]
+    if known and known[:-1] == quick:
+        return known
+    digest = hashlib.blake2b(digest_size=16)
+    with file.open("rb") as opened:
+        while block := opened.read(_BLOCK):
+            digest.update(block)
+    return [*quick, digest.hexdigest()]
+
+
+def _difference(name: str, before: Any, after: Any) -> str:
+    if isinstance(before, dict) and isinstance(after, dict):
+        keys = [key for key in {**before, **after} if before.get(key) != after.get(key)]
+        return "; ".join(_difference(f"{name}.{k}", before.get(k), after.get(k)) for k in keys)
+    return f"{name} is {after}, not {before}"

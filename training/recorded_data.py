@@ -1,0 +1,151 @@
+"""Recordings made ready for training a policy: written once as shards, split, and told about."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from vla_ros.scene_language.words import words_of
+from vla_ros.training.data.episode import Episode
+from vla_ros.training.data.recordings import Robot
+from vla_ros.training.data.shards import EpisodeShard, shard_folders, write_shards
+from vla_ros.training.data.source import FILE, Source
+from vla_ros.training.run_folder import settle
+
+_SPLIT_SEED = 0  # which episodes are held out is the same in all runs
+_FEW = 4  # episodes; of fewer, none is held out
+_OURS = re.compile(rf"\d{{5}}|statistics\.json|{re.escape(FILE)}")
+
+
+def shards(
+    robot: Robot, data: Sequence[Path], out: Path, image_size: int, start: Sequence[Path] = ()
+) -> Path:
+    """Folder of the shards to train from: `data` if they are shards, else out/data.
+
+    What is in out/data is used if it was made from just these recordings, for this robot, by this
+    version of the package; else it is made anew, unless training has begun from it.
+
+    Args:
+        robot: how recordings are read.
+        data: recordings.
+        out: folder of the run.
+        image_size: pixels.
+        start: what else the run depends on.
+
+    Raises:
+        ValueError: the run in `out` has begun on other data, or the recordings cannot be read.
+    """
+    folder = out / "data"
+    settings = {"robot": asdict(robot), "image size": image_size}
+    now = Source.of([*data, *start], settings, Source.load(out))
+    settle(out, now)
+    if len(data) == 1 and any(data[0].glob("*/episodes.json")):
+        folder = data[0]
+    else:
+        made_from = Source.of(data, settings, now)
+        _without_stale(folder, made_from, data)
+        if not folder.exists():
+            cameras, episodes = _beginning(robot, data)
+            write_shards(folder, episodes, cameras, image_size, source=made_from)
+    shard = EpisodeShard.load(shard_folders(folder)[0])
+    if (size := shard.images.shape[2]) != image_size:
+        raise ValueError(f"{folder} has images of {size} pixels, the model {image_size}")
+    if robot.cameras and tuple(robot.cameras) != shard.cameras:
+        raise ValueError(f"{folder} is of cameras {shard.cameras}, not {robot.cameras}")
+    for episode in shard.episodes():
+        robot.check(episode)
+    return folder
+
+
+def _without_stale(folder: Path, now: Source, data: Sequence[Path]) -> None:
+    """Remove shards that were made from anything else than there is now."""
+    if not folder.exists():
+        return
+    before = Source.load(folder)
+    changes = ["they do not tell what they were made from"]
+    if before is not None and not (changes := before.differences(now)):
+        return
+    inside = {path.name for path in folder.iterdir()} if folder.is_dir() else {folder.name}
+    recordings = any(folder.resolve() in (p.resolve(), *p.resolve().parents) for p in data)
+    if recordings or not all(map(_OURS.fullmatch, inside)):
+        raise ValueError(f"{folder} holds other things than shards: name another folder for --out")
+    tqdm.write(f"{folder} is made anew: {'; '.join(changes)}")
+    shutil.rmtree(folder)
+
+
+def _beginning(robot: Robot, data: Sequence[Path]) -> tuple[Sequence[str], Iterator[Episode]]:
+    """Cameras, and all episodes; the first is read at once, and tells the cameras."""
+    episodes = robot.episodes(data)
+    first = next((episode for episode in episodes if len(episode)), None)
+    if first is None:
+        raise ValueError(f"no episodes in {', '.join(map(str, data))}")
+
+    def all_of_them() -> Iterator[Episode]:
+        yield first
+        yield from episodes
+
+    cameras = robot.cameras or first.cameras
+    if not cameras:
+        raise ValueError(f"{first.name} has no pictures: a policy needs a camera")
+    return cameras, tqdm(all_of_them(), desc="episodes", unit="episode")
+
+
+def load(folder: Path) -> list[Episode]:
+    """The episodes of shards, but for those that failed; their pictures stay on disk.
+
+    Raises:
+        ValueError: there are none.
+    """
+    found = map(EpisodeShard.load, shard_folders(folder))
+    there = [episode for shard in found for episode in shard.episodes() if len(episode)]
+    kept = [episode for episode in there if episode.outcome is not False]
+    if len(kept) < len(there):
+        tqdm.write(f"{len(there) - len(kept)} of {len(there)} episodes failed and are left out")
+    if not kept:
+        raise ValueError(f"{folder} holds no episode to learn from; {len(there)} failed")
+    return kept
+
+
+def split(episodes: Sequence[Episode], share: float) -> tuple[list[Episode], list[Episode]]:
+    """Episodes to train on, and those held out: one of each so many in a row, at random.
+
+    Of a few at least one is held out; of fewer than four none.
+    """
+    rng = np.random.default_rng(_SPLIT_SEED)
+    row, count = max(round(1 / share), 1), len(episodes)
+    held = {begin + int(rng.integers(row)) for begin in range(0, count, row)}
+    if count < _FEW:
+        held = set()
+    elif not 0 < len(held & {*range(count)}) < count:
+        held = {min(held) % count}
+    parts = [[e for i, e in enumerate(episodes) if (i in held) == out] for out in (False, True)]
+    return parts[0], parts[1]
+
+
+def summary(trained: Sequence[Episode], held: Sequence[Episode]) -> list[str]:
+    """What a policy is about to be trained on, in lines."""
+    episodes = [*trained, *held]
+    frames = sum(map(len, episodes))
+    lines = [f"{len(episodes)} episodes, {frames} frames: {len(held)} held out"]
+    if not held:
+        lines[0] += ", as there are so few; losses called held out are of what is trained on"
+    told = Counter(" ".join(words_of(e.instruction)) for e in episodes)
+    silent = told.pop("", 0)
+    if not told:
+        lines.append(
+            "no episode has an instruction: the policy is trained without, and heeds no words; any "
+            "instruction starts it"
+        )
+    elif silent:
+        lines.append(
+            f"{silent} of {len(episodes)} episodes have no instruction: they teach what to do when "
+            f"nothing is said, which the nodes never ask for; others have {len(told)} instructions"
+        )
+    return lines

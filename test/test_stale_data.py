@@ -13,9 +13,9 @@ from recordings import write_bag
 from vla_ros.robots.action_config import ActionConfig
 from vla_ros.training import recorded_data
 from vla_ros.training.data.alignment import Stream
+from vla_ros.training.data.provenance import FILE, Provenance
 from vla_ros.training.data.recordings import Robot
 from vla_ros.training.data.shards import EpisodeShard, shard_folders, write_shards
-from vla_ros.training.data.source import FILE, Source
 
 SIZE = 8
 ROBOT = Robot(
@@ -93,7 +93,7 @@ def test_changed_recordings_make_other_shards_before_training_begins(
     assert shards(place) == [0, 20]
     change(place)
     assert shards(place) == first
-    assert re.search(f"is made anew: {said}", capsys.readouterr().out)
+    assert re.search(f"is made anew: {said}", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize(
@@ -130,20 +130,20 @@ def test_what_did_not_change_is_read_once(place):
 def test_another_contract_size_or_version_makes_other_shards(place, capsys, monkeypatch):
     other = replace(ROBOT, bag=ROBOT.bag | {"state": Stream("/command")})
     assert shards(place, other) == [1, 21]
-    assert "robot.bag.state.topic is /command, not /joint_states" in capsys.readouterr().out
+    assert "robot.bag.state.topic is /command, not /joint_states" in capsys.readouterr().err
     shards(place, size=6)
     (part,) = shard_folders(place / "run" / "data")
     assert np.load(part / "images.npy", mmap_mode="r").shape[2] == 6
-    assert "image size is 6, not 8" in capsys.readouterr().out
-    monkeypatch.setattr("vla_ros.training.data.source.code", lambda: "another")
+    assert "image size is 6, not 8" in capsys.readouterr().err
+    monkeypatch.setattr("vla_ros.training.data.provenance.code", lambda: "another")
     shards(place, size=6)
-    assert "reads recordings in another way" in capsys.readouterr().out
+    assert "reads recordings in another way" in capsys.readouterr().err
 
 
 def test_shards_that_do_not_tell_what_they_are_of_are_made_anew(place, capsys):
     (place / "run" / "data" / FILE).unlink()
     assert shards(place) == [0, 20]
-    assert "do not tell what they were made from" in capsys.readouterr().out
+    assert "do not tell what they were made from" in capsys.readouterr().err
 
 
 def test_a_folder_of_other_things_is_never_removed(place):
@@ -183,4 +183,4 @@ def test_an_error_leaves_no_half_made_data(tmp_path):
 
 def test_what_is_missing_is_named(tmp_path):
     with pytest.raises(ValueError, match="nowhere does not exist"):
-        Source.of([tmp_path / "nowhere"], {})
+        Provenance.of([tmp_path / "nowhere"], {})

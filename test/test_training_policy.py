@@ -224,7 +224,7 @@ def test_a_policy_goes_on_with_the_words_of_new_recordings(recordings, tmp_path,
     with pytest.raises(ValueError, match="unknown words 'нажми', '9'"):
         VisionLanguageActionModel.from_pretrained(first).start("нажми 2 9")
     second = imitation.train(still, [tmp_path / "more"], recordings[1], tmp_path / "second")
-    assert "learns 2 new words: carrying, нажми" in capsys.readouterr().out
+    assert "learns 2 new words: carrying, нажми" in capsys.readouterr().err
     old, new = (VisionLanguageActionModel.from_pretrained(path) for path in (first, second))
     tokens, felt = np.random.default_rng(0).normal(size=old.grid), np.zeros(2)
     text = "pick up the 1. cube"
@@ -240,7 +240,7 @@ def test_a_policy_without_instructions_heeds_none(recordings, tmp_path, capsys):
     data = [tmp_path / "silent"]
     once = replace(RECORDED, steps=1)
     folder = imitation.train(once, data, recordings[1], tmp_path / "run")
-    assert "no episode has an instruction" in capsys.readouterr().out
+    assert "no episode has an instruction" in capsys.readouterr().err
     model = VisionLanguageActionModel.from_pretrained(folder)
     assert not model.config.language_conditioned and model.unheard_words("mach das") == []
     tokens, felt = np.random.default_rng(0).normal(size=model.grid), np.zeros(2)
@@ -259,7 +259,7 @@ def test_a_few_recordings_are_trained_on(recordings, tmp_path, capsys, count):
     write_shards(tmp_path / "few", map(sighted, range(count)), ["front"], 64)
     recipe = imitation.Recipe(steps=1, frames=64, warmup=1, save_every=1, loaders=0)
     out = imitation.train(recipe, [tmp_path / "few"], recordings[1], tmp_path / "run")
-    assert f"{count} episodes, {12 * count} frames: 0 held out, as" in capsys.readouterr().out
+    assert f"{count} episodes, {12 * count} frames: 0 held out, as" in capsys.readouterr().err
     VisionLanguageActionModel.from_pretrained(out)
 
 

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm import tqdm
 
 from vla_ros.checkpoints import resolve
 from vla_ros.models import language
@@ -22,6 +21,7 @@ from vla_ros.scene_language.instructions import VOCABULARY
 from vla_ros.scene_language.words import words_of
 from vla_ros.training.data.episode import Episode
 from vla_ros.training.data.episode_windows import EpisodeWindows, action_chunks
+from vla_ros.training.data.notices import say
 from vla_ros.training.data.recordings import Robot
 from vla_ros.training.data.statistics import StatisticsBuilder
 from vla_ros.training.data.windows import LENGTHS, Batch
@@ -93,7 +93,7 @@ def train(
     trained, held = split(episodes, recipe.held_out)
     if args.process_index == 0:
         for line in summary(trained, held):
-            tqdm.write(line)
+            say(line)
     statistics = _statistics(trained, contract.action, out)
     texts = {episode.instruction for episode in episodes}
     if policy:
@@ -156,10 +156,10 @@ def _taught(
     words, needed = new_words(policy, told), policy.config.needed_words
     if free := next((text for text in told if not {*needed} & {*words_of(text)}), None):
         if needed:
-            tqdm.write(f"instructions need no longer name one of {', '.join(needed)}: '{free}'")
+            say(f"instructions need no longer name one of {', '.join(needed)}: '{free}'")
         needed = ()
     if words:
-        tqdm.write(f"{start} learns {len(words)} new words: {', '.join(words[:_SHOWN])}")
+        say(f"{start} learns {len(words)} new words: {', '.join(words[:_SHOWN])}")
     if words or needed != policy.config.needed_words or not policy.config.language_conditioned:
         policy = with_words(policy, words, needed)
     return policy.train()

@@ -14,9 +14,11 @@ from tqdm import tqdm
 
 from vla_ros.scene_language.words import words_of
 from vla_ros.training.data.episode import Episode
+from vla_ros.training.data.notices import say
+from vla_ros.training.data.provenance import FILE, Provenance
 from vla_ros.training.data.recordings import Robot
 from vla_ros.training.data.shards import EpisodeShard, shard_folders, write_shards
-from vla_ros.training.data.source import FILE, Source
+from vla_ros.training.data.sources import Kind, sources
 from vla_ros.training.run_folder import settle
 
 _SPLIT_SEED = 0  # which episodes are held out is the same in all runs
@@ -44,16 +46,18 @@ def shards(
     """
     folder = out / "data"
     settings = {"robot": asdict(robot), "image size": image_size}
-    now = Source.of([*data, *start], settings, Source.load(out))
+    read = [*data, *map(Path, robot.msg)]
+    now = Provenance.of([*read, *start], settings, Provenance.load(out))
     settle(out, now)
-    if len(data) == 1 and any(data[0].glob("*/episodes.json")):
+    found = list(sources(data[0])) if len(data) == 1 and data[0].is_dir() else []
+    if found and all(kind is Kind.SHARD and place.parent == data[0] for kind, place in found):
         folder = data[0]
     else:
-        made_from = Source.of(data, settings, now)
+        made_from = Provenance.of(read, settings, now)
         _without_stale(folder, made_from, data)
         if not folder.exists():
             cameras, episodes = _beginning(robot, data)
-            write_shards(folder, episodes, cameras, image_size, source=made_from)
+            write_shards(folder, episodes, cameras, image_size, provenance=made_from)
     shard = EpisodeShard.load(shard_folders(folder)[0])
     if (size := shard.images.shape[2]) != image_size:
         raise ValueError(f"{folder} has images of {size} pixels, the model {image_size}")
@@ -64,11 +68,11 @@ def shards(
     return folder
 
 
-def _without_stale(folder: Path, now: Source, data: Sequence[Path]) -> None:
+def _without_stale(folder: Path, now: Provenance, data: Sequence[Path]) -> None:
     """Remove shards that were made from anything else than there is now."""
     if not folder.exists():
         return
-    before = Source.load(folder)
+    before = Provenance.load(folder)
     changes = ["they do not tell what they were made from"]
     if before is not None and not (changes := before.differences(now)):
         return
@@ -76,7 +80,7 @@ def _without_stale(folder: Path, now: Source, data: Sequence[Path]) -> None:
     recordings = any(folder.resolve() in (p.resolve(), *p.resolve().parents) for p in data)
     if recordings or not all(map(_OURS.fullmatch, inside)):
         raise ValueError(f"{folder} holds other things than shards: name another folder for --out")
-    tqdm.write(f"{folder} is made anew: {'; '.join(changes)}")
+    say(f"{folder} is made anew: {'; '.join(changes)}")
     shutil.rmtree(folder)
 
 
@@ -107,7 +111,7 @@ def load(folder: Path) -> list[Episode]:
     there = [episode for shard in found for episode in shard.episodes() if len(episode)]
     kept = [episode for episode in there if episode.outcome is not False]
     if len(kept) < len(there):
-        tqdm.write(f"{len(there) - len(kept)} of {len(there)} episodes failed and are left out")
+        say(f"{len(there) - len(kept)} of {len(there)} episodes failed and are left out")
     if not kept:
         raise ValueError(f"{folder} holds no episode to learn from; {len(there)} failed")
     return kept

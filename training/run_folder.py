@@ -13,7 +13,7 @@ import transformers
 from accelerate.utils import set_seed
 
 from vla_ros.training.curves import TABLE
-from vla_ros.training.data.source import Source
+from vla_ros.training.data.provenance import Provenance
 
 if TYPE_CHECKING:
     from vla_ros.training.trainer import Settings
@@ -93,19 +93,21 @@ def begun(out: Path) -> bool:
     )
 
 
-def settle(out: Path, source: Source) -> None:
+def settle(out: Path, provenance: Provenance) -> None:
     """Keep what a run is trained on, or find that it is what the run began with.
 
     Raises:
         ValueError: the run has begun, and its data are no longer what they were.
     """
     if begun(out):
-        before = Source.load(out)
-        changes = ["it does not tell on which"] if before is None else before.differences(source)
+        before = Provenance.load(out)
+        changes = (
+            ["it does not tell on which"] if before is None else before.differences(provenance)
+        )
         if changes:
             raise ValueError(f"{out} holds a run on other data: {'; '.join(changes)}: {_CURE}")
     out.mkdir(parents=True, exist_ok=True)
-    source.save(out)
+    provenance.save(out)
 
 
 def _settings(path: Path) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from vla_ros.training.data.arrays import check_sums, damaged, map_array, write_s
 from vla_ros.training.data.episode import Episode
 from vla_ros.training.data.folders import whole_folder
 from vla_ros.training.data.gaps import steady_parts
-from vla_ros.training.data.source import Source
+from vla_ros.training.data.provenance import Provenance
 from vla_ros.training.data.statistics import EpisodeStatistics, StatisticsBuilder
 
 _SMALL = ("proprioception", "actions", "stamps")
@@ -149,7 +149,7 @@ def write_shards(
     cameras: Sequence[str],
     image_size: int,
     frames: int = 20_000,
-    source: Source | None = None,
+    provenance: Provenance | None = None,
 ) -> EpisodeStatistics:
     """Write `episodes` as shards in `folder`, which appears whole or not at all.
 
@@ -160,7 +160,7 @@ def write_shards(
         cameras: which pictures, in the order in which the model sees them.
         image_size: S, pixels.
         frames: a shard is full at so many; an episode is never divided.
-        source: what they are made from, to be told in the folder.
+        provenance: what they are made from, to be told in the folder.
 
     Returns:
         The statistics of all, which are in the folder too.
@@ -185,8 +185,8 @@ def write_shards(
             _write_shard(partial / f"{number:05d}", group, cameras, image_size)
         found = builder.result()
         found.save(partial / "statistics.json")
-        if source is not None:
-            source.save(partial)
+        if provenance is not None:
+            provenance.save(partial)
     return found
 
 

@@ -22,14 +22,14 @@ import cv2
 from vla_ros import observations
 from vla_ros.training.data import folders
 
-FILE = "source.json"
+FILE = "provenance.json"
 _SHOWN = 3  # files, of those that changed
 _CODE = ("images.py", "joint_states.py", "observations.py", "robots/*.py")
 _BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
-class Source:
+class Provenance:
     """What something was made from.
 
     Args:
@@ -44,8 +44,8 @@ class Source:
 
     @classmethod
     def of(
-        cls, paths: Iterable[Path], settings: Mapping[str, Any], before: Source | None = None
-    ) -> Source:
+        cls, paths: Iterable[Path], settings: Mapping[str, Any], before: Provenance | None = None
+    ) -> Provenance:
         """What is there now. Contents are read, but for files that `before` knows.
 
         Raises:
@@ -62,7 +62,7 @@ class Source:
         return cls(json.loads(json.dumps(settings, default=str)), files, code())
 
     @classmethod
-    def load(cls, folder: Path) -> Source | None:
+    def load(cls, folder: Path) -> Provenance | None:
         """That of a folder; None if it tells none that can be read."""
         try:
             told = json.loads((folder / FILE).read_text())
@@ -75,7 +75,7 @@ class Source:
         partial.write_text(json.dumps(vars(self), indent=1) + "\n")
         os.replace(partial, folder / FILE)
 
-    def differences(self, now: Source) -> list[str]:
+    def differences(self, now: Provenance) -> list[str]:
         """What is no longer as it was, in words; nothing if all is."""
         found = []
         names = {*self.settings, *now.settings}

@@ -67,7 +67,7 @@ def policy(tmp_path_factory, robot):
         "tiny",
         Robot.load(robot).action,
         cameras=["front"],
-        tokenizer=language.word_tokenizer(VOCABULARY),
+        tokenizer=language.word_tokenizer({*VOCABULARY, *"012"}),
     )
     folder = tmp_path_factory.mktemp("policy")
     model.save_pretrained(folder)

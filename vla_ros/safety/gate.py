@@ -7,6 +7,10 @@ both stay fresh, and holds the last commanded position otherwise:
     CLOSED --chunk and joint states--> ACTIVE --stale, finished, off track--> HOLD --fresh--> ACTIVE
        ^------------------------- time went backwards, reset() -------------------------'
 
+In every state and from each to each, no command asks for more than the velocity limits: neither
+of a controller that goes on from where it was last told to be (limits.SetPoint), nor, in a hold, of
+one that starts from where the robot is measured.
+
 A world model may say how much the newest camera frame surprised it (`update_surprise`): above one
 threshold the robot goes slower, above another it holds for a while. That is advice. Its absence
 stops nothing, so a gate without a world model is as safe as a gate was before there was one.
@@ -24,15 +28,17 @@ from enum import IntEnum
 
 import numpy as np
 
+from vla_ros.safety.checks import Chunk, JointStates, Names, chunk_problem
+from vla_ros.safety.config import GateConfig
+from vla_ros.safety.limits import ROUNDING, SetPoint
+from vla_ros.safety.surprise import UNKNOWN, SurpriseMonitor
+
+__all__ = ["UNKNOWN", "Chunk", "Command", "CommandGate", "GateConfig", "State"]
+
 # A limit counts as having changed a command from this on (rad or m): below is rounding.
 _CHANGED = 1e-9
 # Time given to a hold that the robot has reached already, s.
 _ARRIVED = 0.01
-# Two frames of the world model, s: the first ones after a pause show a robot that stood still and
-# starts, which is not what was commanded.
-_RECOVERY = 0.4
-
-UNKNOWN = -1.0  # the surprise that nobody told
 
 
 class State(IntEnum):
@@ -41,87 +47,6 @@ class State(IntEnum):
     CLOSED = 0
     ACTIVE = 1
     HOLD = 2
-
-
-@dataclass
-class GateConfig:
-    """Limits and times of a gate, D joints in the order of `names`.
-
-    Array fields take one number for all joints or D numbers. Raises ValueError on a value that
-    makes no safe gate.
-    """
-
-    names: Sequence[str]
-    lower: np.ndarray  # [D] rad or m: no command ever goes below
-    upper: np.ndarray  # [D] rad or m: no command ever goes above
-    velocity: np.ndarray  # [D] rad/s or m/s: fastest change between commands
-    margin: np.ndarray | float = 0.0  # [D] rad or m: targets stay this far inside the limits
-    tracking: np.ndarray | float = np.inf  # [D] rad or m: largest |command - measured| in motion
-    lookahead: float = 0.04  # s: a command is due this long after it is sent
-    chunk_timeout: float = 0.15  # s: age of the observation behind a chunk at which to hold
-    state_timeout: float = 0.2  # s: age of the joint states at which to hold
-    hold_time: float = 0.3  # s: how long a hold is repeated before the gate falls silent
-    future_tolerance: float = 0.05  # s: stamps may run ahead of `now` by this much
-    surprise_slow: float = 0.0  # go slower above this surprise (unit of the world model); 0: never
-    surprise_hold: float = 0.0  # hold above this surprise; 0: never
-    slowdown: float = 0.1  # share of `velocity` while slowed, above 0, up to 1
-    surprise_pause: float = 1.0  # s: how long one hold by surprise lasts
-    surprise_timeout: float = 1.0  # s: a surprise of an older frame says nothing
-
-    def __post_init__(self) -> None:
-        self.names = tuple(self.names)
-        if not self.names:
-            raise ValueError("names is empty: name the joints to command")
-        if len(set(self.names)) != len(self.names):
-            raise ValueError(f"names holds a joint twice: {', '.join(self.names)}")
-        for field in ("lower", "upper", "velocity", "margin", "tracking"):
-            value = np.asarray(getattr(self, field), dtype=np.float64)
-            if value.shape not in ((), (1,), (len(self.names),)):
-                raise ValueError(
-                    f"{field} has shape {value.shape}, but there are {len(self.names)} joints: "
-                    "give one number, or one for each joint"
-                )
-            if np.isnan(value).any() or (field != "tracking" and np.isinf(value).any()):
-                raise ValueError(f"{field} is not finite: {value.tolist()}")
-            setattr(self, field, np.broadcast_to(value, len(self.names)).copy())
-        for field, minimum in (("velocity", 0.0), ("tracking", 0.0)):
-            if not (getattr(self, field) > minimum).all():
-                raise ValueError(f"{field} must be above 0 for every joint")
-        if (self.margin < 0.0).any():
-            raise ValueError("margin must not be negative")
-        empty = self.lower + self.margin > self.upper - self.margin
-        if empty.any():
-            raise ValueError(
-                f"no position of {self.names[int(empty.argmax())]} is allowed: "
-                "its lower limit plus margin lies above its upper limit minus margin"
-            )
-        times = ("lookahead", "chunk_timeout", "state_timeout")
-        for field in (*times, "surprise_pause", "surprise_timeout"):
-            if not 0.0 < getattr(self, field) < math.inf:
-                raise ValueError(f"{field} must be above 0 s and finite")
-        for field in ("hold_time", "future_tolerance"):
-            if not 0.0 <= getattr(self, field) < math.inf:
-                raise ValueError(f"{field} must be 0 s or more and finite")
-        for field in ("surprise_slow", "surprise_hold"):
-            if not 0.0 <= getattr(self, field) < math.inf:
-                raise ValueError(f"{field} must be 0 (never) or more and finite")
-        if 0.0 < self.surprise_hold < self.surprise_slow:
-            raise ValueError(
-                f"surprise_slow ({self.surprise_slow:g}) is above surprise_hold "
-                f"({self.surprise_hold:g}): the robot would be held before it is slowed"
-            )
-        if not 0.0 < self.slowdown <= 1.0:
-            raise ValueError("slowdown must be above 0, up to 1: to stop, set surprise_hold")
-
-
-@dataclass
-class Chunk:
-    """Joint positions to come: point k is due at stamp + (k + 1) * dt."""
-
-    stamp: float  # s: when the observation behind it was taken
-    dt: float  # s between points
-    names: Sequence[str]  # D joints, in any order
-    points: np.ndarray  # [K, D] rad or m
 
 
 @dataclass
@@ -148,7 +73,18 @@ class CommandGate:
         self.slowed = False  # whether the newest command had to keep to the slower limits
         self._inner_lower = config.lower + config.margin
         self._inner_upper = config.upper - config.margin
-        self._orders: dict[tuple[str, ...], np.ndarray | str] = {}
+        # Beyond this from anywhere is where no joint is, whatever is measured.
+        self._farthest = 2.0 * (config.upper - config.lower)
+        # Joints that may rest anywhere short of their command, as a finger that grips does: where
+        # they are measured is not where they were going, and going there would let go.
+        self._gripping = np.isfinite(config.tracking)
+        self._gripping &= config.tracking >= config.upper - config.lower
+        self._names = Names(config.names)
+        # A reset forgets neither: the robot and its controller are where they were.
+        self._joint_states = JointStates(config)
+        self._set_point = SetPoint(config.velocity)
+        self._interlock = ""
+        self._surprise = SurpriseMonitor(config)
         self.reset("started")
 
     def reset(self, reason: str) -> None:
@@ -162,15 +98,19 @@ class CommandGate:
         self.last: np.ndarray | None = None  # [D] last commanded positions
         self.measured: np.ndarray | None = None  # [D] newest measured positions
         self.measured_stamp = -math.inf
-        self.surprise = UNKNOWN  # of the newest frame that is not too old
-        self._surprise_stamp = -math.inf
-        self._paused_at = -math.inf  # when the last hold by surprise began
+        self._jump = ""  # what joint states were not believed, and when
+        self._jumped_at = -math.inf
+        self._surprise.forget()
         self._active_since = math.inf
-        self._pause_reason = ""
         self._now = -math.inf
         self._last_time = -math.inf
         self._hold_since = -math.inf
         self._due = -math.inf  # when the last command is to be reached
+
+    @property
+    def surprise(self) -> float:
+        """Of the newest frame that is not too old, or UNKNOWN."""
+        return self._surprise.value
 
     # --- inputs ---------------------------------------------------------------------------
 
@@ -178,9 +118,11 @@ class CommandGate:
         """Take measured positions (rad or m; any order, more joints than needed are fine).
 
         Returns "" or why they are refused. A stamp that steps back by more than
-        `future_tolerance` is a restarted clock and closes the gate.
+        `future_tolerance` is a restarted clock and closes the gate. Positions that the robot
+        cannot have reached so fast are not believed at first: the gate holds.
         """
-        fault = self._state_problem(names, positions, stamp)
+        order = self._names.order(names, exact=False)
+        fault = self._joint_states.problem(names, positions, order, stamp)
         if fault:
             self._state_fault = fault
             return fault
@@ -188,10 +130,13 @@ class CommandGate:
             if self.measured_stamp - stamp <= self.config.future_tolerance:
                 return "joint states older than those already here"
             self.reset("time went backwards")
-        order = self._order(names, exact=False)
-        self.measured = np.asarray(positions, dtype=np.float64)[order]
+        measured = np.asarray(positions, dtype=np.float64)[order]
+        fault = self._state_fault = self._joint_states.jump(measured, stamp)
+        if fault:
+            self._jump, self._jumped_at = fault, self._now
+            return fault
+        self.measured = measured
         self.measured_stamp = stamp
-        self._state_fault = ""
         return ""
 
     def accept(self, chunk: Chunk, now: float) -> str:
@@ -201,10 +146,13 @@ class CommandGate:
         refused chunk changes nothing but the counter.
         """
         self._advance(now)
-        problem = self._chunk_problem(chunk, now)
+        order = self._names.order(chunk.names)
+        problem = chunk_problem(chunk, order, self.config, now)
+        if not problem and self.chunk is not None and chunk.stamp < self.chunk.stamp:
+            problem = "older than the chunk in use"
         if problem:
             return self.reject(problem)
-        points = np.array(np.asarray(chunk.points, dtype=np.float64)[:, self._order(chunk.names)])
+        points = np.array(np.asarray(chunk.points, dtype=np.float64)[:, order])
         self.chunk = Chunk(chunk.stamp, chunk.dt, self.config.names, points)
         self.accepted += 1
         return ""
@@ -221,40 +169,44 @@ class CommandGate:
         Returns "" or why it is refused; what is refused changes nothing. One that is not newer
         than the newest is passed over without a word: imagined videos carry it too, and are late.
         """
-        if not (math.isfinite(value) and math.isfinite(stamp)):
-            return "the surprise or its stamp is not finite"
-        if value < 0.0 and value != UNKNOWN:
-            return f"the surprise is negative, but not {UNKNOWN:g} for unknown"
-        if stamp <= self._surprise_stamp:
-            return ""
-        # No ages in these texts: the same fault should read the same, frame after frame.
-        if stamp - now > self.config.future_tolerance:
-            return "the surprise is stamped in the future: synchronise the clocks"
-        if now - stamp > self.config.surprise_timeout:
-            return f"the surprise is of a frame older than {self.config.surprise_timeout:g} s"
-        self.surprise = value
-        self._surprise_stamp = stamp
-        return ""
+        return self._surprise.update(value, stamp, now)
+
+    def interlock(self, reason: str) -> None:
+        """Hold, or stay closed, for as long as there is a reason outside; "" when there is none."""
+        self._interlock = reason
 
     # --- output ---------------------------------------------------------------------------
 
     def command(self, now: float) -> Command | None:
         """The command to send at `now`, or None to send nothing. Call at 50 Hz or faster."""
         self._advance(now)
+        self.slowed = False
         self.reason = self._obstacle(now)
-        self.slowed = not self.reason and self._is_surprised(self.config.surprise_slow)
+        if not math.isfinite(now):
+            now = self._now  # the time of the last call that had one
+        self._set_point.advance(now)
+        if not self.reason and not self._commanding(now):
+            self._begin(now)
+        enough = self.config.lookahead + ROUNDING
+        if not self.reason and self._set_point.time_to(self.last) > enough:
+            self.reason = "the robot is on its way from its last command to where it is now"
         if self.reason:
             return self._hold(now)
-
-        config, chunk = self.config, self.chunk
         if self.state is not State.ACTIVE:
-            # During a hold that is still being sent the robot is going to the last command, so
-            # the stream goes on from there; else nothing is known but where the robot is.
-            if not self._commanding(now):
-                self._start_from_measured(now)
             self.state = State.ACTIVE
             self._active_since = now
+        return self._follow(now)
 
+    def stop(self, reason: str, now: float) -> Command | None:
+        """Close for `reason`. Returns the last command to send, None when the robot is at rest."""
+        now = now if math.isfinite(now) else self._now
+        self._set_point.advance(now)
+        command = self._hold(now) if self._commanding(now) else None
+        self.reset(reason)
+        return command
+
+    def _follow(self, now: float) -> Command:
+        config, chunk = self.config, self.chunk
         # A clock that lags behind the stamps (within the tolerance) must not ask for the past.
         due = max(now, chunk.stamp) + config.lookahead
         wanted = _interpolate(chunk, due)
@@ -264,13 +216,16 @@ class CommandGate:
         # moves with care anyway does not change. To fall behind is what is meant here: a policy
         # plans again from where the robot is with every frame, so the lag is that of one chunk and
         # does not add up; and nothing has to be caught up with when the surprise is over.
+        self.slowed = self._surprise.exceeds(config.surprise_slow, self._active_since)
         velocity = config.velocity * config.slowdown if self.slowed else config.velocity
         # Never more time than the command gives the robot, however late this call comes.
         step = velocity * min(max(now - self._last_time, 0.0), config.lookahead)
         target = np.minimum(np.maximum(target, self.last - step), self.last + step)
+        target = self._set_point.within(target, config.lookahead)
         if np.abs(target - wanted).max() > _CHANGED:
             self.limited += 1
         self._last_time = max(now, self._last_time)
+        self._set_point.send(target, due - now)
         self.last = target
         self._due = due
         return Command(target.copy(), due - chunk.stamp, chunk.stamp, False)
@@ -281,12 +236,19 @@ class CommandGate:
         if self.state is State.ACTIVE:
             self.state = State.HOLD
             self._hold_since = now
+            self._active_since = math.inf
         if not self._commanding(now):
             return None
-        self._last_time = max(now, self._last_time)
         # Due when the last command was: asking for more time with every repetition would make the
-        # robot creep towards it instead of arriving.
-        return Command(self.last.copy(), max(self._due - now, _ARRIVED), 0.0, True)
+        # robot creep towards it instead of arriving. But a controller that did not follow (its
+        # clock is wrong, it refused) starts from where the robot is, and gets the time for that.
+        time = max(self._due - now, _ARRIVED, self._set_point.time_to(self.last))
+        if self.measured is not None:
+            away = np.minimum(np.abs(self.last - self.measured), self._farthest)
+            time = max(time, self._set_point.time_for(away))
+        self._set_point.send(self.last, time)
+        self._last_time = max(now, self._last_time)
+        return Command(self.last.copy(), time, 0.0, True)
 
     def _commanding(self, now: float) -> bool:
         """Whether the robot is going to `last`: not closed, nor silent after a hold."""
@@ -294,37 +256,55 @@ class CommandGate:
             return now - self._hold_since <= self.config.hold_time
         return self.state is State.ACTIVE
 
-    def _start_from_measured(self, now: float) -> None:
-        self.last = np.minimum(np.maximum(self.measured, self.config.lower), self.config.upper)
+    def _begin(self, now: float) -> None:
+        """Start where the robot is, in a hold that ends when its controller can be there too.
+
+        Nothing else is known when nothing was sent for a while; but what was sent last may still
+        be in force.
+        """
+        self.state = State.HOLD
+        self._hold_since = now
+        self._go_where_measured(now)
         self._last_time = now - self.config.lookahead
 
-    def _advance(self, now: float) -> None:
-        """Close when the clock restarted; a small step back only counts as no time passed.
+    def _go_where_measured(self, now: float) -> None:
+        target = np.minimum(np.maximum(self.measured, self.config.lower), self.config.upper)
+        if self._set_point.target is None:
+            self._set_point.place(target)
+        else:
+            target = np.where(self._gripping, self._set_point.target, target)
+        self.last = target
+        self._due = now + self.config.lookahead
 
-        A surprise that has grown old is forgotten: whoever told it may be gone.
-        """
+    def _advance(self, now: float) -> None:
+        """Close when the clock restarted; a small step back only counts as no time passed."""
+        if not math.isfinite(now):
+            return
         if now < self._now - self.config.future_tolerance:
             self.reset("time went backwards")
         self._now = max(now, self._now)
-        if now - self._surprise_stamp > self.config.surprise_timeout:
-            self.surprise = UNKNOWN
+        self._surprise.expire(now)
 
     # --- checks: each returns "" or what is wrong -------------------------------------------
 
     def _obstacle(self, now: float) -> str:
         """Why no command can follow the chunk at `now`."""
         config, chunk = self.config, self.chunk
+        if not math.isfinite(now):
+            return "the time is not finite: look at the clock"
         if self.measured is None:
-            return self._state_fault
+            return self._interlock or self._state_fault
         age = now - self.measured_stamp
         if age > config.state_timeout:
-            return self._state_fault or f"joint states are older than {config.state_timeout:g} s"
+            stale = f"joint states are older than {config.state_timeout:g} s"
+            return self._interlock or self._state_fault or stale
         if age < -config.future_tolerance:
-            return f"joint states are stamped {-age:.3f} s in the future: synchronise the clocks"
-        if self._commanding(now):
-            problem = self._off_track()
-            if problem:
-                return problem
+            return "joint states are stamped in the future: synchronise the clocks"
+        off_track = self._off_track(now) if self._commanding(now) else ""
+        if off_track or self._interlock:
+            return off_track or self._interlock
+        if now - self._jumped_at < config.state_timeout:
+            return self._jump
         if chunk is None:
             return self._no_chunk
         if now - chunk.stamp > config.chunk_timeout:
@@ -333,44 +313,15 @@ class CommandGate:
             return "the action chunk is finished"
         problem = "" if self.state is State.ACTIVE else self._outside()
         # Last: a pause begins only where the robot would have moved.
-        return problem or self._pause(now)
+        return problem or self._surprise.pause(now, self._active_since)
 
-    def _pause(self, now: float) -> str:
-        """A surprise above `surprise_hold` holds for `surprise_pause`, whatever comes meanwhile.
-
-        So one spike costs one pause, and a fault that lasts pauses again and again.
-        """
-        config = self.config
-        if now - self._paused_at < config.surprise_pause:
-            return self._pause_reason
-        if not self._is_surprised(config.surprise_hold):
-            return ""
-        self._paused_at = now
-        self._pause_reason = (
-            "the camera shows what was not expected: "
-            f"surprise {self.surprise:.3g} over {config.surprise_hold:.3g}"
-        )
-        return self._pause_reason
-
-    def _is_surprised(self, threshold: float) -> bool:
-        """Whether the newest surprise is above the threshold (0: never) and counts.
-
-        Those of frames from before the gate was active, and shortly after, do not: what happened
-        to a robot at rest is over, and a robot that was held did not do what was commanded.
-        """
-        if self.state is not State.ACTIVE:
-            return False
-        counts = self._surprise_stamp > self._active_since + _RECOVERY
-        return counts and 0.0 < threshold < self.surprise
-
-    def _off_track(self) -> str:
+    def _off_track(self, now: float) -> str:
         """A joint far from its command is blocked or was moved: hold it where it is."""
         error = np.abs(self.last - self.measured)
         if not (error > self.config.tracking).any():
             return ""
         worst = int((error - self.config.tracking).argmax())
-        self.last = np.minimum(np.maximum(self.measured, self.config.lower), self.config.upper)
-        self._due = self._now + self.config.lookahead
+        self._go_where_measured(now)
         self.chunk = None
         self._no_chunk = f"{self.config.names[worst]} was {error[worst]:.3g} off its command"
         return self._no_chunk
@@ -387,61 +338,6 @@ class CommandGate:
             f"{config.names[joint]} is measured at {self.measured[joint]:.3f}, outside its limits "
             f"{config.lower[joint]:.3f} to {config.upper[joint]:.3f}"
         )
-
-    def _state_problem(self, names: Sequence[str], positions: Sequence[float], stamp: float) -> str:
-        order = self._order(names, exact=False)
-        if isinstance(order, str):
-            return f"joint states: {order}"
-        if len(positions) != len(names):
-            return f"joint states hold {len(names)} names but {len(positions)} positions"
-        if not np.isfinite(np.asarray(positions, dtype=np.float64)[order]).all():
-            return "joint states are not finite"
-        return "" if math.isfinite(stamp) else "the stamp of the joint states is not finite"
-
-    def _chunk_problem(self, chunk: Chunk, now: float) -> str:
-        order = self._order(chunk.names)
-        if isinstance(order, str):
-            return order
-        points = np.asarray(chunk.points)
-        if points.ndim != 2 or not len(points) or points.shape[1] != len(order):
-            return f"points have shape {points.shape}, wanted (1 or more, {len(order)})"
-        if not np.isfinite(points).all():
-            return "a position is NaN or infinite"
-        if not 0.0 < chunk.dt < math.inf:
-            return f"dt is {chunk.dt} s: it must be above 0 and finite"
-        if not math.isfinite(chunk.stamp):
-            return "the stamp is not finite"
-        age = now - chunk.stamp
-        if age < -self.config.future_tolerance:
-            return f"stamped {-age:.3f} s in the future"
-        if age > self.config.chunk_timeout:
-            return f"{age:.3f} s old, older than {self.config.chunk_timeout:g} s"
-        if self.chunk is not None and chunk.stamp < self.chunk.stamp:
-            return "older than the chunk in use"
-        return ""
-
-    def _order(self, names: Sequence[str], exact: bool = True) -> np.ndarray | str:
-        """Where each joint of the gate stands in `names`, or what is wrong with `names`."""
-        key = (*names, "" if exact else "...")
-        order = self._orders.get(key)
-        if order is None:
-            order = _find_order(self.config.names, tuple(names), exact)
-            if len(self._orders) < 16:  # senders are few; a mad one must not fill the memory
-                self._orders[key] = order
-        return order
-
-
-def _find_order(wanted: tuple[str, ...], names: tuple[str, ...], exact: bool) -> np.ndarray | str:
-    missing = [name for name in wanted if name not in names]
-    if missing:
-        return f"joint {missing[0]} is missing"
-    twice = [name for name in wanted if names.count(name) > 1]
-    if twice:
-        return f"joint {twice[0]} is given twice"
-    unknown = [name for name in names if name not in wanted]
-    if exact and unknown:
-        return f"joint {unknown[0]} is unknown"
-    return np.array([names.index(name) for name in wanted])
 
 
 def _interpolate(chunk: Chunk, time: float) -> np.ndarray:

@@ -36,6 +36,7 @@ from vla_ros.ros.lifecycle import OK, WARN, LifecycleNode
 from vla_ros.ros.messages import chunk_message, seconds, tokens_from_message
 from vla_ros.ros.robot_history import STAMP_ROUNDING, RobotHistory, several_publishers
 from vla_ros.ros.running import run
+from vla_ros.ros.texts import shorten
 
 CONTROL_MODE = "end_effector_offset"  # the one that this node can turn into joint targets
 
@@ -143,16 +144,17 @@ class ActionPolicyNode(LifecycleNode):
             goal=goal,
             ended=Future(),
         )
-        self.get_logger().info(f"following: {instruction}")
+        self.get_logger().info(shorten(f"following: {instruction}"))
         if unheard := self._model.unheard_words(instruction):
-            self.get_logger().warning(f"words never taught: {', '.join(unheard)}")
+            self.get_logger().warning(shorten(f"words never taught: {', '.join(unheard)}"))
         return self._following
 
     def _end(self, success: bool, reason: str) -> None:
         following, self._following = self._following, None
         if following is not None:
+            reason = shorten(reason)
             text = f"{reason} ({following.steps} steps): {following.episode.instruction}"
-            self.get_logger().info(text)
+            self.get_logger().info(shorten(text))
             following.ended.set_result((success, reason))
 
     def _on_instruction(self, message: String, _: dict[str, Any] | None = None) -> None:
@@ -162,7 +164,7 @@ class ActionPolicyNode(LifecycleNode):
         try:
             self._follow(message.data)
         except ValueError as error:
-            self.get_logger().error(f"cannot follow '{message.data}': {error}")
+            self.get_logger().error(shorten(f"cannot follow '{message.data}': {error}"))
 
     def _on_goal(self, _: FollowInstruction.Goal) -> GoalResponse:
         return GoalResponse.ACCEPT if self.state == "active" else GoalResponse.REJECT
@@ -178,9 +180,9 @@ class ActionPolicyNode(LifecycleNode):
         try:
             following = self._follow(goal.request.instruction, goal.request.time_limit, goal)
         except ValueError as error:
-            self.get_logger().error(f"cannot follow '{goal.request.instruction}': {error}")
+            self.get_logger().error(shorten(f"cannot follow '{goal.request.instruction}': {error}"))
             goal.abort()
-            return FollowInstruction.Result(success=False, reason=str(error))
+            return FollowInstruction.Result(success=False, reason=shorten(str(error)))
         success, reason = await following.ended
         if goal.is_cancel_requested:
             goal.canceled()
@@ -228,7 +230,7 @@ class ActionPolicyNode(LifecycleNode):
                 f"visual tokens come from encoder {message.encoder_id}, the policy was trained "
                 f"with {self._encoder_id}: give vision_encoder and action_policy one checkpoint"
             )
-            self.get_logger().error(reason)
+            self.get_logger().error(shorten(reason))
             self._end(False, reason)
             return
         self._seen = message  # in the place of one that still waits

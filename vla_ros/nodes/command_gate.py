@@ -2,12 +2,15 @@
 
 `action_chunk` and `joint_states` in, `joint_trajectory` and `gate_status` out; the surprise in
 `imagination` is advice, and nothing waits for it. All decisions are those of vla_ros.safety.gate;
-this file moves messages.
+this file moves messages, and looks who else commands the robot.
+
+Its parameters are fixed when the node starts: nobody on the network can raise a limit.
 """
 
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from typing import Any
 
 from sensor_msgs.msg import JointState
@@ -17,6 +20,7 @@ from trajectory_msgs.msg import JointTrajectory
 from vla_ros.msg import ActionChunk, GateStatus, Imagination
 from vla_ros.robots import panda
 from vla_ros.ros import qos
+from vla_ros.ros.graph import other_publishers, publishers
 from vla_ros.ros.lifecycle import OK, WARN, LifecycleNode
 from vla_ros.ros.messages import (
     chunk_from_message,
@@ -27,9 +31,11 @@ from vla_ros.ros.messages import (
 )
 from vla_ros.ros.parameters import Parameter
 from vla_ros.ros.running import run
+from vla_ros.ros.texts import kind, shorten
 from vla_ros.safety.gate import Command, CommandGate, GateConfig, State
 
 _STATUS_PERIOD = 0.1  # s
+_LOOK_PERIOD = 0.2  # s between two looks at who publishes what
 
 PARAMETERS = {
     "joint_names": Parameter(
@@ -95,15 +101,30 @@ PARAMETERS = {
     ),
     "base_frame": Parameter(panda.BASE_FRAME, "Frame named in gate_status and joint_trajectory."),
 }
+# All of them are limits, or decide when there is a command: to change one, start the node anew.
+PARAMETERS = {name: replace(entry, read_only=True) for name, entry in PARAMETERS.items()}
 
 
 class CommandGateNode(LifecycleNode):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__("command_gate", PARAMETERS, **kwargs)
+        self._gate: CommandGate | None = None
 
     def configure(self) -> None:
         params = self.params
-        self._config = GateConfig(
+        if params.lookahead * params.rate < 1.0:
+            raise ValueError(
+                f"lookahead ({params.lookahead:g} s) is shorter than a period of rate "
+                f"({params.rate:g} Hz): the robot would stop between commands"
+            )
+        if self._gate is None:  # one for all time: it knows what the robot was told last
+            self._gate = CommandGate(self._config())
+        self._trajectories = self.publisher(JointTrajectory, "joint_trajectory", qos.standard(1))
+        self._statuses = self.publisher(GateStatus, "gate_status", qos.latched())
+
+    def _config(self) -> GateConfig:
+        params = self.params
+        return GateConfig(
             names=params.joint_names,
             lower=params.position_lower,
             upper=params.position_upper,
@@ -120,33 +141,31 @@ class CommandGateNode(LifecycleNode):
             slowdown=params.slowdown,
             surprise_pause=params.surprise_pause,
             surprise_timeout=params.surprise_timeout,
+            # Of the robot itself: others may move it faster than this gate does.
+            jump_velocity=[2.0 * limit for limit in params.velocity_limit],
         )
-        if params.lookahead * params.rate < 1.0:
-            raise ValueError(
-                f"lookahead ({params.lookahead:g} s) is shorter than a period of rate "
-                f"({params.rate:g} Hz): the robot would stop between commands"
-            )
-        self._trajectories = self.publisher(JointTrajectory, "joint_trajectory", qos.standard(1))
-        self._statuses = self.publisher(GateStatus, "gate_status", qos.latched())
 
     def activate(self) -> None:
-        self._gate = CommandGate(self._config)
+        self._gate.reset("started")
         self._stamp = to_time(0.0)  # of the observation behind the chunk in use
         self._reported: tuple[State, str, int, bool] | None = None
+        self._logged_state = ""
         self._status_due = -1.0
+        self._look_around()
         self.subscribe(ActionChunk, "action_chunk", self._on_chunk, qos.standard(1))
-        self.subscribe(JointState, "joint_states", self._on_joint_states, qos.standard(1))
+        # Not only the newest: one that is true must not be lost among many that are false.
+        self.subscribe(JointState, "joint_states", self._on_joint_states, qos.standard())
         # Not only the newest: an imagined video follows the surprise of a newer frame.
         self.subscribe(Imagination, "imagination", self._on_imagination, qos.standard())
         self.every(1.0 / self.params.rate, self._tick)
-        self._tick()  # the first status; a new gate sends no command
+        self.every(_LOOK_PERIOD, self._look_around, steady=True)
+        self._tick()  # the first status; a gate that just started sends no command
 
     def deactivate(self) -> None:
         """Leave the robot with a command to stay, and everyone told that no more will come."""
-        gate = self._gate
-        if gate.state is State.ACTIVE:
-            self._publish(Command(gate.last, self._config.lookahead, 0.0, True))
-        gate.reset("deactivated")
+        command = self._gate.stop("deactivated", self.now)
+        if command is not None:
+            self._publish(command)
         self._report(self.now)
 
     def diagnose(self) -> tuple[bytes, str, dict[str, Any]]:
@@ -159,8 +178,23 @@ class CommandGateNode(LifecycleNode):
             "surprise": gate.surprise,
             "slowed": gate.slowed,
         }
-        level = OK if gate.state is State.ACTIVE else WARN
+        level = OK if gate.state is State.ACTIVE and not self._rivals else WARN
+        details["several_policies"] = self._rivals
         return level, f"{gate.state.name}: {gate.reason}".removesuffix(": "), details
+
+    # --- others -----------------------------------------------------------------------------
+
+    def _look_around(self) -> None:
+        """One robot, one gate; and the chunks of one policy."""
+        others = other_publishers(self, self._trajectories.topic_name)
+        rival = f"the robot is also commanded by {', '.join(others)}: stop one of the two"
+        self._gate.interlock(shorten(rival) if others else "")
+        # Chunks of several policies are within the limits each, and one of a killed policy may
+        # seem to be there for a while: no reason to stop.
+        policies = publishers(self, "action_chunk")
+        self._rivals = f"action_chunk has several publishers: {', '.join(policies)}"
+        self._rivals = shorten(self._rivals) if len(policies) > 1 else ""
+        self.log_edge("policies", self._rivals)
 
     # --- messages ---------------------------------------------------------------------------
 
@@ -198,15 +232,15 @@ class CommandGateNode(LifecycleNode):
         header = Header(frame_id=self.params.base_frame)
         if not command.hold:
             header.stamp = self._stamp
-        self._trajectories.publish(trajectory_message(command, self._config.names, header))
+        self._trajectories.publish(trajectory_message(command, self._gate.config.names, header))
 
     def _report(self, now: float) -> None:
         gate = self._gate
-        before = self._reported
         self._reported = (gate.state, gate.reason, gate.rejected, gate.slowed)
         self._status_due = now + _STATUS_PERIOD
-        if before is None or before[:2] != self._reported[:2]:
-            text = f"{gate.state.name}: {gate.reason}".removesuffix(": ")
+        text = shorten(f"{gate.state.name}: {gate.reason}".removesuffix(": "))
+        if kind(text) != kind(self._logged_state):
+            self._logged_state = text
             if gate.state is State.HOLD:
                 self.get_logger().warning(text)
             else:  # rclpy wants one severity a line of code
@@ -217,16 +251,16 @@ class CommandGateNode(LifecycleNode):
         seen = gate.accepted > 0
         status = GateStatus(
             state=int(gate.state),
-            reason=gate.reason,
+            reason=shorten(gate.reason),
             observation_stamp=stamp,
             observation_age=now - seconds(stamp) if seen else -1.0,
             accepted=gate.accepted,
             rejected=gate.rejected,
             limited=gate.limited,
-            last_rejection=gate.last_rejection,
+            last_rejection=shorten(gate.last_rejection),
             surprise=gate.surprise,
             slowed=gate.slowed,
-            joint_names=self._config.names,
+            joint_names=self._gate.config.names,
         )
         status.header.stamp = to_time(max(now, 0.0))
         status.header.frame_id = self.params.base_frame

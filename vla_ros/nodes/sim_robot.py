@@ -34,6 +34,7 @@ from vla_ros.ros import qos
 from vla_ros.ros.messages import filled, image_message, joint_state_message, seconds, to_time
 from vla_ros.ros.parameters import Parameters
 from vla_ros.ros.running import run
+from vla_ros.ros.texts import shorten
 from vla_ros.sim.arm import CAMERAS, TICK, ArmWorld
 from vla_ros.sim.tasks import Outcome, Task, sample_task
 from vla_ros.srv import SetTask
@@ -231,7 +232,7 @@ class SimRobot(Node):
             )
         except ValueError as error:
             self.get_logger().warning(
-                f"trajectory rejected: {error}", throttle_duration_sec=_WARN_PERIOD
+                shorten(f"trajectory rejected: {error}"), throttle_duration_sec=_WARN_PERIOD
             )
 
     def _note_latency(self, stamp: int) -> None:

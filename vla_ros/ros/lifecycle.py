@@ -10,6 +10,7 @@ Everything happens in the one thread that spins the node, so a model is never ca
 
 from __future__ import annotations
 
+import time
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -19,6 +20,7 @@ from lifecycle_msgs.msg import State
 from rclpy.clock import Clock
 from rclpy.clock_type import ClockType
 from rclpy.duration import Duration
+from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleNode as RclpyLifecycleNode
 from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from rclpy.qos import QoSProfile
@@ -26,12 +28,14 @@ from rclpy.qos import QoSProfile
 from vla_ros.ros import qos
 from vla_ros.ros.latched_or_not import LatchedOrNot
 from vla_ros.ros.parameters import AUTOSTART, Parameter, Parameters
+from vla_ros.ros.texts import kind, shorten
 
 SUCCESS = TransitionCallbackReturn.SUCCESS
 FAILURE = TransitionCallbackReturn.FAILURE
 ERROR = TransitionCallbackReturn.ERROR
 
 _LAST_WORDS = Duration(seconds=0.3)  # for each publisher to be heard before the process ends
+_EDGES = 4  # lines about one condition in a row; then one in a second
 OK, WARN = DiagnosticStatus.OK, DiagnosticStatus.WARN
 
 
@@ -43,7 +47,9 @@ class LifecycleNode(RclpyLifecycleNode):
         self.failure = ""  # why the last transition failed
         self._while_active: list[Callable[[], Any]] = []
         self._while_configured: list[Callable[[], Any]] = []
-        self._edges: dict[str, str] = {}
+        self._edges: dict[str, str] = {}  # what `log_edge` was told of each condition
+        # What it logged, when (s), and how many lines more it may log then.
+        self._logged: dict[str, tuple[str, float, float]] = {}
         self.params = Parameters(
             self, {"autostart": AUTOSTART, **table}, lambda: self.state != "unconfigured"
         )
@@ -84,8 +90,22 @@ class LifecycleNode(RclpyLifecycleNode):
         return self.get_clock().now().nanoseconds * 1e-9
 
     def publisher(self, message_type: type, topic: str, profile: QoSProfile) -> Any:
-        """A publisher that speaks while the node is active. Use in `configure`."""
+        """A publisher that speaks while the node is active. Use in `configure`.
+
+        A message that the middleware cannot send is lost, with a warning; the caller goes on.
+        """
         publisher = self.create_lifecycle_publisher(message_type, topic, profile)
+        publish = publisher.publish
+
+        def try_to_publish(message: Any) -> None:
+            problem = ""
+            try:
+                publish(message)
+            except rclpy_implementation.RCLError as error:
+                problem = f"cannot publish {topic}: {error}"
+            self.log_edge(f"publish {topic}", problem)
+
+        publisher.publish = try_to_publish
         self._while_configured.append(lambda: self.destroy_lifecycle_publisher(publisher))
         return publisher
 
@@ -111,20 +131,35 @@ class LifecycleNode(RclpyLifecycleNode):
         self.subscribe(message_type, topic, heard.live, qos.standard(), raw)
         self.subscribe(message_type, topic, heard.retained, qos.latched(), raw)
 
-    def every(self, period: float, callback: Callable[[], None]) -> None:
-        """Call back every `period` s of ROS time while the node is active. Use in `activate`."""
-        timer = self.create_timer(period, callback)
+    def every(self, period: float, callback: Callable[[], None], steady: bool = False) -> None:
+        """Call back every `period` s while the node is active. Use in `activate`.
+
+        The time is ROS time, or `steady` time, which runs when there is no simulation too.
+        """
+        clock = Clock(clock_type=ClockType.STEADY_TIME) if steady else None
+        timer = self.create_timer(period, callback, clock=clock)
         self._while_active.append(lambda: self.destroy_timer(timer))
 
     def log_edge(self, topic: str, problem: str) -> None:
         """Log when the condition named `topic` changes: a warning, and one line when it ends.
 
-        `problem` is the present state of that condition in words, "" when all is well.
+        `problem` is the present state of that condition in words, "" when all is well. Texts that
+        differ only in their numbers are of one fault. One that comes and goes again and again is
+        logged once a second.
         """
-        before = self._edges.get(topic, "")
-        if problem == before:
+        self._edges[topic] = shorten(problem)
+        self._log_change(topic)
+
+    def _log_change(self, topic: str) -> None:
+        problem = self._edges[topic]
+        before, at, lines = self._logged.get(topic, ("", 0.0, _EDGES))
+        if problem == before or kind(problem) == kind(before):
             return
-        self._edges[topic] = problem
+        now = time.monotonic()
+        lines = min(lines + now - at, _EDGES)
+        if lines < 1.0:  # asked again with the next diagnostics
+            return
+        self._logged[topic] = problem, now, lines - 1.0
         if problem:
             self.get_logger().warning(problem)
         else:
@@ -188,11 +223,11 @@ class LifecycleNode(RclpyLifecycleNode):
         try:
             hook()
         except (ValueError, OSError) as error:
-            self.failure = str(error)
-            self.get_logger().error(f"cannot {hook.__name__}: {error}")
+            self.failure = shorten(str(error))
+            self.get_logger().error(f"cannot {hook.__name__}: {self.failure}")
             return FAILURE
         except Exception as error:  # rclpy would swallow it without a word
-            self.failure = f"{type(error).__name__}: {error}"
+            self.failure = shorten(f"{type(error).__name__}: {error}")
             self.get_logger().error(f"{hook.__name__} failed:\n{traceback.format_exc()}")
             return ERROR
         return SUCCESS
@@ -202,6 +237,7 @@ class LifecycleNode(RclpyLifecycleNode):
         self.cleanup()
         self._undo(self._while_configured)
         self._edges.clear()
+        self._logged.clear()
 
     @staticmethod
     def _undo(actions: list[Callable[[], Any]]) -> None:
@@ -209,6 +245,8 @@ class LifecycleNode(RclpyLifecycleNode):
             actions.pop()()
 
     def _publish_diagnostics(self) -> None:
+        for topic in self._edges:
+            self._log_change(topic)
         level, message, details = OK, self.state, {}
         if self.state == "active":
             level, message, details = self.diagnose()
@@ -217,9 +255,9 @@ class LifecycleNode(RclpyLifecycleNode):
         status = DiagnosticStatus(
             level=level,
             name=self.get_fully_qualified_name(),
-            message=message,
+            message=shorten(message),
             hardware_id="",
-            values=[KeyValue(key=key, value=str(value)) for key, value in details.items()],
+            values=[KeyValue(key=key, value=shorten(str(v))) for key, v in details.items()],
         )
         array = DiagnosticArray(status=[status])
         array.header.stamp = self.get_clock().now().to_msg()

@@ -21,6 +21,7 @@ from vla_ros.msg import ActionChunk, Imagination, VisualTokens
 from vla_ros.safety.gate import Chunk, Command
 
 _TOKEN_TYPES = {VisualTokens.FLOAT16: np.dtype("<f2"), VisualTokens.FLOAT32: np.dtype("<f4")}
+_LATEST = 2**31 * 10**9 - 1  # ns that a stamp can hold
 _IMAGE_ENCODINGS = {
     ("|u1", 3): "rgb8",
     ("|u1", 1): "mono8",
@@ -38,13 +39,13 @@ def nanoseconds(stamp: Time | Duration) -> int:
 
 
 def to_time(value: float) -> Time:
-    """Seconds since the epoch of the clock, not negative."""
-    nanoseconds = round(value * 1e9)
+    """Seconds since the epoch of the clock; what a stamp cannot hold becomes the nearest it can."""
+    nanoseconds = min(max(round(value * 1e9), 0), _LATEST)
     return Time(sec=nanoseconds // 10**9, nanosec=nanoseconds % 10**9)
 
 
 def to_duration(value: float) -> Duration:
-    nanoseconds = round(value * 1e9)
+    nanoseconds = min(max(round(value * 1e9), -_LATEST), _LATEST)
     return Duration(sec=nanoseconds // 10**9, nanosec=nanoseconds % 10**9)
 
 

@@ -17,6 +17,7 @@ from sensor_msgs.msg import JointState
 from vla_ros.joint_states import CLOCK_RESTART, SECOND, History, JointHistory
 from vla_ros.msg import ActionChunk
 from vla_ros.robots import panda
+from vla_ros.ros.graph import publishers
 from vla_ros.ros.messages import chunk_from_message, nanoseconds
 from vla_ros.safety.gate import Chunk
 
@@ -102,9 +103,8 @@ def several_publishers(node: Node, topics: Sequence[str]) -> str:
     """Who else publishes on a topic that has more than one publisher, in words; "" if none does."""
     parts = []
     for topic in topics:
-        publishers = node.get_publishers_info_by_topic(node.resolve_topic_name(topic))
-        if len(publishers) > 1:
-            names = sorted(f"{p.node_namespace.rstrip('/')}/{p.node_name}" for p in publishers)
+        names = publishers(node, topic)
+        if len(names) > 1:
             parts.append(f"{topic} is published by {', '.join(names)}")
     return "; ".join(parts)
 

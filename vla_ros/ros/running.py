@@ -11,6 +11,7 @@ import re
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,15 +20,23 @@ import rclpy
 from ament_index_python.packages import get_package_share_directory
 from rclpy.context import Context
 from rclpy.executors import ExternalShutdownException, ShutdownException, SingleThreadedExecutor
+from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import remove_ros_args
 
 from vla_ros.ros import parameter_file
+from vla_ros.ros.clock import ignore_impossible_clocks
 from vla_ros.ros.lifecycle import LifecycleNode
 from vla_ros.ros.parameters import ParameterError
 from vla_ros.ros.parent import FAILED, UP, Parent
+from vla_ros.ros.texts import shorten
 from vla_ros.stack.description import NAMES
+
+RCLError = rclpy_implementation.RCLError
+
+_AFTER_ERROR = 0.01  # s of rest, so that a failure that lasts leaves time for others
+_WARN_PERIOD = 5.0  # s
 
 
 class StartError(RuntimeError):
@@ -57,6 +66,7 @@ class Threads:
         except (ValueError, OSError) as error:
             raise StartError(one_line(error)) from error
         self.nodes.append(node)
+        ignore_impossible_clocks(node)
         if isinstance(node, LifecycleNode) and node.params.autostart:
             reason = node.bring_up()
             if reason:
@@ -72,7 +82,8 @@ class Threads:
 
     def _spin(self, node: Node, executor: SingleThreadedExecutor) -> None:
         try:
-            executor.spin()
+            while self._spin_until_error(node, executor):
+                time.sleep(_AFTER_ERROR)
         except (ExternalShutdownException, ShutdownException):
             pass
         except Exception as error:
@@ -80,6 +91,20 @@ class Threads:
             self.failure = f"{node.get_name()}: {type(error).__name__}: {error}"
         finally:
             self.ended.set()
+
+    def _spin_until_error(self, node: Node, executor: SingleThreadedExecutor) -> bool:
+        """Returns whether to go on: the middleware failed, with a message that could not be sent
+        or read. That is a message lost, and no reason for a node to end."""
+        try:
+            executor.spin()
+        except RCLError as error:
+            if not self.context.ok():
+                return False
+            node.get_logger().warning(
+                f"a message is lost: {shorten(str(error))}", throttle_duration_sec=_WARN_PERIOD
+            )
+            return True
+        return False
 
     def stop(self) -> None:
         """End the nodes, the last started first: stop spinning, deactivate, destroy."""

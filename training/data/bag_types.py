@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -67,9 +67,14 @@ class MsgFolders:
         if file is None:
             return None
         try:
-            return get_types_from_msg(file.read_text(), kind)[kind]
+            return _parsed(file.read_text(), kind)[kind]
         except (*_UNREADABLE, OSError) as error:
             raise ValueError(f"{file} defines no message: {error}") from None
+
+
+@lru_cache(maxsize=512)  # the same few types are in every recording, and the parser is slow
+def _parsed(definition: str, kind: str) -> Mapping[str, Fields]:
+    return get_types_from_msg(definition, kind)
 
 
 def _package(file: Path) -> str:
@@ -116,7 +121,7 @@ def _own(channel: Channel) -> Mapping[str, Fields]:
         return {}  # some recorders leave it away; rosbags would read a message without fields
     try:
         if channel.definition_format == "ros2msg":
-            return get_types_from_msg(channel.definition, full_name(channel.type))
+            return _parsed(channel.definition, full_name(channel.type))
         if channel.definition_format == "ros2idl":
             return get_types_from_idl(channel.definition)
     except _UNREADABLE:

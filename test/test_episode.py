@@ -85,7 +85,6 @@ def test_unknown_camera_and_frames_are_named():
 
 
 def test_an_episode_may_be_empty():
-    empty = replace(
-        make(), stamps=np.zeros(0), proprioception=np.zeros((0, 1)), actions=np.zeros((0, 2))
-    )
+    nothing = {"proprioception": np.zeros((0, 1)), "actions": np.zeros((0, 2))}
+    empty = replace(make(), stamps=np.zeros(0), actions_known=None, **nothing)
     assert len(empty) == 0 and list(empty.frames("front")) == []

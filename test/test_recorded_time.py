@@ -179,6 +179,16 @@ def test_a_trajectory_is_read_at_the_time_of_each_frame(tmp_path, stamp):
     np.testing.assert_allclose(one.actions[:, 1], -expected, atol=0.03)
 
 
+def test_a_trajectory_is_new_enough_as_long_as_it_goes_on(tmp_path):
+    said = [*without_commands(20), trajectory(100.0, {0.0: (0, 0), 1.0: (10, 0)})]
+    path = write_bag(tmp_path / "bag", said)
+    (one,) = read(path, command=Stream("command", tolerance=0.25))
+    assert len(one) == 13 and one.notes == (
+        "7 frames left out: without /command of the last 0.25 s",
+    )
+    np.testing.assert_allclose(one.actions[:, 0], np.minimum(np.arange(13), 10), atol=1e-4)
+
+
 def test_a_new_trajectory_replaces_the_one_before(tmp_path):
     first = trajectory(100.0, {0.0: (0, 0), 1.0: (10, 0)})
     second = trajectory(100.5, {0.0: (50, 1), 1.0: (60, 1)})

@@ -62,6 +62,17 @@ def values_at(
     return values
 
 
+def lasting(bag: Bag, topic: Topic) -> np.ndarray | None:
+    """How long each message goes on to be what is commanded, int64 [N], ns; None: it is no plan."""
+    if topic.type == _TRAJECTORY:
+        ends = (m.points[-1].time_from_start if m.points else None for m in bag.messages(topic))
+        return np.array([end.sec * SECOND + end.nanosec if end else 0 for end in ends], np.int64)
+    if topic.type == _CHUNK:
+        ends = (m.horizon * m.dt for m in bag.messages(topic))
+        return np.array([round(end * SECOND) for end in ends], np.int64)
+    return None
+
+
 def is_delta(action: ActionConfig) -> bool:
     """Whether an action is a way to go in one step, so that those of a step add up."""
     return "delta" in action.control_mode

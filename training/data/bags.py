@@ -22,7 +22,7 @@ from vla_ros.observations import proprioception
 from vla_ros.robots.kinematics import ArmKinematics
 from vla_ros.training.data.alignment import Align, Lookup, Span, Stream, other_clock, steady_spans
 from vla_ros.training.data.bag import SECOND, Bag, Topic
-from vla_ros.training.data.bag_commands import TYPES, is_delta, summed_deltas, values_at
+from vla_ros.training.data.bag_commands import TYPES, is_delta, lasting, summed_deltas, values_at
 from vla_ros.training.data.bag_contract import PAIRED, Contract, held_for
 from vla_ros.training.data.bag_state import StateReader
 from vla_ros.training.data.bag_values import VALUES
@@ -166,11 +166,13 @@ class _SpanReader:
             together = min(PAIRED, dt / 4, np.inf if stream.tolerance is None else stream.tolerance)
         age = held_for(stream, period)
         late = round(together * SECOND)
-        found = lookup.rows_at(
-            frames.stamps[at] + late,
-            frames.received[at] + late,
-            None if age is None else age + together,
-        )
+        seen = frames.stamps[at] + late, frames.received[at] + late
+        if age is None or (plans := lasting(self._bag, lookup.topic)) is None:
+            found = lookup.rows_at(*seen, None if age is None else age + together)
+        else:  # a plan is as old as what its end is
+            found = lookup.rows_at(*seen, None)
+            since = seen[not lookup.topic.stamped] - lookup.topic.stamps[found] - plans[found]
+            found = np.where(since > age * SECOND, -1, found)
         missing = found < 0
         within = "" if age is None else f" of the last {age:.3g} s"
         reason = f"without {lookup.topic.name}{within}"

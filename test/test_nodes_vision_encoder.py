@@ -105,11 +105,20 @@ def test_pictures_of_different_times_are_named(make, checkpoint):
     node = make(checkpoint)
     for k in range(5):
         show(node, 10.0 + 0.05 * k, 0)
-        show(node, 10.02 + 0.05 * k, 1)
+        show(node, 9.6 + 0.05 * k, 1)
     level, message, _ = node.diagnose()
     assert not node.published and level == WARN and "pairing_tolerance (0.01 s)" in message
     show(node, 11.0, 0, 1)
     assert node.published and node.diagnose()[0] == OK
+
+
+def test_a_slower_second_camera_is_held(make, checkpoint):
+    node = make(checkpoint)
+    for k in range(20):
+        show(node, 10.0 + 0.05 * k, 0)
+        if k % 2 == 0:
+            show(node, 10.0 + 0.05 * k, 1)
+    assert stamps(node) == [round(10.0 + 0.05 * k, 6) for k in range(20)]
 
 
 def test_pictures_that_it_cannot_read_are_named(make, checkpoint):

@@ -49,6 +49,7 @@ ARROWS = {
     "scene_language": set(),
     "safety": set(),
     "checkpoints": set(),
+    "cameras": {"joint_states"},
     "images": set(),
     "joint_states": set(),
     "observations": {"images", "robots", "joint_states"},
@@ -58,10 +59,11 @@ ARROWS = {
     "models": {"robots", "scene_language"},
     "sim": {"robots", "scene_language"},
     "ros": {"robots", "joint_states", "safety", "stack", "msg", "srv", "action"},
-    "nodes": {"ros", "stack", "models", "safety", "robots", "images", "observations"}
+    "nodes": {"ros", "stack", "cameras", "models", "safety", "robots", "images", "observations"}
     | {"checkpoints", "sim", "recording", "scene_language", "joint_states", "msg", "srv", "action"},
     "training": {"models", "images", "observations", "robots", "scene_language", "safety", "sim"}
-    | {"joint_states", "checkpoints", "video", "live"},  # live: only inside a function, see below
+    # live: only inside a function, see below
+    | {"cameras", "joint_states", "checkpoints", "video", "live"},
 }
 WITH_ROS = {"ros", "nodes", "stack"}  # rooms that may import ROS packages
 # Not rooms but the ways in: they run the whole stack and may import all. No room imports them.

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from vla_ros.cameras import longest_held
 from vla_ros.robots.action_config import ActionConfig
 from vla_ros.robots.kinematics import check_known
 from vla_ros.training.data.alignment import Align, Stream
 
-PAIRED = 0.01  # s by which a camera's picture may be later than the first's that it is seen with
 _TOOL = ("tool_x", "tool_y", "tool_z", "finger_opening")
 _NUMBERS_HELD = 0.2  # s
-_PERIODS_HELD, _PICTURES_HELD = 1.5, 0.5  # periods of a camera, and s
 
 
 @dataclass(frozen=True)
@@ -100,4 +99,4 @@ def held_for(stream: Stream, period: float | None = None) -> float | None:
         return None
     if stream.tolerance is not None:
         return stream.tolerance
-    return _NUMBERS_HELD if period is None else min(_PERIODS_HELD * period, _PICTURES_HELD)
+    return _NUMBERS_HELD if period is None else longest_held(period)

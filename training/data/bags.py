@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from vla_ros.cameras import TOGETHER
 from vla_ros.images import (
     depth_from_compressed,
     depth_from_message,
@@ -23,7 +24,7 @@ from vla_ros.robots.kinematics import ArmKinematics
 from vla_ros.training.data.alignment import Align, Lookup, Span, Stream, other_clock, steady_spans
 from vla_ros.training.data.bag import SECOND, Bag, Topic
 from vla_ros.training.data.bag_commands import TYPES, is_delta, lasting, summed_deltas, values_at
-from vla_ros.training.data.bag_contract import PAIRED, Contract, held_for
+from vla_ros.training.data.bag_contract import Contract, held_for
 from vla_ros.training.data.bag_state import StateReader
 from vla_ros.training.data.bag_values import VALUES
 from vla_ros.training.data.episode import Episode
@@ -163,7 +164,9 @@ class _SpanReader:
         if camera:  # live, too, a picture that is seen with the first camera's belongs to it
             many = len(lookup.stamps) > 1
             period = float(np.median(np.diff(lookup.stamps))) / SECOND if many else dt
-            together = min(PAIRED, dt / 4, np.inf if stream.tolerance is None else stream.tolerance)
+            together = min(
+                TOGETHER, dt / 4, np.inf if stream.tolerance is None else stream.tolerance
+            )
         age = held_for(stream, period)
         late = round(together * SECOND)
         seen = frames.stamps[at] + late, frames.received[at] + late

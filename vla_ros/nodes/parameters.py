@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from vla_ros.cameras import TOGETHER
 from vla_ros.ros.parameters import AUTOSTART, Parameter
 from vla_ros.scene_language.instructions import FAMILIES
 from vla_ros.stack.description import NODES
@@ -19,7 +20,12 @@ VISION_ENCODER = {
         "Image topics, one for each camera of the checkpoint and in its order.",
     ),
     "pairing_tolerance": Parameter(
-        0.01, "Images whose stamps differ by no more belong together, s.", 0.0, 1.0, live=True
+        TOGETHER,
+        "Images whose stamps differ by no more belong together, s; else the newest before the "
+        "first camera's does, at most 1.5 of its camera's periods old.",
+        0.0,
+        1.0,
+        live=True,
     ),
     "rate": Parameter(
         0.0, "Encode at most this often by the images' stamps, Hz; 0: each.", 0.0, 100.0, live=True

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from sensor_msgs.msg import Image
 
+from vla_ros.cameras import PicturePairs
 from vla_ros.checkpoints import resolve
 from vla_ros.images import image_from_message
 from vla_ros.models import checkpoint
@@ -50,8 +51,8 @@ class VisionEncoderNode(LifecycleNode):
         self._publisher = self.publisher(VisualTokens, "visual_tokens", qos.sensor())
 
     def activate(self) -> None:
-        self._newest: list[Image | None] = [None] * len(self.params.camera_topics)
-        self._received = [0] * len(self._newest)
+        self._pairs: PicturePairs[Image] = PicturePairs(len(self.params.camera_topics))
+        self._received = [0] * len(self.params.camera_topics)
         self._paired = self._encoded = 0
         self._inference_time = 0.0
         self._last: float | None = None  # s, stamp of the frame encoded last
@@ -79,23 +80,21 @@ class VisionEncoderNode(LifecycleNode):
         problem = f"no images on {', '.join(silent)}" if silent else self._problem
         if not silent and not paired:
             problem = (
-                "images of the cameras never share a stamp: synchronise the cameras or raise "
-                f"pairing_tolerance ({self.params.pairing_tolerance:g} s)"
+                "images of the cameras are never of one time: synchronise the cameras' clocks or "
+                f"raise pairing_tolerance ({self.params.pairing_tolerance:g} s)"
             )
         self.log_edge("images", problem)
         return (WARN, problem, details) if problem else (OK, "encoding", details)
 
     def _on_image(self, index: int, message: Image) -> None:
         self._received[index] += 1
-        self._newest[index] = message
-        if None in self._newest:
-            return
-        stamps = [seconds(image.header.stamp) for image in self._newest]
-        if max(stamps) - min(stamps) > self.params.pairing_tolerance:
-            return
-        images, self._newest = self._newest, [None] * len(self._newest)
+        stamp, together = seconds(message.header.stamp), self.params.pairing_tolerance
+        for images in self._pairs.add(index, stamp, message, together):
+            self._on_pair(images)
+
+    def _on_pair(self, images: list[Image]) -> None:
         self._paired += 1
-        stamp = stamps[0]  # that of the tokens
+        stamp = seconds(images[0].header.stamp)  # that of the tokens
         if not self._publisher.get_subscription_count() or not self._is_due(stamp):
             return  # nobody would read it, or not so often
         self._last = stamp

@@ -176,6 +176,16 @@ def test_empty_or_unknown_instruction_stops_the_one_before(policy, text):
     assert policy._following is None and following.ended.done()
 
 
+def test_the_same_instruction_again_goes_on(policy):
+    policy._on_instruction(String(data=INSTRUCTION))
+    following = policy._following
+    policy._on_instruction(String(data=f" {INSTRUCTION}"))
+    assert policy._following is following and not following.ended.done()
+    policy._on_instruction(String(data=""))
+    policy._on_instruction(String(data=INSTRUCTION))
+    assert policy._following is not following
+
+
 def test_time_runs_from_the_first_clock_and_over_again_after_a_restart(policy, monkeypatch):
     times = {"now": 0.0}  # simulated time that nobody has published yet
     monkeypatch.setattr(ActionPolicyNode, "now", property(lambda _: times["now"]))

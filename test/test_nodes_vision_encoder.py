@@ -118,7 +118,8 @@ def test_a_slower_second_camera_is_held(make, checkpoint):
         show(node, 10.0 + 0.05 * k, 0)
         if k % 2 == 0:
             show(node, 10.0 + 0.05 * k, 1)
-    assert stamps(node) == [round(10.0 + 0.05 * k, 6) for k in range(20)]
+    # Of the second moment, nobody knew yet how often the second camera tells.
+    assert stamps(node) == [round(10.0 + 0.05 * k, 6) for k in range(20) if k != 1]
 
 
 def test_pictures_that_it_cannot_read_are_named(make, checkpoint):

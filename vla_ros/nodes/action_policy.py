@@ -161,6 +161,9 @@ class ActionPolicyNode(LifecycleNode):
         if not message.data.strip():
             self._end(False, "stopped")
             return
+        following = self._following
+        if following and following.episode.instruction.strip() == message.data.strip():
+            return  # whoever says it again and again means one episode, as in recordings
         try:
             self._follow(message.data)
         except ValueError as error:

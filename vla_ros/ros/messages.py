@@ -21,7 +21,8 @@ from vla_ros.msg import ActionChunk, Imagination, VisualTokens
 from vla_ros.safety.gate import Chunk, Command
 
 _TOKEN_TYPES = {VisualTokens.FLOAT16: np.dtype("<f2"), VisualTokens.FLOAT32: np.dtype("<f4")}
-_LATEST = 2**31 * 10**9 - 1  # ns that a stamp can hold
+_FARTHEST = 2.0**31  # s: the first that a stamp or a duration cannot hold
+_LATEST = 2**31 * 10**9 - 1  # ns: the last that they can
 _IMAGE_ENCODINGS = {
     ("|u1", 3): "rgb8",
     ("|u1", 1): "mono8",
@@ -40,12 +41,12 @@ def nanoseconds(stamp: Time | Duration) -> int:
 
 def to_time(value: float) -> Time:
     """Seconds since the epoch of the clock; what a stamp cannot hold becomes the nearest it can."""
-    nanoseconds = min(max(round(value * 1e9), 0), _LATEST)
+    nanoseconds = min(round(min(max(value, 0.0), _FARTHEST) * 1e9), _LATEST)
     return Time(sec=nanoseconds // 10**9, nanosec=nanoseconds % 10**9)
 
 
 def to_duration(value: float) -> Duration:
-    nanoseconds = min(max(round(value * 1e9), -_LATEST), _LATEST)
+    nanoseconds = min(round(min(max(value, -_FARTHEST), _FARTHEST) * 1e9), _LATEST)
     return Duration(sec=nanoseconds // 10**9, nanosec=nanoseconds % 10**9)
 
 

@@ -31,6 +31,7 @@ from vla_ros.sim.report import EpisodeReport
 from vla_ros.sim.tasks import check_seeds
 from vla_ros.training import metrics
 from vla_ros.training.data.recordings import DATA_HELP, ROBOT_HELP, Robot
+from vla_ros.training.data.sources import add_msg_argument
 from vla_ros.training.evaluation_page import check_kind, draw
 from vla_ros.training.evaluation_text import comparison, overview, table
 from vla_ros.training.phrasings import Phrasings
@@ -169,6 +170,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="sim",
         help=f"sim; with --data {ROBOT_HELP}; default sim",
     )
+    add_msg_argument(parser)
     parser.add_argument("--checkpoint", default="arm", help="name or folder; default arm")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw them on one page there")
@@ -267,7 +269,7 @@ def on_recordings(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
     metrics.require()
     _embedder(arguments)
     model = VisionLanguageActionModel.from_pretrained(resolve(arguments.checkpoint))
-    recordings = Recordings(model, Robot.load(arguments.robot))
+    recordings = Recordings(model, Robot.load(arguments.robot, arguments.msg))
     found = recordings.figures(
         arguments.data, lambda episodes: tqdm(episodes, desc="episodes", unit="episode")
     )

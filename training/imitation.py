@@ -68,6 +68,7 @@ def train(
     robot: str,
     out: Path,
     *,
+    msg: Sequence[Path] = (),
     tensorboard: bool = False,
     deepspeed: Path | None = None,
 ) -> Path:
@@ -81,7 +82,7 @@ def train(
             learn, or the run in `out` began with other settings or data.
     """
     told = vars(recipe) | {"data": [path.resolve() for path in data], "robot": robot}
-    contract = Robot.load(robot)
+    contract = Robot.load(robot, msg)
     policy = _known(recipe.start, contract) if recipe.start else None
     vision = recipe.vision or SIZES[recipe.size]["vision_model"]
     image_size = policy.image_size if policy else build_encoder(vision).image_size

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from vla_ros.training import dagger, imitation
 from vla_ros.training.data.recordings import DATA_HELP, ROBOT_HELP
+from vla_ros.training.data.sources import add_msg_argument
 
 _RECIPES = {"the simulator": dagger.Recipe, "recordings": imitation.Recipe}
 
@@ -16,6 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/policy"), help="folder of the run")
     parser.add_argument("--data", type=Path, nargs="+", metavar="PATH", help=DATA_HELP)
     parser.add_argument("--robot", metavar="NAME", help=ROBOT_HELP)
+    add_msg_argument(parser)
     parser.add_argument("--tensorboard", action="store_true", help="write OUT/tensorboard too")
     parser.add_argument(
         "--deepspeed", type=Path, metavar="FILE", help="such as config/deepspeed_zero1.json"
@@ -49,10 +51,15 @@ def main(arguments: argparse.Namespace) -> None:
         if not arguments.robot:
             raise ValueError("--data needs --robot: what the recorded actions mean")
         folder = imitation.train(
-            recipe(**given), arguments.data, arguments.robot, arguments.out, **options
+            recipe(**given),
+            arguments.data,
+            arguments.robot,
+            arguments.out,
+            msg=arguments.msg,
+            **options,
         )
-    elif arguments.robot:
-        raise ValueError("--robot is for training from recordings: give --data too")
+    elif arguments.robot or arguments.msg:
+        raise ValueError("--robot and --msg are for training from recordings: give --data too")
     else:
         folder = dagger.train(recipe(**given), arguments.out, **options)
     print(f"checkpoint written to {folder}")

@@ -15,6 +15,7 @@ from vla_ros.training.data.episode import Episode
 from vla_ros.training.data.recordings import Robot
 from vla_ros.training.data.shards import EpisodeShard, shard_folders, write_shards
 from vla_ros.training.data.simulation import Shard
+from vla_ros.training.data.sources import Kind, sources
 
 _POLICY_CAMERAS = ("camera", "wrist_camera")  # of the shards that policies train on
 
@@ -118,21 +119,21 @@ def videos(
             raise ValueError(f"{path} does not exist")
         # Folders with a dot before their name are being written.
         inside = [] if path.is_file() else sorted(path.glob("[!.]*"))
-        if any((part / "lengths.npy").is_file() for part in inside):
-            shards = [part for part in inside if (part / "lengths.npy").is_file()]
-            episodes = [e for shard in shards for e in policy_episodes(shard)]
-        elif any((part / "episodes.json").is_file() for part in inside):
-            episodes = _of_shards(path)
-        elif parts := [part for part in inside if any(part.glob("[!.]*/episodes.json"))]:
-            episodes = [e for part in parts for e in _of_shards(part)]
+        if simulated := [part for part in inside if (part / "lengths.npy").is_file()]:
+            episodes = [e for shard in simulated for e in policy_episodes(shard)]
+        elif (shards := _shards_alone(path)) is not None:
+            episodes = [e for shard in shards for e in EpisodeShard.load(shard).episodes()]
         else:
             if robot is None:
-                raise ValueError(f"{path} holds no shards: give --robot to read it as recordings")
+                raise ValueError(
+                    f"{path} holds more than shards: give --robot to read its recordings"
+                )
             place = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]
             target = folder / f"{path.resolve().name}-{place}"
             if not target.exists():
                 write_shards(target, Robot.load(robot).episodes([path]), (camera,), image_size)
-            episodes = _of_shards(target)
+            shards = shard_folders(target)
+            episodes = [e for shard in shards for e in EpisodeShard.load(shard).episodes()]
         for episode in episodes:
             if len(episode) and (size := next(episode.frames(camera, 0, 1)).shape[0]) != image_size:
                 raise ValueError(
@@ -144,8 +145,14 @@ def videos(
     return found
 
 
-def _of_shards(path: Path) -> list[Episode]:
-    return [e for shard in shard_folders(path) for e in EpisodeShard.load(shard).episodes()]
+def _shards_alone(path: Path) -> list[Path] | None:
+    """The shards of `write_shards` in a path; None if there is anything else, or nothing."""
+    try:
+        found = [*sources(path)]
+    except ValueError:
+        return None  # whoever reads it with a robot is told why
+    alone = all(kind is Kind.SHARD for kind, _ in found)
+    return [place for _, place in found] if alone else None
 
 
 def policy_episodes(folder: Path) -> Iterator[Episode]:

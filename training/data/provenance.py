@@ -24,7 +24,7 @@ from vla_ros.training.data import folders
 
 FILE = "provenance.json"
 _SHOWN = 3  # files, of those that changed
-_CODE = ("images.py", "joint_states.py", "observations.py", "robots/*.py")
+_CODE = ("cameras.py", "images.py", "joint_states.py", "observations.py", "robots/*.py")
 _BLOCK = 1 << 20
 
 

@@ -63,6 +63,22 @@ def tokens(node, stamp, encoder_id=None):
     )
 
 
+def test_a_policy_without_instructions_is_started_by_any_and_stopped_by_none(
+    make, checkpoint, tmp_path
+):
+    folder = shutil.copytree(checkpoint, tmp_path / "silent")
+    config = json.loads((folder / "config.json").read_text())
+    config["language_conditioned"] = False
+    (folder / "config.json").write_text(json.dumps(config))
+    node = make(folder)
+    assert node.bring_up() == ""
+    assert node._following is None, "it waits for a start"
+    node._on_instruction(String(data="mach das"))
+    assert node._following.episode.instruction == "mach das"
+    node._on_instruction(String(data=" "))
+    assert node._following is None
+
+
 @pytest.mark.parametrize(
     ("setting", "value", "word"),
     [

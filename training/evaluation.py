@@ -80,7 +80,7 @@ def inference_times(model: VisionLanguageActionModel, steps: int = 300) -> dict[
     size, cameras = model.image_size, len(model.config.cameras)
     images = list(rng.integers(256, size=(cameras, size, size, 3), dtype=np.uint8))
     felt = np.zeros(len(model.config.action.proprioception_names), np.float32)
-    episode = model.start("reach the red cube")
+    episode = model.start(None)
     times = np.empty((steps + 20, 2))
     for row in times:
         began = time.process_time()

@@ -17,7 +17,6 @@ from vla_ros.models.vision import build_encoder
 from vla_ros.models.vlam import VisionLanguageActionModel
 from vla_ros.models.vlam_config import SIZES, Statistics
 from vla_ros.robots.action_config import ActionConfig
-from vla_ros.scene_language.instructions import VOCABULARY
 from vla_ros.scene_language.words import words_of
 from vla_ros.training.data.episode import Episode
 from vla_ros.training.data.episode_windows import EpisodeWindows, action_chunks
@@ -107,7 +106,7 @@ def train(
             vision_model=vision,
             freeze_vision=recipe.freeze_vision,
             cameras=episodes[0].cameras,
-            tokenizer=language.word_tokenizer({*VOCABULARY, *words}),
+            tokenizer=language.word_tokenizer(words),
             language_conditioned=bool(words),
             statistics=statistics,
         )

@@ -147,6 +147,11 @@ class ActionPolicyNode(LifecycleNode):
         self.get_logger().info(shorten(f"following: {instruction}"))
         if unheard := self._model.unheard_words(instruction):
             self.get_logger().warning(shorten(f"words never taught: {', '.join(unheard)}"))
+        if not self._model.config.language_conditioned:
+            self.get_logger().warning(
+                "the policy was trained without instructions: it heeds no words, and does the same "
+                "whatever is said"
+            )
         return self._following
 
     def _end(self, success: bool, reason: str) -> None:

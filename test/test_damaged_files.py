@@ -7,6 +7,7 @@ a checksum.
 import json
 import random
 import re
+import shutil
 import struct
 import zlib
 from collections.abc import Callable
@@ -353,6 +354,14 @@ def test_a_flipped_bit_in_an_image_of_a_shard_is_noticed(tmp_path):
         ValueError, match="images.npy is damaged .an image's checksum differs.*delete"
     ):
         content([last])
+
+
+def test_a_shard_that_is_gone_is_missed(tmp_path):
+    folder = tmp_path / "shards"
+    write_shards(folder, map(episode, range(3)), ("front",), 5, frames=4)
+    shutil.rmtree(folder / "00001")
+    with pytest.raises(ValueError, match="counts 3 episodes, 2 are there.: delete the folder"):
+        shard_folders(folder)
 
 
 def test_shards_of_earlier_versions_are_read(tmp_path):

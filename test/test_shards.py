@@ -68,6 +68,12 @@ def test_shards_appear_whole_or_not_at_all(tmp_path):
         shard_folders(tmp_path)
 
 
+def test_pictures_that_are_too_small_are_named(tmp_path):
+    with pytest.raises(ValueError, match="episode 0: front: image of 16x12 is smaller"):
+        write_shards(tmp_path / "shards", [episode(0, 3)], ("front",), 13)
+    assert not list(tmp_path.iterdir())
+
+
 def test_statistics_are_those_of_all_frames():
     episodes = [episode(i, 3 + 7 * i) for i in range(6)]
     builder = StatisticsBuilder()

@@ -147,7 +147,10 @@ class Recordings:
         pictures = zip(*(episode.frames(camera) for camera in model.config.cameras), strict=True)
         for images, felt in zip(pictures, episode.proprioception, strict=True):
             # Copied, for torch takes no read-only arrays, which pictures of a file may be.
-            small = [np.array(preprocess_image(image, model.image_size)) for image in images]
+            try:
+                small = [np.array(preprocess_image(image, model.image_size)) for image in images]
+            except ValueError as error:
+                raise ValueError(f"{episode.name}: {error}") from None
             began = time.process_time()
             tokens = model.encode(small)
             encoded = time.process_time()

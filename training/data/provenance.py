@@ -23,6 +23,7 @@ from vla_ros import observations
 from vla_ros.training.data import folders
 
 FILE = "provenance.json"
+_IDENTITY = 5  # numbers of a file, see `Provenance.files`
 _SHOWN = 3  # files, of those that changed
 _CODE = ("cameras.py", "images.py", "joint_states.py", "observations.py", "robots/*.py")
 _BLOCK = 1 << 20
@@ -66,9 +67,11 @@ class Provenance:
         """That of a folder; None if it tells none that can be read."""
         try:
             told = json.loads((folder / FILE).read_text())
-            return cls(told["settings"], told["files"], told["code"])
-        except (OSError, ValueError, KeyError, TypeError):
+            read = cls(dict(told["settings"]), dict(told["files"]), str(told["code"]))
+            whole = all(isinstance(f, list) and len(f) == _IDENTITY for f in read.files.values())
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
+        return read if whole else None
 
     def save(self, folder: Path) -> None:
         partial = folder / f".{FILE}.partial"

@@ -191,10 +191,20 @@ def write_shards(
 
 
 def shard_folders(folder: Path) -> list[Path]:
-    """The shards in a folder of `write_shards`. Raises ValueError if there are none."""
+    """The shards in a folder of `write_shards`.
+
+    Raises:
+        ValueError: there are none, one is damaged, or some are missing.
+    """
     found = sorted(path.parent for path in folder.glob("*/episodes.json"))
     if not found:
         raise ValueError(f"{folder} holds no shards of episodes")
+    if (path := folder / "statistics.json").exists():
+        told, there = EpisodeStatistics.load(path).episodes, 0
+        for part in found:
+            there += len(EpisodeShard.load(part).told)
+        if there != told:
+            raise damaged(path, f"it counts {told} episodes, {there} are there")
     return found
 
 
@@ -210,8 +220,11 @@ def _write_shard(
         sums = []
         for episode in episodes:
             for pictures in zip(*(episode.frames(camera) for camera in cameras), strict=True):
-                for picture in pictures:
-                    small = np.ascontiguousarray(preprocess_image(picture, image_size))
+                for camera, picture in zip(cameras, pictures, strict=True):
+                    try:
+                        small = np.ascontiguousarray(preprocess_image(picture, image_size))
+                    except ValueError as error:
+                        raise ValueError(f"{episode.name}: {camera}: {error}") from None
                     file.write(small.data)
                     sums.append(zlib.crc32(small))
     np.save(folder / f"{_IMAGE_SUMS}.npy", np.array(sums, np.uint32).reshape(shape[:2]))

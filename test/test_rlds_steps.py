@@ -41,8 +41,11 @@ def dictionary(**features):
     return {"pythonClassName": "x", "featuresDict": {"features": features}}
 
 
-def dataset(folder, actions, **flags):
-    """One record whose step i shows grey level 10 i; `flags` are is_first and the like."""
+def dataset(folder, actions, times=None, **flags):
+    """One record whose step i shows grey level 10 i; `flags` are is_first and the like.
+
+    `times` are of the steps: a name, a type and values.
+    """
     pictures = [
         cv2.imencode(".png", np.full((4, 4, 3), 10 * i, np.uint8))[1].tobytes()
         for i in range(len(actions))
@@ -54,6 +57,7 @@ def dataset(folder, actions, **flags):
             state=feature("tensor", dimensions=(2,)), eye=feature("image", "uint8", (4, 4, 3))
         ),
         **{name: feature("tensor", "bool") for name in flags},
+        **({times[0]: feature("tensor", times[1])} if times else {}),
     )
     layout = dictionary(steps={"sequence": {"feature": steps}})
     (folder / "features.json").write_text(json.dumps(layout))
@@ -65,6 +69,7 @@ def dataset(folder, actions, **flags):
         "steps/observation/state": np.zeros((len(actions), 2), np.float32),
         "steps/observation/eye": pictures,
         **{f"steps/{name}": np.array(values, int) for name, values in flags.items()},
+        **({f"steps/{times[0]}": np.array(times[2], times[1])} if times else {}),
     }
     with open(folder / "tiny-train.tfrecord-00000-of-00001", "wb") as file:
         write_record(file, serialize_example(content))
@@ -151,3 +156,34 @@ def test_batches_weigh_an_unknown_action_with_nothing(tmp_path):
     (batch,) = windows.whole(40)
     assert batch["known"].shape == (1, 40, 3)
     assert batch["known"][0, 36:].sum(1).tolist() == [3, 2, 1, 0]
+
+
+# --- when steps were ----------------------------------------------------------------------------
+
+TIMES = 3.0 + 0.1 * np.array([0, 1, 2, 7, 8])
+
+
+@pytest.mark.parametrize(
+    ("kind", "unit"), [("float32", 1.0), ("float64", 1.0), ("int64", 1e-3), ("int64", 1e-9)]
+)
+def test_an_episode_is_cut_where_steps_are_missing(tmp_path, kind, unit):
+    times = ("timestamp", kind, np.round(TIMES / unit, 6))
+    path = dataset(tmp_path, [[i, 0] for i in range(5)], times, is_last=last_only())
+    before, after = open_rlds(path, MAPPING)
+    np.testing.assert_allclose(before.stamps, [0.0, 0.1, 0.2], atol=1e-5)
+    assert after.actions[:, 0].tolist() == [3, 3] and after.actions_known.tolist() == [True, False]
+    assert [frame[0, 0, 0] for frame in after.frames("eye")] == [30, 40]
+    assert "no frame for 0.50 s" in " ".join(before.notes)
+
+
+def test_times_that_are_none_are_noted_or_refused(tmp_path):
+    path = dataset(tmp_path, np.zeros((5, 2)), ("time", "float32", np.arange(5) * 0.3))
+    (one,) = open_rlds(path, MAPPING)
+    np.testing.assert_allclose(np.diff(one.stamps), 0.1)
+    assert "'steps/time' tells no times with steps of 0.1 s" in " ".join(one.notes)
+    with pytest.raises(ValueError, match="'steps/time' tells no times .* correct dt"):
+        [*open_rlds(path, replace(MAPPING, stamp="steps/time"))]
+    (one,) = open_rlds(path, replace(MAPPING, stamp=""))
+    assert not one.notes
+    with pytest.raises(ValueError, match="'steps/clock' does not exist"):
+        open_rlds(path, replace(MAPPING, stamp="steps/clock"))

@@ -22,11 +22,11 @@ from vla_ros.training.data.episode import Episode
 from vla_ros.training.data.gaps import steady_parts
 from vla_ros.training.data.rlds_features import Feature, Record, features_by_path
 from vla_ros.training.data.rlds_mapping import OBSERVATION, RldsMapping, camera_name
+from vla_ros.training.data.rlds_times import step_times, time_feature
 from vla_ros.training.data.tfrecord import read_record, read_records
 
 # Where this package wrote the dataset: what RLDS has no place for.
 OWN = "vla_ros"  # key of metadata.json
-STAMP = "steps/stamp_ns"  # int64
 SUCCESS = "episode_metadata/success"  # 1, 0, or -1 for not known
 KNOWN = "steps/action_is_known"  # bool; without it, what RLDS says of the last step holds
 METADATA = ("robot", "control_mode", "dt", "action_names", "proprioception_names")
@@ -205,6 +205,9 @@ class _Source:
         ):
             for key in keys:
                 dataset.require(key, suits, what)
+        self._stamp, self._asked_stamp = time_feature(features, mapping.stamp), mapping.stamp
+        if self._stamp:
+            dataset.require(self._stamp, lambda feature: feature.is_numeric, "numbers")
         self._cameras = {camera_name(key): key for key in cameras}
         self._depths = {camera_name(key).removesuffix("_depth"): key for key in depths}
         self._state, self._action, self._instruction = state, mapping.action, instruction
@@ -279,11 +282,8 @@ class _Source:
         for key in (*pictured, *worded):
             if (count := record.steps(key)) != length:
                 raise ValueError(f"{name}: {key!r} has {count} steps, not {length}")
-        if STAMP in features:
-            # Divided as integers: the quotient is rounded once.
-            stamps = np.array([stamp / 10**9 for stamp in record.integers(STAMP)])
-        else:
-            stamps = np.arange(length) * float(self._settings["dt"])
+        dt, asked = float(self._settings["dt"]), bool(self._asked_stamp)
+        stamps, noted = step_times(record, self._stamp, length, dt, asked)
         success = max(record.integers(SUCCESS), default=-1) if SUCCESS in features else -1
 
         def readers(keys: Mapping[str, str], begin: int) -> dict[str, _Pictures]:
@@ -298,6 +298,7 @@ class _Source:
         felt, told = joined(self._state), joined(self._action)
         own = bool(self._dataset.metadata)
         known, begins, notes = _flags(record, length, own)
+        notes += noted
         parts = list(zip(begins, [*begins[1:], length], strict=True))
         for number, (begin, end) in enumerate(parts):
             part = slice(begin, end)

@@ -129,6 +129,10 @@ class Record:
                 f"{self.name}: {key!r} holds what is no whole number: {error}"
             ) from None
 
+    def tensor(self, key: str) -> np.ndarray:
+        """[T, ...], the tensors of all steps, in the type that they are stored in."""
+        return self._tensors(key)
+
     def numbers(self, key: str) -> np.ndarray:
         """float32 [T, n], the tensors of all steps, flattened."""
         tensors = self._tensors(key)

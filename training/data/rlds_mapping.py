@@ -25,6 +25,8 @@ class RldsMapping:
         action: numbers commanded, joined in this order.
         instruction: a text, the same at all steps; "" for none.
         dt: s between steps. Most datasets do not store it.
+        stamp: when each step was, in s, ms, us or ns; "" for nothing. An episode is cut where steps
+            are missing. By default steps/timestamp and the like, if its steps are dt apart.
         robot, control_mode, action_names, proprioception_names: as in Episode.
     """
 
@@ -34,6 +36,7 @@ class RldsMapping:
     action: Sequence[str] = ("steps/action",)
     instruction: str | None = None
     dt: float | None = None
+    stamp: str | None = None
     robot: str | None = None
     control_mode: str | None = None
     action_names: Sequence[str] | None = None

@@ -82,7 +82,7 @@ def inflate(data: bytes | memoryview, size: int | None = None) -> bytes:
             raise ValueError(f"zstd: it says {told} bytes, {most} are the most it may have")
         unpacker = zstandard.ZstdDecompressor()
         plain = unpacker.decompress(data, max_output_size=max(most, 1), allow_extra_data=False)
-    except zstandard.ZstdError as error:
+    except (zstandard.ZstdError, MemoryError) as error:
         raise ValueError(f"zstd: {error}") from None
     if size is not None and len(plain) != size:
         raise ValueError(f"zstd: it gives {len(plain)} bytes, not {size}")

@@ -6,13 +6,16 @@ import time
 import numpy as np
 import pytest
 import rclpy
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.context import Context
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
-from vla_ros import demo, film, live
-from vla_ros.msg import ActionChunk, Imagination, Narration
+from vla_ros import demo, live
+from vla_ros.film.states import Recorder
+from vla_ros.film.timeline import Sayings
+from vla_ros.msg import ActionChunk, GateStatus, Imagination, Narration
 from vla_ros.nodes.command_gate import CommandGateNode
 from vla_ros.nodes.sim_robot import SimRobot
 from vla_ros.robots import panda
@@ -99,33 +102,40 @@ def test_the_expert_succeeds_through_the_live_gate(family):
         context.try_shutdown()
 
 
-def test_the_film_gets_what_camera_and_world_model_say():
+def test_the_film_gets_what_robot_and_world_model_say():
     context = Context()
     rclpy.init(context=context)
     threads = Threads(context)
     try:
         with demo.Watcher(context, Witness()) as watcher:
             node = threads.start(lambda: rclpy.create_node("sayer", context=context))
-            images = node.create_publisher(Image, "camera/image_raw", qos.sensor())
             expected = node.create_publisher(Imagination, "imagination", qos.standard())
-            publishers = (images, expected)
+            chunks = node.create_publisher(ActionChunk, "action_chunk", qos.standard(1))
+            states = node.create_publisher(GateStatus, "gate_status", qos.latched())
+            doctor = node.create_publisher(DiagnosticArray, "/diagnostics", qos.standard())
+            publishers = (expected, chunks, states, doctor)
             wait_until(lambda: all(p.get_subscription_count() for p in publishers))
             header, later = Header(stamp=to_time(7.0)), Header(stamp=to_time(7.2))
-            picture = np.full((128, 128, 3), 50, np.uint8)
             frames = [image_message(np.full((16, 16, 3), 90, np.uint8), later)]
-            said = Imagination(header=header, dt=0.2, frames=frames, surprise=0.25)
-            seen = watcher.expectations
-
-            def heard():  # best effort: said again until it is
-                images.publish(image_message(picture, header))
-                expected.publish(said)
-                return seen.camera(7.0, 0.0) is not None and seen.imagined(7.2, 0.0) is not None
-
-            wait_until(heard)
-        assert seen.camera(7.0, 0.0).shape == (64, 64, 3) and (seen.camera(7.0, 0.0) == 50).all()
-        frame, ahead = seen.imagined(7.2, 0.0)
-        assert ahead == pytest.approx(0.2) and (frame == 90).all()
+            expected.publish(Imagination(header=header, dt=0.2, frames=frames, surprise=0.25))
+            points = np.tile(panda.HOME, (8, 1))
+            chunks.publish(chunk_message(points, panda.JOINT_NAMES, 0.05, header=header))
+            states.publish(GateStatus(header=header, state=GateStatus.ACTIVE))
+            values = [KeyValue(key="keeps_up", value="False")]
+            of_all = [
+                DiagnosticStatus(name=f"/{name}", message=f"as {name} is", values=values)
+                for name in ("narrator", "world_model")
+            ]
+            doctor.publish(DiagnosticArray(header=header, status=of_all))
+            seen, told = watcher.expectations, watcher.commands
+            wait_until(lambda: seen.imagined(7.2, 0.0) and told.chunks and told.gate)
+            wait_until(lambda: watcher.narrator)
+        found = seen.imagined(7.2, 0.0)
+        assert found.ahead == pytest.approx(0.2) and (found.frame == 90).all() and found.live
         assert seen.surprises(0.0, 9.0) == [(7.0, 0.25)]
+        assert told.gate == [(7.0, True)] and told.chunks[0].stamp == 7.0
+        assert watcher.narrator == "as narrator is" and not watcher.narrator_tried
+        assert watcher.sayings.is_silent(6.5) and watcher.sayings.seconds_without_time == 1
     finally:
         threads.stop()
         context.try_shutdown()
@@ -147,14 +157,30 @@ def test_a_line_of_the_demo_tells_all():
     assert demo._line(lost).startswith("FAILED: fell over; 0 steps")
 
 
-def test_a_narrator_that_is_silent_is_a_failure(capsys):
-    sayings = film.Sayings(Witness(), lambda _: None)
-    assert not demo._tell_truth(sayings)
-    assert "nothing was said: " in capsys.readouterr().out
-    sayings.add(1.0, "The hand is open.")
-    sayings.settle()
-    assert demo._tell_truth(sayings)
-    assert capsys.readouterr().out.startswith("0 of 0 sentences true by physics (1 could not be")
+class Heard:
+    """What a watcher has, of a narrator that says of itself that it is tired."""
+
+    def __init__(self, tried):
+        self.sayings = Sayings(Witness(), lambda _: None)
+        self.narrator, self.narrator_tried = "it is tired", tried
+
+
+def test_a_narrator_that_had_the_time_and_said_nothing_is_a_failure(capsys):
+    assert not demo._tell_truth(Heard(tried=True))
+    assert "no sentence held of the scene" in capsys.readouterr().out
+
+
+def test_a_narrator_without_time_is_none_and_it_is_said(capsys):
+    heard = Heard(tried=False)
+    assert demo._tell_truth(heard)
+    assert "no time for it beside the control (it is tired)" in capsys.readouterr().out
+    heard.sayings.add(1.0, "The hand is open.")
+    heard.sayings.add_no_time(5.0)
+    heard.sayings.settle()
+    assert demo._tell_truth(heard)
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("0 of 0 sentences true by physics (1 could not be")
+    assert second.startswith("in 1 s the narrator had no time")
 
 
 def test_what_is_said_is_judged_by_the_robot_s_own_physics_and_printed_once(capsys):
@@ -168,7 +194,7 @@ def test_what_is_said_is_judged_by_the_robot_s_own_physics_and_printed_once(caps
 
         def begin():
             world = robot.world
-            recorders.append(film.Recorder(robot))
+            recorders.append(Recorder(robot))
             robot.reset(sample_task("pick", 2))
             way = world.joint_positions()[None]
             way[0, 0] += 0.5  # rad, about the upright: 2 cm to the left in 0.2 s

@@ -100,8 +100,13 @@ def show(node, stamp, number=None):
 
 def tell(node, stamp, offsets, joints=panda.HOME):
     """A chunk of tool offsets, decided at `stamp` with those joints."""
-    points = end_effector_chunk_to_joints(node._kinematics, joints, np.atleast_2d(offsets))
+    points = end_effector_chunk_to_joints(ArmKinematics(), joints, np.atleast_2d(offsets))
     node._on_chunk(chunk_message(points, panda.JOINT_NAMES, 0.05, header=header(stamp)))
+
+
+def planned(node):
+    """What the robot is to do after the newest frame."""
+    return node._plans.to_follow(node._seen.header.stamp, node.params.horizon)
 
 
 def gate(node, stamp, state=GateStatus.ACTIVE):
@@ -356,18 +361,18 @@ def test_the_plan_is_the_newest_chunks_as_far_as_it_reaches(node):
     show(node, 10.0)
     feel(node, 10.0)
     gate(node, 10.0)
-    assert node._plan() is None  # nothing is planned
+    assert planned(node) is None  # nothing is planned
     path = np.linspace(0.005, 0.04, 8)[:, None] * [1.0, 0.0, -0.5, 0.0]
     tell(node, 9.95, path)
-    actions, felt = node._plan()
+    actions, felt = planned(node)
     wanted = path[np.minimum(np.arange(1, 9), 7)]  # two steps, the last point twice
     np.testing.assert_allclose(actions, wanted, atol=1e-3)
-    np.testing.assert_array_equal(felt, proprioception(panda.HOME, node._kinematics))
+    np.testing.assert_array_equal(felt, proprioception(panda.HOME, ArmKinematics()))
     tell(node, 9.95, path[:2])
-    assert node._plan() is None  # too short
+    assert planned(node) is None  # too short
     tell(node, 9.95, path)
     gate(node, 10.05, GateStatus.HOLD)
-    assert node._plan() is None
+    assert planned(node) is None
 
 
 # --- what cannot be configured --------------------------------------------------------------------

@@ -9,33 +9,24 @@ from pathlib import Path
 
 import numpy as np
 import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.context import Context
 from rclpy.node import Node
-from sensor_msgs.msg import Image
 from tqdm import tqdm
 
 from vla_ros.checkpoints import resolve
-from vla_ros.film import (
-    FRAMES_PER_SECOND,
-    Expectations,
-    Recorder,
-    Recording,
-    Saying,
-    Sayings,
-    Studio,
-    beside,
-    caption,
-    contact_sheet,
-    spread,
-    what_happened,
-)
-from vla_ros.images import image_from_message
+from vla_ros.film.drawing import Studio, beside, caption, contact_sheet, spread, what_happened
+from vla_ros.film.imagining import Commands, can_be_expected, imagine_afterwards
+from vla_ros.film.states import FRAMES_PER_SECOND, Recorder, Recording
+from vla_ros.film.timeline import Expectations, Saying, Sayings
 from vla_ros.live import running
+from vla_ros.models.genie.genie import WorldModel
 from vla_ros.models.vlam import VisionLanguageActionModel
-from vla_ros.msg import Imagination, Narration
-from vla_ros.observations import preprocess_image
+from vla_ros.msg import ActionChunk, GateStatus, Imagination, Narration, TaskStatus
+from vla_ros.observations import image_from_message
 from vla_ros.ros import qos
 from vla_ros.ros.messages import seconds
+from vla_ros.ros.robot_history import arm_chunk
 from vla_ros.ros.running import Threads
 from vla_ros.scene_language.instructions import FAMILIES
 from vla_ros.sim.report import EpisodeReport
@@ -48,7 +39,7 @@ _NEEDED = 0.9  # share of the episodes that must succeed
 _COLUMNS = 6  # of the contact sheet
 _TAIL = 1.2  # s filmed after an episode; the robot says then how it leaves the table
 _MAX_FRAMES = 700  # of the film: drawing one takes 50 ms
-_WATCHED = 64  # pixels of either side of the camera's frames that are kept for the film
+_NO_TIME = "(no time to say anything)"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -99,11 +90,10 @@ def main(arguments: argparse.Namespace) -> int:
         recordings = recorder.recordings
     watcher.sayings.settle()
     arguments.out.mkdir(parents=True, exist_ok=True)
+    _complete(recordings, watcher)
     _film(recordings, reports, watcher.expectations, watcher.sayings, arguments.out)
 
-    if not watcher.expectations.any_imagined:
-        print("the film has nothing imagined: this machine had no time for it beside the control")
-    spoke = not narrator or _tell_truth(watcher.sayings)
+    spoke = not narrator or _tell_truth(watcher)
     succeeded = sum(report.success for report in reports)
     print(f"{succeeded} of {count} episodes succeeded", end="")
     print(f"; look at {arguments.out}/demo.mp4 and {arguments.out}/contact_sheet.png")
@@ -111,14 +101,22 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 class Watcher:
-    """Keeps what the camera shows, what the world model expects and what the narrator says, which
-    it also prints. A context manager."""
+    """Keeps what the world model expects, what the robot is told, and what the narrator says, which
+    it also prints. A context manager.
+
+    Attributes:
+        expectations: without what the cameras showed, which the recordings have.
+        commands: the policy's, and whether the gate let them through.
+        narrator: what it said of itself last, in /diagnostics; "" if nothing.
+        narrator_tried: whether it ever had a sentence, be it one that it did not say.
+    """
 
     def __init__(self, context: Context, witness: Witness) -> None:
-        self.expectations = Expectations()
+        self.expectations, self.commands = Expectations(), Commands()
         self.sayings = Sayings(witness, self._tell)
+        self.narrator, self.narrator_tried = "", False
         self._witness = witness
-        self._now = 0.0  # s, of the newest frame
+        self._now = 0.0  # s of the robot's time
         self._since = 0.0  # s: what is about episodes that began before is not printed
         self._printed: set[tuple[str, bool | None]] = set()
         self._threads = Threads(context)
@@ -136,15 +134,19 @@ class Watcher:
 
     def _make_node(self) -> Node:
         node = rclpy.create_node("film", context=self._threads.context)
-        node.create_subscription(Image, "camera/image_raw", self._on_image, qos.sensor())
-        node.create_subscription(Imagination, "imagination", self._on_imagination, qos.standard(10))
-        node.create_subscription(Narration, "narration", self._on_narration, qos.standard(10))
+        for kind, topic, callback, profile in (
+            (TaskStatus, "sim_robot/task_status", self._on_status, qos.latched()),
+            (Imagination, "imagination", self._on_imagination, qos.standard(10)),
+            (Narration, "narration", self._on_narration, qos.standard(10)),
+            (ActionChunk, "action_chunk", self._on_chunk, qos.standard(10)),
+            (GateStatus, "gate_status", self._on_gate_status, qos.latched()),
+            (DiagnosticArray, "/diagnostics", self._on_diagnostics, qos.standard(10)),
+        ):
+            node.create_subscription(kind, topic, callback, profile)
         return node
 
-    def _on_image(self, message: Image) -> None:
-        small = preprocess_image(image_from_message(message), _WATCHED)
+    def _on_status(self, message: TaskStatus) -> None:
         self._now = seconds(message.header.stamp)
-        self.expectations.add_camera(self._now, small)
         self.sayings.settle(self._now)
 
     def _on_imagination(self, message: Imagination) -> None:
@@ -154,6 +156,23 @@ class Watcher:
 
     def _on_narration(self, message: Narration) -> None:
         self.sayings.add(seconds(message.header.stamp), message.text)
+
+    def _on_chunk(self, message: ActionChunk) -> None:
+        self.commands.chunks.append(arm_chunk(message))
+
+    def _on_gate_status(self, message: GateStatus) -> None:
+        obeys = message.state == GateStatus.ACTIVE and not message.slowed
+        self.commands.gate.append((seconds(message.header.stamp), obeys))
+
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        for status in message.status:
+            if status.name != "/narrator":
+                continue
+            values = {value.key: value.value for value in status.values}
+            self.narrator = status.message
+            self.narrator_tried |= values.get("unsound_share", "unknown") != "unknown"
+            if values.get("keeps_up") == str(False):
+                self.sayings.add_no_time(seconds(message.header.stamp))
 
     def _tell(self, saying: Saying) -> None:
         began = self._witness.episode(saying.time)
@@ -173,16 +192,51 @@ def _line(report: EpisodeReport) -> str:
     )
 
 
-def _tell_truth(sayings: Sayings) -> bool:
-    """Print how much of what was said is true. Returns False if nothing was said."""
+def _tell_truth(watcher: Watcher) -> bool:
+    """Print how much of what was said is true. Returns False if the narrator had the time to speak
+    and yet said nothing."""
+    sayings = watcher.sayings
     if sayings.judged:
         print(sayings.summary())
-        return True
+    elif watcher.narrator_tried:
+        print("nothing was said: no sentence held of the scene that was read")
+    else:
+        print(
+            "nothing was said: the narrator had no time for it beside the control "
+            f"({watcher.narrator or 'it did not come up'})"
+        )
+    if sayings.judged and (silent := sayings.seconds_without_time):
+        print(
+            f"in {silent} s the narrator had no time to keep up: what it did not say then is not "
+            "made up afterwards"
+        )
+    return bool(sayings.judged) or not watcher.narrator_tried
+
+
+def _complete(recordings: list[Recording], watcher: Watcher) -> None:
+    """Give the film what there was no time for while the robot moved, and say how much that is.
+
+    Leaves frames in the recordings only for which something can be expected.
+    """
+    world = WorldModel.from_pretrained(resolve("world"))
+    expectations, dt = watcher.expectations, world.config.dt
+    for recording in tqdm(recordings, desc="imagining what there was no time for"):
+        for view in recording.views:
+            expectations.add_camera(view.time, view.frame)
+        imagine_afterwards(world, recording, watcher.commands, expectations)
+    live = afterwards = 0
+    for recording in recordings:
+        recording.select(can_be_expected(recording, dt))
+        found = [expectations.imagined(time, recording.began) for time in recording.times]
+        live += sum(bool(one and one.live) for one in found)
+        afterwards += sum(bool(one and not one.live) for one in found)
+    total = sum(len(recording.times) for recording in recordings)
     print(
-        "nothing was said: no sentence held of the scene that was read, or this machine had no "
-        "time for it beside the control"
+        f"imagined for {live} of the film's {total} frames while the robot moved, for {afterwards} "
+        "afterwards from the recorded ones"
     )
-    return False
+    if live + afterwards < total:
+        print(f"nothing could be imagined for {total - live - afterwards} frames")
 
 
 def _film(
@@ -196,9 +250,7 @@ def _film(
     total = sum(len(recording.states) for recording in recordings)
     step = 1 + total // _MAX_FRAMES  # long episodes are drawn with fewer frames a second
     for recording in recordings:
-        recording.times = recording.times[::step]
-        recording.states = recording.states[::step]
-        recording.outcomes = recording.outcomes[::step]
+        recording.select(range(0, len(recording.times), step))
     total = sum(len(recording.states) for recording in recordings)
     rows: list[tuple[EpisodeReport, list[np.ndarray]]] = []
     studio = Studio()
@@ -212,13 +264,14 @@ def _film(
                 decided = sum(o is Outcome.RUNNING for o in recording.outcomes) + 1
                 chosen = spread(min(decided, len(recording.states)), _COLUMNS)
                 number = f"episode {i + 1} of {len(reports)}"
-                episode = recording.times[0], recording.times[-1]
+                episode = recording.began, recording.times[-1]
                 pictures = []
                 for k, picture in enumerate(studio.pictures(recording)):
                     outcome = recording.outcomes[k]
                     time_ = recording.times[k]
                     said = sayings.at(time_, episode[0])
-                    told = caption(picture, number, report.instruction, outcome, said)
+                    silence = _NO_TIME if sayings.is_silent(time_) else ""
+                    told = caption(picture, number, report.instruction, outcome, said, silence)
                     video.add(beside(told, expectations, time_, episode))
                     if k in chosen:
                         pictures.append(picture)

@@ -73,8 +73,10 @@ class _AtThreadEnd:
 class SimRobot(Node):
     """See the module's text.
 
-    `frames` holds the newest camera frames. `hook`, when set, is called after every tick, in the
-    spinning thread, the only one that may touch `world`. `ready` is set when it can draw.
+    `frames` holds what the newest camera frames cost, `pictures` the newest itself: uint8 [H, W, 3]
+    by camera, as far as somebody listens; another dict for every frame. `hook`, when set, is called
+    after every tick, in the spinning thread, the only one that may touch `world`. `ready` is set
+    when it can draw.
 
     Raises:
         ParameterError: a parameter is out of bounds.
@@ -88,6 +90,7 @@ class SimRobot(Node):
         self.world = ArmWorld(size, visuals=params.visuals, shadows=params.shadows)
         self.ticks = 0
         self.frames: deque[Frame] = deque(maxlen=2000)
+        self.pictures: dict[str, np.ndarray] = {}
         self.hook: Callable[[], None] | None = None
         self.ready = threading.Event()
 
@@ -183,6 +186,7 @@ class SimRobot(Node):
         if pictures:
             render = time.perf_counter() - begin
             self.frames.append(Frame(_nanoseconds(stamp), begin, render))
+            self.pictures = pictures
         for camera in CAMERAS:
             header = Header(stamp=stamp, frame_id=f"{camera}_optical_frame")
             self._infos[camera].publish(self._camera_info(camera, header))

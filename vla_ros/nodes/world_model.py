@@ -30,11 +30,9 @@ from vla_ros.images import image_from_message
 from vla_ros.models.genie.genie import Dream, Imagined, WorldModel
 from vla_ros.msg import ActionChunk, GateStatus, Imagination
 from vla_ros.nodes.parameters import WORLD_MODEL as PARAMETERS
-from vla_ros.observations import preprocess_image, proprioception
-from vla_ros.robots import panda
+from vla_ros.nodes.plan_reader import PlanReader
+from vla_ros.observations import preprocess_image
 from vla_ros.robots.action_config import ActionConfig
-from vla_ros.robots.actions import joint_chunk_to_end_effector
-from vla_ros.robots.kinematics import ArmKinematics
 from vla_ros.ros import qos
 from vla_ros.ros.lifecycle import OK, WARN, LifecycleNode
 from vla_ros.ros.messages import (
@@ -98,13 +96,13 @@ class WorldModelNode(LifecycleNode):
                 f"{config.longest} frames: give 1 to {config.longest}"
             )
         self._topic = self.params.camera_topic or f"{config.camera}/image_raw"
-        self._kinematics = ArmKinematics()
         self._publisher = self.publisher(Imagination, "imagination", qos.standard())
         # Reliable: what RViz and rqt ask for unless told otherwise.
         self._pictures = self.publisher(Image, "imagination/image", qos.standard(1))
 
     def activate(self) -> None:
         self._history = RobotHistory(self.params.state_topics)
+        self._plans = PlanReader(self._history, self._world.config)
         self._forget()
         self._received = self._observed = self._known = self._begun = 0
         self._unfit = ""  # what is wrong with the images
@@ -220,7 +218,8 @@ class WorldModelNode(LifecycleNode):
         if message is None:
             return
         stamp = seconds(message.header.stamp)
-        if now - stamp < _PATIENCE and self._may_become_known(stamp):
+        since = self._seen and self._seen.stamp
+        if now - stamp < _PATIENCE and self._plans.may_become_known(stamp, since):
             return
         self._waiting = None
         try:
@@ -233,20 +232,6 @@ class WorldModelNode(LifecycleNode):
         self.log_edge("image", "")
         self._observe(picture, message.header, stamp)
 
-    def _may_become_known(self, stamp: float) -> bool:
-        """Whether joint states of the frame's time, or the last of the chunks that led to it, are
-        still to come."""
-        robot, seen, chunk = self._world.config.robot, self._seen, self._history.chunk
-        if robot is None:
-            return False
-        if self._history.joints_complete < stamp - STAMP_ROUNDING:
-            return True
-        if seen is None or chunk is None:
-            return False
-        last = seen.stamp + (robot.points - 1) * robot.dt
-        missing = self._history.point(last, robot.dt / 2) is None
-        return missing and chunk.stamp < last and self._history.obeys(seen.stamp, stamp)
-
     def _observe(self, picture: np.ndarray, header: Header, stamp: float) -> None:
         began = time.perf_counter()
         longest = 1.5 * self._world.config.dt + STAMP_ROUNDING
@@ -256,7 +241,10 @@ class WorldModelNode(LifecycleNode):
             self._imaginings = deque(one for one in self._imaginings if one.asked)
             self._last_imagined = stamp  # not from one frame alone
             self._begun += 1
-        told = self._told(stamp)
+        told = None
+        if self._seen is not None:
+            told = self._plans.led_to(stamp, self._seen.header.stamp, self._tolerance())
+        self._note_joints()
         if told is None:
             observed = self._dream.observe(picture)
         else:
@@ -272,40 +260,9 @@ class WorldModelNode(LifecycleNode):
         )
         self._imagine_now_and_then()
 
-    def _told(self, stamp: float) -> tuple[np.ndarray, np.ndarray] | None:
-        """Robot actions and proprioception of the step that ends at `stamp`; None: unknown.
-
-        As in training: of every frame in between, the first point of the chunk decided on it.
-        """
-        robot, seen, config = self._world.config.robot, self._seen, self._world.config
-        if robot is None or seen is None or not self._history.obeys(seen.stamp, stamp):
-            return None
-        if abs(stamp - seen.stamp - config.dt) > self._tolerance():
-            return None
-        points = [
-            self._history.point(seen.stamp + k * robot.dt, robot.dt / 2)
-            for k in range(robot.points)
-        ]
-        if any(point is None for point in points):
-            return None
-        return self._from_tool(seen.header, np.stack(points))
-
-    def _from_tool(
-        self, header: Header, points: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray] | None:
-        """Joint targets [K, D] as the model's actions, and proprioception at a frame."""
-        try:
-            measured = self._measured(header)
-        except ValueError as error:
-            self.log_edge("joints", f"robot actions are unknown: {error}")
-            return None
-        self.log_edge("joints", "")
-        actions = joint_chunk_to_end_effector(self._kinematics, measured, points)
-        return actions, proprioception(measured, self._kinematics)
-
-    def _measured(self, header: Header) -> np.ndarray:
-        """Joint positions [D]. Raises ValueError when they are not known."""
-        return self._history.joint_positions(panda.JOINT_NAMES, header.stamp)
+    def _note_joints(self) -> None:
+        problem = self._plans.problem
+        self.log_edge("joints", problem and f"robot actions are unknown: {problem}")
 
     # --- imagining --------------------------------------------------------------------------
 
@@ -319,31 +276,14 @@ class WorldModelNode(LifecycleNode):
         if not any(x.get_subscription_count() for x in (self._publisher, self._pictures)):
             return
         self._last_imagined = stamp
-        horizon, plan = self.params.horizon, self._plan()
+        horizon = self.params.horizon
+        plan = self._plans.to_follow(self._seen.header.stamp, horizon)
+        self._note_joints()
         if plan is None:
             steps = self._dream.imagine(horizon)
         else:
             steps = self._dream.imagine(horizon, actions=plan[0], proprioception=plan[1])
         self._begin(Imagining(self._seen, steps, horizon))
-
-    def _plan(self) -> tuple[np.ndarray, np.ndarray] | None:
-        """Robot actions that are to follow the newest frame; None: the robot has no plan.
-
-        Point k of a chunk is what the chunk k frames later should begin with.
-        """
-        robot, chunk, stamp = self._world.config.robot, self._history.chunk, self._seen.stamp
-        if robot is None or chunk is None or not self._history.obeys(stamp, np.inf):
-            return None
-        if abs(chunk.stamp - stamp) > self._world.config.dt:
-            return None
-        times = stamp + robot.dt * np.arange(self.params.horizon * robot.points)
-        index = np.round((times - chunk.stamp) / chunk.dt).astype(int)
-        # Whole steps of the model, if most of their points are known.
-        steps = round(int((index < len(chunk.points)).sum()) / robot.points)
-        if not steps:
-            return None
-        index = index[: steps * robot.points].clip(0, len(chunk.points) - 1)
-        return self._from_tool(self._seen.header, chunk.points[index])
 
     async def _on_imagine(
         self, request: Imagine.Request, response: Imagine.Response
@@ -370,7 +310,7 @@ class WorldModelNode(LifecycleNode):
         actions = felt = None
         if request.actions:
             actions = self._actions(request)
-            felt = proprioception(self._measured(self._seen.header), self._kinematics)
+            felt = self._plans.felt(self._seen.header.stamp)
         steps = self._dream.imagine(
             request.horizon,
             latent_actions=list(request.latent_actions) or None,

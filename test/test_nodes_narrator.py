@@ -404,13 +404,44 @@ def test_what_cannot_be_answered_is_refused_with_the_reason(node, question, word
     assert list(answer.scene) == to_tokens(SCENES[0])  # so that one sees why
 
 
-def test_without_a_picture_or_with_an_old_one_there_is_no_answer(node, monkeypatch):
+def test_without_a_picture_there_is_no_answer(node):
     answer = ask(node, QUESTION)
     assert not answer.success and "nothing was seen yet" in answer.message
+    assert not answer.scene and answer.age == 0.0
+
+
+def test_an_answer_about_an_old_picture_tells_its_age(node, monkeypatch):
     show(node, 10.0)
-    monkeypatch.setattr(NarratorNode, "now", property(lambda _: 15.0))
+    for stamp in np.arange(10.01, 16.0, 0.01):  # the joints go on, and are told otherwise
+        feel(node, stamp, np.zeros(8))
+    monkeypatch.setattr(NarratorNode, "now", property(lambda _: 10.5))
     answer = ask(node, QUESTION)
-    assert not answer.success and "5.0 s old" in answer.message and not answer.scene
+    assert answer.success and answer.age == 0.5 and answer.message == ""
+    monkeypatch.setattr(NarratorNode, "now", property(lambda _: 75.0))
+    later = ask(node, QUESTION)
+    assert later.success and later.age == 65.0 and later.answer == answer.answer
+    assert from_tokens(later.scene) == SCENES[0]
+    assert later.message == "the picture is 65.0 s old: is narrator_eye still active?"
+
+
+def test_without_time_it_speaks_seldom_and_says_once_why(node, monkeypatch):
+    said_of_itself = []
+    monkeypatch.setattr(node._keeping_up, "_warn", said_of_itself.append)
+    monkeypatch.setattr(node._keeping_up, "_info", said_of_itself.append)
+    show(node, 10.0)
+    for _ in range(4):
+        node._missed, node._keeping_up._worked = True, 1e9
+        level, message, details = node.diagnose()
+    assert level == WARN and message.startswith("no time") and details["keeps_up"] is False
+    for stamp in (11.0, 13.0, 15.0, 16.0):
+        show(node, stamp)
+    assert [at for at, _ in said(node)] == [10.0, 15.0]
+    for second in range(5):
+        node._on_tokens(tokens(17.0 + 0.01 * second))
+        feel(node, 17.0 + 0.01 * second)
+        level, _, details = node.diagnose()
+    assert level == OK and details["keeps_up"] is True
+    assert len(said_of_itself) == 2 and said_of_itself[1] == f"no longer: {said_of_itself[0]}"
 
 
 def test_asked_while_a_policy_acts_it_goes_on_narrating(node):
@@ -506,6 +537,8 @@ def test_a_dead_eye_is_named_and_its_return_is_enough(running):
     try:
         wait_for(lambda: "narrator_eye" in running.statuses()[-1].message)
         wait_for(lambda: "is narrator_eye still active" in running.ask(QUESTION).message)
+        answer = running.ask(QUESTION)
+        assert answer.success and answer.age > 2.0
     finally:
         running.blind = False
     assert running.next("narration").text == DESCRIPTIONS[0]
@@ -533,7 +566,7 @@ def test_an_unknown_checkpoint_ends_it_with_one_line(tmp_path):
     assert "Traceback" not in process.output
 
 
-@pytest.mark.parametrize("processes", [False, True])
+@pytest.mark.parametrize("processes", ["none", "aside", "all"])
 def test_in_the_stack_it_narrates_what_its_own_eye_sees(checkpoint, folder, processes):
     listener = Probe("listener", "")
     listener.listen(Narration, "narration", qos.standard())

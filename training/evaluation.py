@@ -224,7 +224,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     sim.add_argument("--live", action="store_true", help="through the ROS 2 nodes, in real time")
     sim.add_argument(
-        "--processes", action="store_true", help="with --live: each node as its own process"
+        "--processes",
+        action="store_true",
+        help="with --live: each node as its own process, not just those that no command waits for",
     )
     sim.add_argument(
         "--compare", type=Path, metavar="FILE", help="JSON of another evaluation to compare with"
@@ -314,7 +316,8 @@ def in_simulator(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
     }
     if arguments.live:
         settings["processes"] = arguments.processes
-        episodes_played = evaluate_live(checkpoint, episodes, processes=arguments.processes)
+        processes = "all" if arguments.processes else "aside"
+        episodes_played = evaluate_live(checkpoint, episodes, processes=processes)
     else:
         settings["latency_ticks"] = arguments.latency_ticks
         episodes_played = evaluate(

@@ -280,9 +280,14 @@ def evaluate(
 
 
 def evaluate_live(
-    checkpoint: Path, episodes: list[tuple[str, int]], *, processes: bool
+    checkpoint: Path, episodes: list[tuple[str, int]], *, processes: str
 ) -> Iterator[tuple[Scenario, Played]]:
     """Play (family, seed) episodes on live nodes, in real time, without any condition.
+
+    Args:
+        checkpoint: of the policy.
+        episodes: family and seed of each.
+        processes: which nodes are processes of their own, see `stack.Stack`.
 
     Raises:
         RuntimeError: the nodes do not come up, or one of them ends.

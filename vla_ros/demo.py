@@ -19,11 +19,11 @@ from vla_ros.film.drawing import Studio, beside, caption, contact_sheet, spread,
 from vla_ros.film.imagining import Commands, can_be_expected, imagine_afterwards
 from vla_ros.film.states import FRAMES_PER_SECOND, Recorder, Recording
 from vla_ros.film.timeline import Expectations, Saying, Sayings
+from vla_ros.images import image_from_message
 from vla_ros.live import running
 from vla_ros.models.genie.genie import WorldModel
 from vla_ros.models.vlam import VisionLanguageActionModel
 from vla_ros.msg import ActionChunk, GateStatus, Imagination, Narration, TaskStatus
-from vla_ros.observations import image_from_message
 from vla_ros.ros import qos
 from vla_ros.ros.messages import seconds
 from vla_ros.ros.robot_history import arm_chunk

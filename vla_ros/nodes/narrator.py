@@ -17,6 +17,7 @@ import math
 import sys
 import time
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -26,7 +27,7 @@ import torch
 from sensor_msgs.msg import JointState
 
 from vla_ros.checkpoints import resolve
-from vla_ros.models.narrator import Narrator, Sight, plan_of
+from vla_ros.models.narrator import Narrator, Said, Sight, plan_of
 from vla_ros.msg import ActionChunk, Narration, VisualTokens
 from vla_ros.nodes.parameters import NARRATOR as PARAMETERS
 from vla_ros.observations import proprioception
@@ -34,6 +35,7 @@ from vla_ros.robots import panda
 from vla_ros.robots.actions import joint_chunk_to_end_effector
 from vla_ros.robots.kinematics import ArmKinematics
 from vla_ros.ros import qos
+from vla_ros.ros.keeping_up import KeepingUp
 from vla_ros.ros.lifecycle import OK, WARN, LifecycleNode
 from vla_ros.ros.messages import seconds, tokens_from_message
 from vla_ros.ros.robot_history import RESTART, STAMP_ROUNDING, RobotHistory, arm_chunk
@@ -46,7 +48,9 @@ from vla_ros.srv import Ask
 _TOKENS = "narrator/visual_tokens"
 _SILENCE = 0.5  # s of frames without chunks that end an instruction
 _WAITING = 0.3  # s that a frame and its chunk may wait for each other
-_OLD = 2.0  # s; a picture of before is not asked about
+_LATE = 1.0  # s from a picture to what is said about it
+_SELDOM = 5.0  # s between two sentences when there is no time for more
+_OLD = 2.0  # s; that an answer is about an older picture is said with it
 _JUDGED = 20  # newest sentences, of which the share of unsound ones is told
 
 
@@ -80,7 +84,12 @@ class NarratorNode(LifecycleNode):
     def activate(self) -> None:
         self._history = RobotHistory(self.params.state_topics)
         self._forget()
+        log = self.get_logger()
+        self._keeping_up = KeepingUp(
+            log.warning, log.info, f"what is seen is told every {_SELDOM:g} s at most"
+        )
         self._received = self._published = 0
+        self._missed = False  # a sentence came late, or none could be said
         self._inference_time = 0.0
         self._sound: deque[bool] = deque(maxlen=_JUDGED)
         self._unknown: tuple[str, ...] = ()
@@ -105,9 +114,13 @@ class NarratorNode(LifecycleNode):
             "unsound_share": round(unsound / len(self._sound), 2) if self._sound else "unknown",
             "unknown_words": ", ".join(self._unknown),
         }
+        self._keeping_up.note(self._missed or bool(self._problem))
+        self._missed = False
+        details["keeps_up"] = not self._keeping_up.is_behind
         problem = "" if received else f"no visual tokens on {_TOKENS}: is narrator_eye active?"
-        self.log_edge("tokens", problem)
-        problem = problem or self._problem
+        self.log_edge("tokens", self._keeping_up.lasting("tokens", problem))
+        self.log_edge("observation", self._keeping_up.lasting("observation", self._problem))
+        problem = self._keeping_up.problem or problem or self._problem
         if not problem and 2 * unsound > _JUDGED:
             problem = (
                 f"{unsound} of the last {len(self._sound)} sentences did not hold of the scene "
@@ -120,7 +133,8 @@ class NarratorNode(LifecycleNode):
     def _forget(self) -> None:
         """Know nothing, as after a start."""
         self._newest: VisualTokens | None = None
-        self._complete: VisualTokens | None = None  # the newest whose joint states have come
+        # The newest whose joint states have come, and those.
+        self._complete: tuple[VisualTokens, np.ndarray] | None = None
         self._frames: deque[VisualTokens] = deque()  # not looked at yet
         self._told: deque[Told] = deque()  # empty: no policy acts
         self._silent_since: float | None = None  # s, of the first frame since the newest chunk
@@ -131,7 +145,7 @@ class NarratorNode(LifecycleNode):
     def _on_tokens(self, message: VisualTokens) -> None:
         self._received += 1
         if message.encoder_id != self._encoder_id:
-            self._trouble(
+            self._problem = (
                 f"visual tokens come from encoder {message.encoder_id}, the narrator was trained "
                 f"with {self._encoder_id}: give narrator_eye and narrator one checkpoint"
             )
@@ -162,8 +176,11 @@ class NarratorNode(LifecycleNode):
 
     def _note_complete(self) -> None:
         newest = self._newest
+        if self._complete and self._complete[0] is newest:
+            return
         if newest and seconds(newest.header.stamp) - self._history.joints_complete < STAMP_ROUNDING:
-            self._complete = newest
+            with suppress(ValueError):  # of joint states that it cannot use
+                self._complete = newest, self._measured(newest)
 
     def _on_chunk(self, message: ActionChunk) -> None:
         problem = ""
@@ -186,11 +203,6 @@ class NarratorNode(LifecycleNode):
             self._silent_since = None
             self._narrate_when_due()
 
-    def _trouble(self, problem: str) -> None:
-        """Tell why frames are not narrated; "" when they are."""
-        self._problem = problem
-        self.log_edge("observation", problem)
-
     # --- narrating --------------------------------------------------------------------------
 
     def _narrate_when_due(self) -> None:
@@ -207,12 +219,13 @@ class NarratorNode(LifecycleNode):
         try:
             measured = self._measured(frame)
             self._narrated, self._gist = stamp, gist
-            self._narrate(frame, told, measured)
+            with self._keeping_up.working():
+                self._narrate(frame, told, measured)
             self._listening_since = None
         except ValueError as error:
-            self._trouble(f"no narration: {error}")
+            self._problem = f"no narration: {error}"
         else:
-            self._trouble("")
+            self._problem = ""
 
     def _observation(self) -> tuple[VisualTokens | None, Told | None]:
         """The newest frame that can be narrated, and what the robot was told on it: while a policy
@@ -226,7 +239,11 @@ class NarratorNode(LifecycleNode):
         return None, None
 
     def _is_due(self, stamp: float, gist: tuple[str, bool] | None) -> bool:
-        if self._narrated is None or gist != self._gist:
+        if self._narrated is None:
+            return True
+        if self._keeping_up.is_behind:
+            return stamp - self._narrated >= _SELDOM
+        if gist != self._gist:
             return True
         rate = self.params.rate
         return rate > 0.0 and stamp - self._narrated >= 1.0 / rate - STAMP_ROUNDING
@@ -249,6 +266,7 @@ class NarratorNode(LifecycleNode):
             known = "" if self._unknown else instruction
             said = self._narrator.narrate(sight.scene, plan_of(felt, point), known)
         self._inference_time = time.perf_counter() - began
+        self._missed |= self.now - seconds(frame.header.stamp) > _LATE
         self._sound.append(said.sound)
         if not said.sound:
             return
@@ -283,41 +301,41 @@ class NarratorNode(LifecycleNode):
 
     def _on_ask(self, request: Ask.Request, response: Ask.Response) -> Ask.Response:
         try:
-            sight = self._look_anew()
-            response.scene = to_tokens(sight.scene)
-            said = self._narrator.answer(sight.scene, request.question)
-            if not said.sound:
-                raise ValueError(
-                    f"the answer '{said.text}' does not hold of the scene that was read"
-                )
+            said = self._answer(request.question, response)
         except ValueError as error:
             response.message = str(error)
             return response
         response.success = True
+        if response.age > _OLD:
+            why = self._problem or "is narrator_eye still active?"
+            response.message = f"the picture is {response.age:.1f} s old: {why}"
         response.answer, response.tokens = said.text, said.grounds
         response.log_probability = said.log_probability
         return response
 
-    def _look_anew(self) -> Sight:
-        """What the newest frame shows whose joint states have come: after it has spoken, those of
-        the very newest may still wait behind older ones.
+    def _answer(self, question: str, response: Ask.Response) -> Said:
+        """What holds of the newest picture, whose scene and age the response gets.
+
+        It is the newest whose joint states have come: after it has spoken, those of the very newest
+        may still wait behind older ones.
 
         Raises:
-            ValueError: there is no such frame, or it cannot be looked at.
+            ValueError: there is no such picture, it cannot be looked at, or there is no answer.
         """
         if self.state != "active":
             raise ValueError(f"narrator is {self.state}: configure and activate it first")
         if self._newest is None:
             why = self._problem or f"are there visual tokens on {_TOKENS}?"
             raise ValueError(f"nothing was seen yet: {why}")
-        frame = self._complete or self._newest
-        stamp = seconds(frame.header.stamp)
-        if self.now - stamp > _OLD:
-            raise ValueError(
-                f"the newest picture is {self.now - stamp:.1f} s old: "
-                f"{self._problem or 'is narrator_eye still active?'}"
-            )
-        return self._look(frame, self._measured(frame))[0]
+        frame, measured = self._complete or (self._newest, self._measured(self._newest))
+        with self._keeping_up.working():
+            sight, _ = self._look(frame, measured)
+            response.scene = to_tokens(sight.scene)
+            said = self._narrator.answer(sight.scene, question)
+        response.age = self.now - seconds(frame.header.stamp)
+        if not said.sound:
+            raise ValueError(f"the answer '{said.text}' does not hold of the scene that was read")
+        return said
 
 
 def _unknown_words(instruction: str) -> tuple[str, ...]:

@@ -34,6 +34,7 @@ from vla_ros.nodes.plan_reader import PlanReader
 from vla_ros.observations import preprocess_image
 from vla_ros.robots.action_config import ActionConfig
 from vla_ros.ros import qos
+from vla_ros.ros.keeping_up import KeepingUp
 from vla_ros.ros.lifecycle import OK, WARN, LifecycleNode
 from vla_ros.ros.messages import (
     image_message,
@@ -104,7 +105,11 @@ class WorldModelNode(LifecycleNode):
         self._history = RobotHistory(self.params.state_topics)
         self._plans = PlanReader(self._history, self._world.config)
         self._forget()
-        self._received = self._observed = self._known = self._begun = 0
+        log = self.get_logger()
+        self._keeping_up = KeepingUp(
+            log.warning, log.info, "nothing is imagined unless it is asked for"
+        )
+        self._received = self._observed = self._known = self._gaps = 0
         self._unfit = ""  # what is wrong with the images
         self._observing_time = self._imagining_time = 0.0  # s, of the newest frame
         self._imagined_since = 0  # frames, since the newest real one
@@ -130,8 +135,9 @@ class WorldModelNode(LifecycleNode):
 
     def diagnose(self) -> tuple[bytes, str, dict[str, Any]]:
         received, observed = self._received, self._observed
-        known, begun = self._known, self._begun
-        self._received = self._observed = self._known = self._begun = 0
+        known, gaps = self._known, self._gaps
+        self._received = self._observed = self._known = self._gaps = 0
+        self._keeping_up.note(bool(gaps))
         surprise = self._seen.surprise if self._seen else None
         details = {
             "frames_per_second": observed,
@@ -139,14 +145,19 @@ class WorldModelNode(LifecycleNode):
             "observing_ms": round(1e3 * self._observing_time, 1),
             "imagining_ms": round(1e3 * self._imagining_time, 1),
             "surprise": "unknown" if surprise is None else round(surprise, 3),
+            "keeps_up": not self._keeping_up.is_behind,
         }
         problem = "" if received else f"no images on {self._topic}"
-        self.log_edge("images", problem)
+        self.log_edge("images", self._keeping_up.lasting("images", problem))
+        unknown = self._plans.problem and f"robot actions are unknown: {self._plans.problem}"
+        self.log_edge("joints", self._keeping_up.lasting("joints", unknown))
         if received and self._unfit:
             problem = self._unfit
         elif received > 1 and self._stamps[0] == self._stamps[-1]:
             problem = f"images on {self._topic}, but their stamps stand still"
-        elif begun > 1:
+        elif self._keeping_up.is_behind:
+            problem = self._keeping_up.problem
+        elif gaps:
             problem = (
                 f"frames are more than {1.5 * self._world.config.dt:g} s apart, and each gap makes "
                 "the model begin anew: is the camera slower, or the machine too busy?"
@@ -233,24 +244,21 @@ class WorldModelNode(LifecycleNode):
         self._observe(picture, message.header, stamp)
 
     def _observe(self, picture: np.ndarray, header: Header, stamp: float) -> None:
-        began = time.perf_counter()
         longest = 1.5 * self._world.config.dt + STAMP_ROUNDING
         if self._seen is None or stamp - self._seen.stamp > longest:
+            self._gaps += self._seen is not None
             self._dream = self._world.start()
             # On a machine that is too busy for both, observing comes first.
             self._imaginings = deque(one for one in self._imaginings if one.asked)
             self._last_imagined = stamp  # not from one frame alone
-            self._begun += 1
         told = None
         if self._seen is not None:
             told = self._plans.led_to(stamp, self._seen.header.stamp, self._tolerance())
-        self._note_joints()
-        if told is None:
-            observed = self._dream.observe(picture)
-        else:
-            actions, felt = told
+        actions, felt = told or (None, None)
+        self._known += told is not None
+        began = time.perf_counter()
+        with self._keeping_up.working():
             observed = self._dream.observe(picture, actions=actions, proprioception=felt)
-            self._known += 1
         self._observing_time = time.perf_counter() - began
         self._observed += 1
         self._imagined_since = 0
@@ -260,16 +268,12 @@ class WorldModelNode(LifecycleNode):
         )
         self._imagine_now_and_then()
 
-    def _note_joints(self) -> None:
-        problem = self._plans.problem
-        self.log_edge("joints", problem and f"robot actions are unknown: {problem}")
-
     # --- imagining --------------------------------------------------------------------------
 
     def _imagine_now_and_then(self) -> None:
         """Begin to imagine under the newest chunk's plan, when it is time and somebody looks."""
         period, stamp = self.params.imagine_period, self._seen.stamp
-        if not period or self._imaginings:
+        if not period or self._imaginings or self._keeping_up.is_behind:
             return
         if stamp - self._last_imagined < period - self._world.config.dt / 2:
             return
@@ -278,11 +282,8 @@ class WorldModelNode(LifecycleNode):
         self._last_imagined = stamp
         horizon = self.params.horizon
         plan = self._plans.to_follow(self._seen.header.stamp, horizon)
-        self._note_joints()
-        if plan is None:
-            steps = self._dream.imagine(horizon)
-        else:
-            steps = self._dream.imagine(horizon, actions=plan[0], proprioception=plan[1])
+        actions, felt = plan or (None, None)
+        steps = self._dream.imagine(horizon, actions=actions, proprioception=felt)
         self._begin(Imagining(self._seen, steps, horizon))
 
     async def _on_imagine(
@@ -351,7 +352,8 @@ class WorldModelNode(LifecycleNode):
             return
         imagining = self._imaginings[0]
         began = time.perf_counter()
-        imagining.imagined.append(next(imagining.steps))
+        with self._keeping_up.working():
+            imagining.imagined.append(next(imagining.steps))
         self._imagining_time = time.perf_counter() - began
         self._imagined_since += 1
         if len(imagining.imagined) == imagining.horizon:

@@ -13,6 +13,7 @@ from launch_ros.substitutions import FindPackageShare
 
 from vla_ros.nodes.parameters import tables
 from vla_ros.ros.parameter_file import ParameterFile, full_name
+from vla_ros.stack.description import COMMAND_TOPIC, NodeDescription, command_topic, describe
 
 ARGUMENTS = [
     DeclareLaunchArgument(
@@ -109,15 +110,16 @@ def nodes(context: LaunchContext) -> list[Node]:
         "respawn_delay": 0.5,
         "ros_arguments": ["--log-level", given["log_level"]],
     }
-    every = {
-        "use_sim_time": use_sim_time == "true" or (use_sim_time, given["robot"]) == ("auto", "sim"),
-        "autostart": given["autostart"] == "true",
-    }
-    checkpoint = {"checkpoint": given["checkpoint"]} if given["checkpoint"] else {}
-    instruction = {"instruction": given["instruction"]} if given["instruction"] else {}
-    command_topic = given["command_topic"] or (
-        "joint_trajectory" if given["robot"] == "sim" else "panda_arm_controller/joint_trajectory"
+    described = describe(
+        robot=given["robot"],
+        checkpoint=given["checkpoint"],
+        instruction=given["instruction"],
+        use_sim_time=None if use_sim_time == "auto" else use_sim_time == "true",
+        record=given["record"],
+        world_model=given["world_model"] == "true",
+        narrator=given["narrator"],
     )
+    topic = command_topic(given["robot"], given["command_topic"])
 
     def file_for(name: str) -> list[str]:
         """The parameter file for a node of which it says something."""
@@ -125,45 +127,24 @@ def nodes(context: LaunchContext) -> list[Node]:
         applies = any(section.matches(full) for section in parameters.sections)
         return [str(parameters.path)] if applies else []
 
-    def lifecycle_node(name: str, own: dict, executable: str = "", **options) -> LifecycleNode:
-        return LifecycleNode(
-            name=name,
-            executable=executable or name,
-            parameters=[*file_for(name), every | own],
+    def action(node: NodeDescription) -> Node:
+        own = dict(node.parameters)
+        if node.has_lifecycle:
+            own["autostart"] = given["autostart"] == "true"
+        remappings = [*node.remappings]
+        if node.uses_command_topic:
+            remappings.append((COMMAND_TOPIC, topic))
+        kind = LifecycleNode if node.has_lifecycle else Node
+        return kind(
+            name=node.name,
+            executable=node.executable,
+            parameters=[*file_for(node.name), *([own] if own else [])],
+            remappings=remappings,
+            prefix=f"nice -n {node.nice}" if node.nice else None,
             **common,
-            **options,
         )
 
-    actions = [
-        lifecycle_node("vision_encoder", checkpoint),
-        lifecycle_node("action_policy", checkpoint | instruction),
-        lifecycle_node("command_gate", {}, remappings=[("joint_trajectory", command_topic)]),
-    ]
-    if given["world_model"] == "true":
-        actions.append(lifecycle_node("world_model", {}))
-    if given["narrator"] not in ("", "none"):
-        checkpoint = {"checkpoint": given["narrator"]}
-        actions.append(lifecycle_node("narrator", checkpoint))
-        remappings = [("visual_tokens", "narrator/visual_tokens")]
-        actions.append(
-            lifecycle_node("narrator_eye", checkpoint, "vision_encoder", remappings=remappings)
-        )
-    if given["record"]:
-        remappings = [("joint_trajectory", command_topic)]
-        folder = {"folder": given["record"]}
-        actions.append(lifecycle_node("recorder", folder, remappings=remappings))
-    if given["robot"] == "sim":
-        # It makes the time, so it does not take it from /clock.
-        actions.append(
-            Node(
-                name="sim_robot",
-                executable="sim_robot",
-                parameters=file_for("sim_robot"),
-                remappings=[("joint_trajectory", command_topic)],
-                **common,
-            )
-        )
-    return actions
+    return [action(node) for node in described]
 
 
 def generate_launch_description() -> LaunchDescription:

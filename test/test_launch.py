@@ -10,6 +10,7 @@ import yaml
 
 from vla_ros.nodes.parameters import tables
 from vla_ros.ros.parameter_file import ParameterError
+from vla_ros.stack.description import NODES
 
 ROOT = Path(__file__).resolve().parents[1]
 LAUNCH = ROOT / "launch" / "arm.launch.py"
@@ -18,7 +19,6 @@ CONFIGS = sorted(path for path in ROOT.glob("config/*.yaml") if path.name != "wi
 NARRATOR = {"narrator", "narrator_eye"}
 ALWAYS = {"vision_encoder", "action_policy", "world_model", "command_gate"} | NARRATOR
 LIFECYCLE = ALWAYS | {"recorder"}
-EXECUTABLES = {"narrator_eye": "vision_encoder"}  # of nodes that are named otherwise
 
 
 def declared_parameters(node: str) -> set[str]:
@@ -56,10 +56,8 @@ def test_arguments_are_those_promised_and_described():
 
 
 def test_executables_are_built():
-    names = {call.args[0].value for call in calls("lifecycle_node")}
-    assert names == LIFECYCLE
-    names = {EXECUTABLES.get(name, name) for name in names}
-    names |= {k.value.value for c in calls("Node") for k in c.keywords if k.arg == "executable"}
+    assert {node.name for node in NODES if node.has_lifecycle} == LIFECYCLE
+    names = {node.executable for node in NODES}
     (built,) = re.findall(r"foreach\(node ([\w\s]+)\)", (ROOT / "CMakeLists.txt").read_text())
     assert names <= set(built.split())
 
@@ -144,6 +142,7 @@ def test_the_narrator_and_its_eye_can_be_left_out():
     from_file = actions(narrator="none")
     assert set(from_file) == {f"/{other}" for other in ALWAYS - NARRATOR | {"sim_robot"}}
     eye = actions()["/narrator_eye"]
+    assert eye.process_description.prefix[0].text == "nice -n 3"
     assert eye.node_executable == "vision_encoder"
     assert eye.expanded_remapping_rules == [("visual_tokens", "narrator/visual_tokens")]
 

@@ -33,6 +33,7 @@ def test_the_arguments_say_which_nodes_there_are_and_what_they_are_told():
     assert names == ["recorder", "command_gate", "action_policy", "vision_encoder"]
     assert bare[0].parameters == {"folder": "bags"}
     assert bare[1].parameters == {"use_sim_time": False}
+    assert describe(narrator="none") == describe(narrator="")
     assert command_topic("sim") == "joint_trajectory" and command_topic("real", "a") == "a"
     with pytest.raises(ValueError, match="sim or real"):
         describe(robot="imagined")

@@ -105,7 +105,8 @@ def describe(
         use_sim_time: whether time comes from /clock; None: with "sim".
         record: folder for a recording of each episode; "": none are made.
         world_model: whether there is the node that imagines what the camera will show.
-        narrator: checkpoint of narrator and its eye, a name or a folder; "": without them.
+        narrator: checkpoint of narrator and its eye, a name or a folder; "none" or "": without
+            them.
 
     Raises:
         ValueError: there is no such kind of robot.
@@ -125,7 +126,7 @@ def describe(
         own["recorder"] = {"folder": record}
     if world_model:
         own["world_model"] = {}
-    if narrator:
+    if narrator not in ("", "none"):  # a launch argument cannot be empty
         own["narrator"] = own["narrator_eye"] = {"checkpoint": narrator}
     # The simulated robot makes the time, and the recorder writes when it received what: neither
     # takes it from /clock.

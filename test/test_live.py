@@ -213,6 +213,12 @@ def test_what_is_said_is_judged_by_the_robot_s_own_physics_and_printed_once(caps
 
             node.create_subscription(Image, "camera/image_raw", speak, qos.sensor())
             wait_until(lambda: robot.world.time - recorder.recordings[0].times[0] > 3.0)
+        views = list(recorder.recordings[0].views)
+        assert {view.frame.shape for view in views} == {(64, 64, 3)}
+        apart = np.diff([view.time for view in views])
+        np.testing.assert_allclose(apart[5:], 0.05, atol=1e-6)  # while somebody looks
+        swung = [view.joints[0] for view in views]
+        assert max(swung) - min(swung) == pytest.approx(0.5, abs=0.05)
         sayings = watcher.sayings
         known = [saying for saying in sayings.judged if saying.true is not None]
         began = recorder.recordings[0].times[0]

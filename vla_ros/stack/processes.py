@@ -13,11 +13,17 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from vla_ros.ros import parent
 from vla_ros.ros.running import StartError
 from vla_ros.stack.description import NodeDescription
 
+# Of a Ctrl-C only this process hears, and ends the others in order. Not a session where that can be
+# avoided: the kernel may share time among sessions first, and then a process gives way to none.
+_OWN_GROUP: dict[str, Any] = (
+    {"process_group": 0} if sys.version_info >= (3, 11) else {"start_new_session": True}
+)
 _PATIENCE = 10.0  # s that a process may take to end before it is killed
 
 
@@ -46,13 +52,12 @@ class NodeProcess:
         if node.nice:
             command = ["nice", "-n", str(node.nice), *command]
         with end:
-            # In a group of its own: of a Ctrl-C only this process hears, and ends them in order.
             self.popen = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 env=parent.environment(end),
                 pass_fds=[end.fileno()],
-                process_group=0,
+                **_OWN_GROUP,
             )
         self._thread = threading.Thread(target=self._listen, args=(line,), daemon=True)
         self._thread.start()

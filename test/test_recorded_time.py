@@ -139,6 +139,20 @@ def test_a_steady_camera_of_any_rate_is_one_episode(tmp_path, rate):
     assert len(one) == pytest.approx(20 * min(rate, 10), rel=0.16)
 
 
+def test_no_frame_follows_another_at_once(tmp_path):
+    """Pictures that come in pairs have the rate of the pairs."""
+    said = [one for one in robot(60, period=0.05) if not (one[0] == "/camera" and one[2] > 101)]
+    late = [image("/camera", 101.2 + 0.05 * i, picture(0)) for i in range(20)]
+    for one in read(write_bag(tmp_path / "late", [*said, *late])):
+        assert np.diff(one.stamps).min(initial=1.0) > 0.09
+    said = [one for one in robot(40, period=0.1) if one[0] != "/camera"]
+    pairs = [
+        image("/camera", 100 + 0.2 * (i // 2) + 0.002 * (i % 2), picture(0)) for i in range(40)
+    ]
+    with pytest.raises(ValueError, match="has a frame every 0.2 s, though its dt is 0.1 s"):
+        read(write_bag(tmp_path / "pairs", [*said, *pairs]))
+
+
 # --- cameras ------------------------------------------------------------------------------------
 
 

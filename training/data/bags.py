@@ -151,7 +151,8 @@ class _SpanReader:
         for row, stamp in zip(rows.tolist(), stamps.tolist(), strict=True):
             if stamp >= due - dt // (2 if every else 4):
                 kept.append(row)
-                due = stamp + dt if every or stamp - due > dt else due + dt
+                # After a gap, time is counted anew; no frame follows another at once.
+                due = stamp + dt if every or stamp - due > 3 * dt // 4 else due + dt
         return np.array(kept, dtype=np.int64)
 
     def _with(

@@ -10,6 +10,7 @@ Nothing here imports ROS: messages are read by their fields, whoever's class the
 from __future__ import annotations
 
 import struct
+import zlib
 from typing import Any
 
 import cv2
@@ -136,10 +137,7 @@ def pixels_of_file(data: bytes | np.ndarray) -> np.ndarray:
             "are read"
         )
     try:
-        pixels = None
-        # Some versions of OpenCV fill up what is missing of a JPEG with grey, and say nothing.
-        if not head.startswith(_JPEG) or b"\xff\xd9" in head:
-            pixels = cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED)
+        pixels = cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED) if _is_whole(head) else None
     except cv2.error:
         pixels = None
     if pixels is None or pixels.dtype not in (np.uint8, np.uint16):
@@ -295,6 +293,34 @@ def _claimed_size(data: bytes) -> tuple[int, int] | None:
     except struct.error:
         return None
     return None
+
+
+def _is_whole(data: bytes) -> bool:
+    """Whether a JPEG or PNG has its end, and a PNG its checksums.
+
+    OpenCV would say so on the terminal, each version in its way; or, of a JPEG, fill up with grey
+    what is missing and say nothing.
+    """
+    if data.startswith(_JPEG):
+        return b"\xff\xd9" in data
+    if not data.startswith(_PNG):
+        return True
+    position, view = len(_PNG), memoryview(data)
+    while position + 12 <= len(data):
+        size, kind = struct.unpack_from(">I4s", data, position)
+        end = position + 8 + size
+        if end + 4 > len(data):
+            return False
+        needed = kind[:1].isupper()  # others tell what can be done without
+        if (
+            needed
+            and zlib.crc32(view[position + 4 : end]) != struct.unpack_from(">I", data, end)[0]
+        ):
+            return False
+        if kind == b"IEND":
+            return True
+        position = end + 4
+    return False
 
 
 def _jpeg_size(data: bytes) -> tuple[int, int] | None:

@@ -137,7 +137,7 @@ def test_another_contract_size_or_version_makes_other_shards(place, capsys, monk
     assert "image size is 6, not 8" in capsys.readouterr().err
     monkeypatch.setattr("vla_ros.training.data.provenance.code", lambda: "another")
     shards(place, size=6)
-    assert "reads recordings in another way" in capsys.readouterr().err
+    assert "makes data in another way" in capsys.readouterr().err
 
 
 def test_shards_that_do_not_tell_what_they_are_of_are_made_anew(place, capsys):

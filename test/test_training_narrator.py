@@ -100,6 +100,10 @@ def test_the_same_seed_gives_the_same_sightings_and_parts_stay(tmp_path):
     written = (part / "images.npy").stat().st_mtime_ns
     collect(tmp_path / "a", CAMERAS, 3, 0, 1)
     assert (part / "images.npy").stat().st_mtime_ns == written
+    more = collect(tmp_path / "a", CAMERAS, 4, 0, 1)
+    assert len(more) == 4 and more[2].scene == first[2].scene, "the last part was not full"
+    anew = collect(tmp_path / "a", CAMERAS, 3, 0, 2)
+    assert [anew[i].scene for i in range(3)] == [other[i].scene for i in range(3)]
 
 
 def test_no_sightings_are_refused():

@@ -34,6 +34,7 @@ from vla_ros.training.data.tokens import TokenClips, blocks
 from vla_ros.training.genie_robot_actions import plan, train_robot_actions
 from vla_ros.training.genie_rollouts import moving_psnr
 from vla_ros.training.genie_tokenizer import still_places
+from vla_ros.training.world_model import Videos
 
 TINY = {
     "tokenizer": {
@@ -145,6 +146,26 @@ def test_bags_are_read_once_and_kept_as_shards(tmp_path):
         wanted = preprocess_image(picture(14), 8)
         np.testing.assert_array_equal(clips.frames(1, np.array([2, 4]))[1], wanted)
     assert len(list((tmp_path / "data").iterdir())) == 2
+    shutil.rmtree(bags[0])
+    write_bag(bags[0], recorded(count=6, first=40))
+    found = videos(bags, str(file), "front", 8, tmp_path / "data")
+    assert [episode.actions[0, 0] for episode in found] == [41, 11], "one was replaced"
+    assert len(list((tmp_path / "data").iterdir())) == 2
+    file.write_text(ROBOT.replace("dt: 0.1", "dt: 0.1\n  horizon: 2"))
+    videos(bags, str(file), "front", 8, tmp_path / "data")
+    told = json.loads(next((tmp_path / "data").glob("*/provenance.json")).read_text())
+    assert told["settings"]["robot"]["action"]["horizon"] == 2
+
+
+def test_a_part_goes_on_with_the_videos_that_it_began_with(shards, tmp_path):
+    settings = genie_tokenizer.Recipe(camera="front", held_out=0.25)
+    Videos.load(settings, [shards], None, 16, tmp_path, "tokenizer")
+    (tmp_path / "tokenizer" / "resume" / "step-00000002").mkdir(parents=True)
+    Videos.load(settings, [shards], None, 16, tmp_path, "tokenizer")
+    more = tmp_path / "more"
+    write_shards(more, map(driven, range(3)), ["front"], 16)
+    with pytest.raises(ValueError, match=r"tokenizer holds a run on other data: \d+ files are new"):
+        Videos.load(settings, [more], None, 16, tmp_path, "tokenizer")
 
 
 def test_rlds_videos_are_read_once_and_kept_as_shards(tmp_path):
@@ -182,6 +203,14 @@ def test_tokens_of_blocks_are_those_of_the_whole_sequence(tmp_path):
             frames = torch.from_numpy(clips.frames(number, index)).permute(0, 3, 1, 2)[None] / 255
             assert np.array_equal(tokenizer.encode(frames)[0].numpy(), found)
             assert np.array_equal(latent.encoder(frames)[1][0].numpy(), led[1:])
+    others = [driven(2, 230), driven(3, 12)]
+    named = zip(others, clips.episodes, strict=True)
+    others = [replace(other, name=one.name) for other, one in named]
+    again = TokenClips.of(Clips(others, "front", 0.2), tokenizer, latent.encoder, tmp_path / "x")
+    TokenClips.of(clips, tokenizer, latent.encoder, tmp_path / "x")
+    assert len(list((tmp_path / "x").iterdir())) == 2, "by what is seen, not by names"
+    assert not np.array_equal(again.tokens, tokens.tokens)
+    shutil.rmtree(tmp_path / "x")
     batch = tokens.batch(0, 0, 5, 6)
     assert batch["tokens"].shape == (5, 6, 16) and batch["actions"].shape == (5, 5)
     before = list(tmp_path.iterdir())

@@ -29,9 +29,10 @@ from vla_ros.scene_language.descriptions import SENTENCES
 from vla_ros.scene_language.instructions import COLORS, FAMILIES
 from vla_ros.sim.tasks import FIRST_TRAINING_SEED
 from vla_ros.training.data.folders import whole_folder
+from vla_ros.training.data.provenance import Provenance, code
 from vla_ros.training.data.simulation import collect, task_list
 from vla_ros.training.data.windows import LENGTHS, Batch, Windows
-from vla_ros.training.run_folder import begin
+from vla_ros.training.run_folder import begin, settle
 from vla_ros.training.trainer import Objective, PolicyTrainer, Settings
 
 # Reaching is learned first and its episodes are short: it takes every second turn of the others.
@@ -50,6 +51,7 @@ _SHARD = 50  # episodes
 _HELD_OUT = 99  # the "round" of the held-out episodes
 _HELD_OUT_BATCHES = 8
 _POLL = 0.2  # s
+_CODE = ("sim/*", "scene_language/*.py", "training/rollout.py")
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,7 @@ def train(
     Processes that a launcher started share `out`; the first of them collects for all.
     """
     args = begin(recipe, out, vars(recipe), deepspeed, keeps=("data",))
+    settle(out, Provenance({}, {}, code(*_CODE)), keeps=("data",))
     with Rounds(recipe, out, collects=args.process_index == 0) as rounds:
         model = VisionLanguageActionModel.from_size(
             "tiny",

@@ -84,7 +84,7 @@ def train(
     )
     args = start(recipe, data, robot, out / "dynamics")
     with args.main_process_first(local=False):
-        videos = Videos.load(recipe, data, robot, tokenizer.config.image_size, out)
+        videos = Videos.load(recipe, data, robot, tokenizer.config.image_size, out, "dynamics")
         trained, held = (
             TokenClips.of(clips, tokenizer, latent.encoder, out / "tokens")
             for clips in (videos.trained, videos.held)

@@ -60,7 +60,7 @@ def train(
     args = start(recipe, data, robot, out / "latent-actions")
     model = LatentActionModel(LatentActionConfig(**part(recipe.size, "latent_actions")))
     with args.main_process_first(local=False):
-        videos = Videos.load(recipe, data, robot, model.config.image_size, out)
+        videos = Videos.load(recipe, data, robot, model.config.image_size, out, "latent-actions")
 
     held = held_out(recipe, videos.held)
     return fit(

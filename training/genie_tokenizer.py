@@ -67,7 +67,7 @@ def train(
         TokenizerConfig(**{**part(recipe.size, "tokenizer"), "quantizer": recipe.quantizer})
     )
     with args.main_process_first(local=False):
-        videos = Videos.load(recipe, data, robot, model.config.image_size, out)
+        videos = Videos.load(recipe, data, robot, model.config.image_size, out, "tokenizer")
 
     held = held_out(recipe, videos.held)
     return fit(

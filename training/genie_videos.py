@@ -8,6 +8,8 @@ changes the light is to surprise the model.
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from vla_ros.sim.arm import CAMERAS, ArmWorld
 from vla_ros.sim.experts import MAX_OFFSET, expert_chunk
 from vla_ros.sim.tasks import FIRST_TRAINING_SEED, Outcome, Task, sample_task
 from vla_ros.training.data.episode import Episode
+from vla_ros.training.data.provenance import Provenance, code, remove_stale
 from vla_ros.training.data.shards import write_shards
 from vla_ros.training.data.simulation import task_list
 from vla_ros.training.rollout import Observation, Rollout
@@ -32,17 +35,29 @@ _MAX_SECONDS = 8.0
 _TAIL = 1.0  # s recorded after a success
 _ASTRAY = 0.06  # probability a frame that a detour begins
 _MAX_LATENCY = 6  # ticks of 10 ms, not reached
+_CODE = ("training/genie_videos.py", "training/rollout.py")
 _LOWEST = 0.025  # m, tool height that a detour stays above
 
 
-def collect(folder: Path, count: int, seed: int, image_size: int) -> Path:
+def provenance(seed: int, image_size: int) -> Provenance:
+    """What videos of `collect` are made from."""
+    settings = {"seed": seed, "image size": image_size}
+    return Provenance(settings, {}, code("sim/*", "scene_language/instructions.py", *_CODE))
+
+
+def collect(folder: Path, count: int, seed: int, image_size: int) -> list[Path]:
     """Record `count` episodes as shards in parts of `folder`; parts that are there stay.
+
+    All are recorded anew if another seed, size or version of the package made what is there.
 
     Args:
         folder: each part appears in it whole or not at all.
         count: episodes, the families of tasks taking turns.
         seed: the same give the same videos.
         image_size: pixels of either side.
+
+    Returns:
+        The parts.
 
     Raises:
         ValueError: `count` is too small to hold any out.
@@ -52,6 +67,14 @@ def collect(folder: Path, count: int, seed: int, image_size: int) -> Path:
     tasks = task_list(FAMILIES, count, _SEEDS + seed * 100_000)
     world = ArmWorld()
     starts = range(0, count, _PART)
+    now = provenance(seed, image_size)
+    remove_stale(folder, now)
+    for start in starts:
+        part = _part(folder, start)
+        if part.exists() and _count(part) != min(_PART, count - start):
+            shutil.rmtree(part)  # the last one, of fewer episodes
+    folder.mkdir(parents=True, exist_ok=True)
+    now.save(folder)
     missing = [s for s in starts if not _part(folder, s).exists()]
     for start in tqdm(missing, desc="videos", unit="part", disable=not missing):
         rng = np.random.default_rng([seed, start])
@@ -59,7 +82,11 @@ def collect(folder: Path, count: int, seed: int, image_size: int) -> Path:
         episodes = [_record(family, number, rng, world, image_size) for family, number in part]
         write_shards(_part(folder, start), episodes, CAMERAS, image_size)
     world.close()
-    return folder
+    return [_part(folder, start) for start in starts]
+
+
+def _count(part: Path) -> int:
+    return sum(len(json.loads(file.read_text())["episodes"]) for file in part.glob("*/epis*.json"))
 
 
 def _part(folder: Path, start: int) -> Path:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -15,7 +13,7 @@ from tqdm import tqdm
 from vla_ros.scene_language.words import words_of
 from vla_ros.training.data.episode import Episode
 from vla_ros.training.data.notices import say
-from vla_ros.training.data.provenance import FILE, Provenance
+from vla_ros.training.data.provenance import Provenance, remove_stale
 from vla_ros.training.data.recordings import Robot
 from vla_ros.training.data.shards import EpisodeShard, shard_folders, write_shards
 from vla_ros.training.data.sources import Kind, sources
@@ -23,7 +21,6 @@ from vla_ros.training.run_folder import settle
 
 _SPLIT_SEED = 0  # which episodes are held out is the same in all runs
 _FEW = 4  # episodes; of fewer, none is held out
-_OURS = re.compile(rf"\d{{5}}|statistics\.json|{re.escape(FILE)}")
 
 
 def shards(
@@ -54,7 +51,7 @@ def shards(
         folder = data[0]
     else:
         made_from = Provenance.of(read, settings, now)
-        _without_stale(folder, made_from, data)
+        remove_stale(folder, made_from, data)
         if not folder.exists():
             cameras, episodes = _beginning(robot, data)
             write_shards(folder, episodes, cameras, image_size, provenance=made_from)
@@ -66,22 +63,6 @@ def shards(
     for episode in shard.episodes():
         robot.check(episode)
     return folder
-
-
-def _without_stale(folder: Path, now: Provenance, data: Sequence[Path]) -> None:
-    """Remove shards that were made from anything else than there is now."""
-    if not folder.exists():
-        return
-    before = Provenance.load(folder)
-    changes = ["they do not tell what they were made from"]
-    if before is not None and not (changes := before.differences(now)):
-        return
-    inside = {path.name for path in folder.iterdir()} if folder.is_dir() else {folder.name}
-    recordings = any(folder.resolve() in (p.resolve(), *p.resolve().parents) for p in data)
-    if recordings or not all(map(_OURS.fullmatch, inside)):
-        raise ValueError(f"{folder} holds other things than shards: name another folder for --out")
-    say(f"{folder} is made anew: {'; '.join(changes)}")
-    shutil.rmtree(folder)
 
 
 def _beginning(robot: Robot, data: Sequence[Path]) -> tuple[Sequence[str], Iterator[Episode]]:

@@ -93,19 +93,24 @@ def begun(out: Path) -> bool:
     )
 
 
-def settle(out: Path, provenance: Provenance) -> None:
+def settle(out: Path, provenance: Provenance, keeps: Sequence[str] = ()) -> None:
     """Keep what a run is trained on, or find that it is what the run began with.
+
+    Args:
+        out: folder of the run.
+        provenance: of its data, as they are now.
+        keeps: as in `begin`; data there that do not tell what they were made from are believed.
 
     Raises:
         ValueError: the run has begun, and its data are no longer what they were.
     """
-    if begun(out):
-        before = Provenance.load(out)
-        changes = (
-            ["it does not tell on which"] if before is None else before.differences(provenance)
-        )
-        if changes:
-            raise ValueError(f"{out} holds a run on other data: {'; '.join(changes)}: {_CURE}")
+    before, changes = Provenance.load(out), []
+    if before is not None:
+        changes = before.differences(provenance)
+    elif begun(out):
+        changes = ["it does not tell on which"]
+    if changes and (begun(out) or any((out / name).exists() for name in keeps)):
+        raise ValueError(f"{out} holds a run on other data: {'; '.join(changes)}: {_CURE}")
     out.mkdir(parents=True, exist_ok=True)
     provenance.save(out)
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,11 +23,13 @@ from torch import Tensor, nn
 
 from vla_ros.training.data.clips import Clips, videos
 from vla_ros.training.data.episode import Episode
-from vla_ros.training.data.recordings import ROBOT_HELP
+from vla_ros.training.data.notices import say
+from vla_ros.training.data.provenance import Provenance
+from vla_ros.training.data.recordings import ROBOT_HELP, Robot
 from vla_ros.training.genie_pictures import Look, Watch
-from vla_ros.training.genie_videos import collect
+from vla_ros.training.genie_videos import collect, provenance
 from vla_ros.training.recorded_data import split
-from vla_ros.training.run_folder import begin
+from vla_ros.training.run_folder import begin, settle
 from vla_ros.training.trainer import Objective, PolicyTrainer, Settings, setting_arguments
 
 _DATA_HELP = "bags, RLDS datasets or shards instead of new videos of the simulator"
@@ -77,17 +79,30 @@ class Videos:
         robot: str | None,
         image_size: int,
         out: Path,
+        run: str,
     ) -> Videos:
-        """Of `data`, or of the simulator. Raises ValueError, see `videos`."""
+        """Of `data`, or of the simulator, for the run of a part in the folder out/run.
+
+        Raises:
+            ValueError: see `videos`; or the run has begun on other data.
+        """
         folder = out / "data"
-        if not data:
-            collect(folder / "simulator", settings.episodes, settings.seed, image_size)
-            data = [folder / "simulator"]
+        if data:
+            contract = Robot.load(robot) if robot else None
+            about = {"robot": contract and asdict(contract), "camera": settings.camera}
+            read = [*data, *map(Path, contract.msg if contract else ())]
+            settle(out / run, Provenance.of(read, about, Provenance.load(out / run)))
+        else:
+            settle(out / run, provenance(settings.seed, image_size))
+            data = collect(folder / "simulator", settings.episodes, settings.seed, image_size)
         return cls.of(videos(data, robot, settings.camera, image_size, folder), settings)
 
     @classmethod
     def of(cls, episodes: Sequence[Episode], settings: WorldSettings) -> Videos:
-        parts = split(episodes, settings.held_out)
+        trained, held = split(episodes, settings.held_out)
+        if not held:
+            say(f"{len(episodes)} episodes: none is held out; what is measured is trained on")
+        parts = trained, held or trained
         return cls(*(Clips(part, settings.camera, settings.dt) for part in parts))
 
 

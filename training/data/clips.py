@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from vla_ros.robots.action_config import ActionConfig
 from vla_ros.training.data.episode import Episode
+from vla_ros.training.data.provenance import Provenance, remove_stale
 from vla_ros.training.data.recordings import Robot
 from vla_ros.training.data.shards import EpisodeShard, shard_folders, write_shards
 from vla_ros.training.data.simulation import Shard
@@ -108,7 +110,8 @@ def videos(
         robot: what recordings are of; shards need none.
         camera: which pictures.
         image_size: S.
-        folder: recordings are written here once, as shards; nothing is if there are only shards.
+        folder: recordings are written here once, as shards, and again if they change; nothing is if
+            there are only shards.
 
     Raises:
         ValueError: a path cannot be read, needs a robot, or has other pictures.
@@ -130,8 +133,14 @@ def videos(
                 )
             place = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]
             target = folder / f"{path.resolve().name}-{place}"
+            contract = Robot.load(robot)
+            settings = {"robot": asdict(contract), "camera": camera, "image size": image_size}
+            read = [path, *map(Path, contract.msg)]
+            now = Provenance.of(read, settings, Provenance.load(target))
+            remove_stale(target, now, [path])
             if not target.exists():
-                write_shards(target, Robot.load(robot).episodes([path]), (camera,), image_size)
+                episodes = contract.episodes([path])
+                write_shards(target, episodes, (camera,), image_size, provenance=now)
             shards = shard_folders(target)
             episodes = [e for shard in shards for e in EpisodeShard.load(shard).episodes()]
         for episode in episodes:

@@ -11,6 +11,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -21,12 +23,15 @@ import cv2
 
 from vla_ros import observations
 from vla_ros.training.data import folders
+from vla_ros.training.data.notices import say
 
 FILE = "provenance.json"
 _IDENTITY = 5  # numbers of a file, see `Provenance.files`
 _SHOWN = 3  # files, of those that changed
 _CODE = ("cameras.py", "images.py", "joint_states.py", "observations.py", "robots/*.py")
 _BLOCK = 1 << 20
+# Names of shards and other parts, and of what stands beside them.
+_OURS = re.compile(rf"\.?([a-z]+-)?\d{{5,6}}(\..*)?|statistics\.json|\.?{re.escape(FILE)}.*")
 
 
 @dataclass(frozen=True)
@@ -98,7 +103,7 @@ class Provenance:
                 found.append(f"{len(files)} file{'s are' if len(files) > 1 else ' is'} {what} "
                              f"({shown}{more})")  # fmt: skip
         if self.code != now.code:
-            found.append("this version of the package reads recordings in another way")
+            found.append("this version of the package makes data in another way")
         return found
 
     @property
@@ -107,6 +112,31 @@ class Provenance:
         files = {name: identity[-1] for name, identity in self.files.items()}
         text = json.dumps([self.settings, files, self.code], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def remove_stale(folder: Path, now: Provenance, data: Iterable[Path] = ()) -> None:
+    """Remove shards, or other data in parts, that were made from anything else than there is now.
+
+    Args:
+        folder: of `write_shards` or with such folders, and what `now.save` leaves.
+        now: what they would be made from.
+        data: recordings, which are never removed.
+
+    Raises:
+        ValueError: there are other things in the folder.
+    """
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    before = Provenance.load(folder)
+    changes = ["they do not tell what they were made from"]
+    if before is not None and not (changes := before.differences(now)):
+        return
+    inside = {path.name for path in folder.iterdir()} if folder.is_dir() else {folder.name}
+    recordings = any(folder.resolve() in (p.resolve(), *p.resolve().parents) for p in data)
+    if recordings or not all(map(_OURS.fullmatch, inside)):
+        raise ValueError(f"{folder} holds other things than shards: name another folder for --out")
+    say(f"{folder} is made anew: {'; '.join(changes)}")
+    shutil.rmtree(folder)
 
 
 @cache
@@ -121,7 +151,7 @@ def code(*folders_and_files: str) -> str:
     files = {*Path(folders.__file__).parent.glob("*.py")}
     for pattern in (*_CODE, *folders_and_files):
         files |= {*package.glob(pattern)}
-    for file in sorted(files, key=lambda file: file.name):
+    for file in sorted(file for file in files if file.is_file()):
         digest.update(file.read_bytes())
     return digest.hexdigest()[:16]
 

@@ -18,6 +18,7 @@ from vla_ros.models.genie.tokenizer import VideoTokenizer
 from vla_ros.training.data.arrays import check_sums, map_array, write_sums
 from vla_ros.training.data.clips import Clips
 from vla_ros.training.data.folders import whole_folder
+from vla_ros.training.data.provenance import code
 
 _BLOCK = 48  # frames that are encoded at once
 
@@ -47,7 +48,8 @@ class TokenClips:
     ) -> TokenClips:
         """Read them from a folder in `folder`; write it if it is not there.
 
-        The folder's name tells the weights and the videos, so that it never serves others.
+        The folder's name tells the weights, the code and each frame, so that it never serves
+        others.
 
         Raises:
             ValueError: what is there is damaged.
@@ -125,6 +127,8 @@ def _fingerprint(clips: Clips, *models: nn.Module) -> str:
         for name, value in sorted(model.state_dict().items()):
             digest.update(name.encode())
             digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-    names = [episode.name for episode in clips.episodes]
-    digest.update(json.dumps([names, clips.camera, clips.rows.tolist()]).encode())
+    digest.update(code("models/genie/*.py").encode())
+    digest.update(json.dumps([clips.camera, clips.rows.tolist()]).encode())
+    for number, index in clips.sequences():
+        digest.update(clips.frames(number, index).tobytes())
     return digest.hexdigest()[:16]

@@ -12,11 +12,13 @@ happens there: things held, pushed, put down. The folder of a part is a memory-m
     plans.npy            float32 [F, 4], a point of the action chunk: offset of the tool, fingers
     scenes.npy           int16 [F, 2, L], spatial tokens of now and of when that point is due
     told.json            for each frame instruction and target, or nothing for a glance
+    tasks.json           how many tables were laid out
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,6 +38,7 @@ from vla_ros.sim.arm import ArmWorld
 from vla_ros.sim.tasks import FIRST_TRAINING_SEED, Task, sample_task
 from vla_ros.sim.truth import AHEAD, scene_of, target_of
 from vla_ros.training.data.folders import whole_folder
+from vla_ros.training.data.provenance import Provenance, code, remove_stale
 from vla_ros.training.data.simulation import task_list
 from vla_ros.training.genie_videos import wandering_expert
 from vla_ros.training.rollout import Actor, Observation, Rollout
@@ -52,6 +55,10 @@ _REACH = ((0.33, 0.66), (-0.28, 0.28), (0.03, 0.30))  # m, of the tool in a glan
 _MAX_SECONDS = 8.0
 _TAIL = 0.6  # s recorded after a success
 _MAX_LATENCY = 6  # ticks of 10 ms, not reached
+_CODE = (
+    *("sim/*", "scene_language/*.py"),
+    *("training/narrator/sightings.py", "training/genie_videos.py", "training/rollout.py"),
+)
 _ARRAYS = ("images", "pixels", "proprioception", "plans", "scenes")
 
 
@@ -133,6 +140,8 @@ class Cameras:
 def collect(folder: Path, cameras: Cameras, glances: int, episodes: int, seed: int) -> Sightings:
     """Record into parts of `folder`; parts that are there stay.
 
+    All are recorded anew if other cameras, another seed or version of the package made them.
+
     Args:
         folder: each part appears in it whole or not at all.
         cameras: what the narrator sees with.
@@ -145,17 +154,32 @@ def collect(folder: Path, cameras: Cameras, glances: int, episodes: int, seed: i
     parts += [(_episodes, "episodes", i, _EPISODES) for i in range(0, episodes, _EPISODES)]
     folders = [folder / f"{name}-{start:06d}" for _, name, start, _ in parts]
     total = {"glances": glances, "episodes": episodes}
+    settings = {"cameras": cameras.names, "image size": cameras.image_size, "seed": seed}
+    made_from = Provenance(json.loads(json.dumps(settings)), {}, code(*_CODE))
+    remove_stale(folder, made_from)
+    folder.mkdir(parents=True, exist_ok=True)
+    made_from.save(folder)
+    for (_, name, start, size), target in zip(parts, folders, strict=True):
+        # The last glances or episodes may have been fewer.
+        if target.exists() and _attempts(target) != min(size, total[name] - start):
+            shutil.rmtree(target)
     missing = [part for part, target in zip(parts, folders, strict=True) if not target.exists()]
     for record, name, start, size in tqdm(missing, desc="sightings", unit="part"):
         rng = np.random.default_rng([seed, name == "episodes", start])
         first = _SEEDS + seed * 1_000_000 + (500_000 if name == "episodes" else 0) + start
         count = min(size, total[name] - start)
-        _write(folder / f"{name}-{start:06d}", list(record(world, cameras, first, count, rng)))
+        seen = list(record(world, cameras, first, count, rng))
+        _write(folder / f"{name}-{start:06d}", seen, count)
     world.close()
     return Sightings(folders)
 
 
-def _write(folder: Path, sightings: list[Sighting]) -> None:
+def _attempts(part: Path) -> int:
+    file = part / "tasks.json"
+    return json.loads(file.read_text()) if file.is_file() else 0
+
+
+def _write(folder: Path, sightings: list[Sighting], tasks: int) -> None:
     with whole_folder(folder) as partial:
         for name, values in (
             ("images", [s.images for s in sightings]),
@@ -167,6 +191,7 @@ def _write(folder: Path, sightings: list[Sighting]) -> None:
             np.save(partial / f"{name}.npy", values)
         told = [(s.instruction, s.target) if s.after else None for s in sightings]
         (partial / "told.json").write_text(json.dumps(told))
+        (partial / "tasks.json").write_text(json.dumps(tasks))
 
 
 def _ids(scene: Scene | None) -> np.ndarray:

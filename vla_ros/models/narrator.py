@@ -15,6 +15,7 @@ of an action chunk.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -93,6 +94,8 @@ class NarratorConfig:
         if isinstance(self.language, Mapping):  # from JSON
             object.__setattr__(self, "language", config_from(SVLConfig, self.language))
         object.__setattr__(self, "cameras", tuple(self.cameras))
+        if not 0.0 < self.horizon < math.inf:
+            raise ValueError(f"horizon is {self.horizon}: give seconds")
         if (self.vocabulary, self.language.vocab_size) != (VERSION, len(TOKENS)):
             raise ValueError(
                 f"a narrator of vocabulary {self.vocabulary} with {self.language.vocab_size} "

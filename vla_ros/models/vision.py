@@ -107,6 +107,9 @@ class VisionEncoder(nn.Module):
         return super().train(mode and not self.frozen)
 
 
+_LARGEST = 4096  # pixels of either side
+
+
 class SmallEncoder(VisionEncoder):
     """A few convolutions, one token for 4 x 4 pixels; learns with what it serves, fast on a CPU.
 
@@ -116,6 +119,8 @@ class SmallEncoder(VisionEncoder):
     """
 
     def __init__(self, image_size: int = 64, channels: int = 32, mixing: int = 1) -> None:
+        if not (isinstance(image_size, int) and 4 <= image_size <= _LARGEST):
+            raise ValueError(f"image size {image_size!r}: give 4 to {_LARGEST} pixels")
         super().__init__(image_size, patch=4, channels=channels)
         self.stem = nn.Conv2d(3, 24, 5, stride=2, padding=2)
         self.down = nn.Conv2d(24, channels, 3, stride=2, padding=1)

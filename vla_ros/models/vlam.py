@@ -16,6 +16,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -379,25 +380,33 @@ class VisionLanguageActionModel(nn.Module):
         """
         folder = Path(folder)
         checkpoint.require(folder, checkpoint.CONFIG, STATISTICS, TOKENIZER, checkpoint.WEIGHTS)
-        values = checkpoint.read_json(folder, STATISTICS)
-        try:
-            config = vars(VLAMConfig.from_dict(checkpoint.read_json(folder, checkpoint.CONFIG)))
-            statistics = Statistics(**{k: np.array(v, dtype=np.float64) for k, v in values.items()})
-        except (ValueError, TypeError) as error:
-            raise checkpoint.damaged(folder, error) from error
+        config = cls._read_config(folder)
+        statistics = cls._read_statistics(folder, config["action"])
         try:
             tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
         except Exception as error:  # what the library raises has no class of its own
-            raise checkpoint.damaged(folder, error) from error
-        neutral = vars(Statistics.neutral(config["action"]))
-        for name, value in vars(statistics).items():
-            if value.shape != neutral[name].shape or not np.isfinite(value).all():
-                raise ValueError(
-                    f"checkpoint {folder}: {name} in {STATISTICS} does not fit {checkpoint.CONFIG}"
-                )
+            raise checkpoint.damaged(folder, f"{TOKENIZER}: {error}") from error
         shape = {k: v for k, v in config.items() if k not in ("action", "vision")}
-        model = cls(
-            config["action"], config["vision"], tokenizer=tokenizer, statistics=statistics, **shape
-        )
+        given = {"tokenizer": tokenizer, "statistics": statistics, **shape}
+        model = checkpoint.build(folder, lambda: cls(config["action"], config["vision"], **given))
         checkpoint.read_weights(folder, model)
         return model.eval()
+
+    @staticmethod
+    def _read_config(folder: Path) -> dict[str, Any]:
+        values = checkpoint.read_json(folder, checkpoint.CONFIG)
+        try:
+            return vars(VLAMConfig.from_dict(values))
+        except (ValueError, TypeError, AttributeError, KeyError) as error:
+            raise checkpoint.damaged(folder, error) from error
+
+    @staticmethod
+    def _read_statistics(folder: Path, action: ActionConfig) -> Statistics:
+        values = checkpoint.read_json(folder, STATISTICS)
+        try:
+            statistics = Statistics(**{k: np.array(v, dtype=np.float64) for k, v in values.items()})
+        except (ValueError, TypeError) as error:
+            raise checkpoint.damaged(folder, f"{STATISTICS}: {error}") from error
+        if problem := statistics.problem(action):
+            raise checkpoint.damaged(folder, f"{STATISTICS}: {problem}")
+        return statistics

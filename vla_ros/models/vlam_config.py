@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 
+from vla_ros.models.part import check_fields
 from vla_ros.robots.action_config import ActionConfig
 
 SMALL_ENCODER = {"model_type": "small", "image_size": 64, "channels": 32}
@@ -56,11 +57,8 @@ class VLAMConfig:
     @classmethod
     def from_dict(cls, values: dict) -> VLAMConfig:
         """From what `dataclasses.asdict` and JSON leave of one. Raises ValueError."""
-        known = {field.name for field in fields(cls)}
         values = {"language_conditioned": True, **values}  # as in checkpoints without that field
-        if set(values) != known:
-            wrong = ", ".join(sorted(set(values) ^ known))
-            raise ValueError(f"unexpected or missing settings: {wrong}")
+        check_fields(cls, values)
         tuples = {name: tuple(values[name]) for name in ("cameras", "needed_words")}
         return cls(**{**values, **tuples, "action": ActionConfig.from_dict(values["action"])})
 
@@ -73,6 +71,40 @@ class Statistics:
     proprioception_std: np.ndarray  # [P]
     action_offset: np.ndarray  # [K, A]
     action_scale: np.ndarray  # [K, A]
+
+    def problem(self, action: ActionConfig) -> str:
+        """What is wrong with them for these actions; "" if nothing is.
+
+        Actions come out as offset + scale * (a number near 1), so both must be of the order of the
+        bounds. A spread of proprioception beyond what any unit gives to a robot's state makes it
+        vanish, or drown the rest.
+        """
+        low, high = np.array(action.action_bounds).T
+        width = high - low
+        free = ~np.array(action.binary)  # the others are decided, not scaled
+        for name, value in vars(self).items():
+            wanted = (len(action.proprioception_names),)
+            if name.startswith("action"):
+                wanted = (action.horizon, action.action_dim)
+            if value.shape != wanted:
+                return f"{name} has shape {list(value.shape)}, by its config.json {list(wanted)}"
+            if not np.isfinite(value).all():
+                return f"{name} is not finite"
+        felt, scale, offset = self.proprioception_std, self.action_scale, self.action_offset
+        for name, value, least, most in (
+            ("proprioception_std", felt, 1e-6, 1e4),
+            ("proprioception_mean", self.proprioception_mean, -1e6, 1e6),
+            ("action_scale", scale[:, free], 1e-6 * width[free], 10 * width[free]),
+            ("action_offset", offset[:, free], (low - 10 * width)[free], (high + 10 * width)[free]),
+        ):
+            wrong = (value < least) | (value > most)
+            if wrong.any():
+                where = tuple(np.argwhere(wrong)[0])
+                least, most = (
+                    np.broadcast_to(bound, value.shape)[where] for bound in (least, most)
+                )
+                return f"{name} has {value[where]:g}: it must be from {least:g} to {most:g}"
+        return ""
 
     @classmethod
     def neutral(cls, action: ActionConfig) -> Statistics:

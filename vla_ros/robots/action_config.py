@@ -19,6 +19,9 @@ class RobotType(str, Enum):
     MOBILE_MANIPULATOR = "mobile_manipulator"
 
 
+_LONGEST_DT = 60.0  # s
+
+
 @dataclass(frozen=True)
 class ActionConfig:
     """The contract between a policy and a robot; travels inside the checkpoint.
@@ -65,6 +68,11 @@ class ActionConfig:
         self._check()
 
     def _check(self) -> None:
+        if type(self.horizon) is not int or type(self.action_dim) is not int:
+            raise ValueError("action_dim and horizon must be whole numbers")
+        names = (*self.joint_names, *self.action_names, *self.proprioception_names)
+        if not all(isinstance(name, str) for name in (*names, self.control_mode)):
+            raise ValueError("names and control_mode must be text")
         for what, count in (
             ("action_names", len(self.action_names)),
             ("action_bounds", len(self.action_bounds)),
@@ -76,6 +84,8 @@ class ActionConfig:
                 )
         if self.action_dim < 1 or self.horizon < 1 or not 0.0 < self.dt < math.inf:
             raise ValueError("action_dim, horizon and dt must be positive")
+        if self.dt > _LONGEST_DT:
+            raise ValueError(f"dt is {self.dt:g} s: it must be {_LONGEST_DT:g} s or less")
         for field in ("joint_names", "action_names", "proprioception_names"):
             names = getattr(self, field)
             if len(set(names)) != len(names):

@@ -3,6 +3,7 @@ layers, widths and codes of Genie's largest (Bruce et al. 2024, appendix), at 64
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -75,6 +76,15 @@ class WorldModelConfig:
             if isinstance(value := getattr(self, name), Mapping):  # from JSON
                 object.__setattr__(self, name, config_from(kind, value))
         object.__setattr__(self, "calibration", tuple(map(tuple, self.calibration)))
+        if not 0.0 < self.dt <= 60.0 or self.longest < 1:
+            raise ValueError(
+                f"dt is {self.dt}, longest {self.longest}: give seconds, and 1 or more"
+            )
+        if len(self.calibration) != 2:
+            raise ValueError(f"calibration has {len(self.calibration)} pairs of numbers, not 2")
+        for low, scale in self.calibration:
+            if not (math.isfinite(low) and 0.0 < scale < math.inf):
+                raise ValueError(f"calibration has {low}, {scale}: give finite numbers, scales > 0")
         image = self.tokenizer.image_size
         codes = self.latent_actions.codes
         for what, one, other in (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -29,6 +30,8 @@ class RobotActionConfig:
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.points < 1 or not self.action_names:
             raise ValueError("a robot action has a name or more, a step a point or more")
+        if not 0.0 < self.dt < math.inf:
+            raise ValueError(f"dt is {self.dt}: give seconds")
 
 
 class RobotActions(Part):
@@ -50,6 +53,9 @@ class RobotActions(Part):
             nn.SiLU(),
             nn.Linear(c.width, c.codes),
         )
+
+    def problem(self) -> str:
+        return "" if (self.std > 0).all() else "std of the robot's actions must be positive"
 
     def forward(self, actions: Tensor, proprioception: Tensor) -> Tensor:
         """Logits [..., codes] of actions [..., P, A] and proprioception [..., F], physical units.

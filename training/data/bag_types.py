@@ -60,6 +60,13 @@ class MsgFolders:
                 )
             for file in found:
                 self._files.setdefault(f"{_package(file)}/msg/{file.stem}", file)
+        self._key = (frozenset(self._files.items()), os.environ.get("AMENT_PREFIX_PATH", ""))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, MsgFolders) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
 
     def __call__(self, kind: str) -> Fields | None:
         """What is known of a type by its full name. Raises ValueError: its file is damaged."""
@@ -67,14 +74,9 @@ class MsgFolders:
         if file is None:
             return None
         try:
-            return _parsed(file.read_text(), kind)[kind]
+            return get_types_from_msg(file.read_text(), kind)[kind]
         except (*_UNREADABLE, OSError) as error:
             raise ValueError(f"{file} defines no message: {error}") from None
-
-
-@lru_cache(maxsize=512)  # the same few types are in every recording, and the parser is slow
-def _parsed(definition: str, kind: str) -> Mapping[str, Fields]:
-    return get_types_from_msg(definition, kind)
 
 
 def _package(file: Path) -> str:
@@ -94,6 +96,7 @@ def _installed(kind: str) -> Path | None:
     return None
 
 
+@lru_cache(maxsize=256)  # the same few types are in every recording; to make a store takes 10 ms
 def type_stores(channel: Channel, known: MsgFolders) -> list[Typestore]:
     """Where the type of a channel is defined, best first.
 
@@ -121,7 +124,7 @@ def _own(channel: Channel) -> Mapping[str, Fields]:
         return {}  # some recorders leave it away; rosbags would read a message without fields
     try:
         if channel.definition_format == "ros2msg":
-            return _parsed(channel.definition, full_name(channel.type))
+            return get_types_from_msg(channel.definition, full_name(channel.type))
         if channel.definition_format == "ros2idl":
             return get_types_from_idl(channel.definition)
     except _UNREADABLE:

@@ -234,6 +234,15 @@ def test_messages_that_the_statistics_count_are_missed(tmp_path):
         Bag(file)
 
 
+def test_a_damaged_schema_is_one_line(tmp_path):
+    path, read = made("sqlite3", tmp_path)
+    (file,) = path.glob("*.db3")
+    file.write_bytes(file.read_bytes().replace(b"CREATE TABLE messages", b'CREATE TABLE "essages'))
+    with pytest.raises(ValueError, match=f"{file} cannot be read: ") as error:
+        read(path)
+    assert "\n" not in str(error.value)
+
+
 # --- sizes ----------------------------------------------------------------------------------------
 
 

@@ -51,10 +51,16 @@ class SqliteFile:
                         head = blob.read(min(HEAD, size))
                     yield Entry(channel, received, (row, 0, size), head)
         except (apsw.Error, UnicodeDecodeError) as error:
-            raise ValueError(f"{self.source} cannot be read: {error}") from None
+            raise _unreadable(self.source, error) from None
 
     def open(self) -> Reader:
         return _SqliteReader(self)
+
+
+def _unreadable(source: Path, error: Exception) -> ValueError:
+    return ValueError(
+        f"{source} cannot be read: {' '.join(str(error).split())}"
+    )  # it may quote SQL
 
 
 def _sqlite_channels(database: apsw.Connection) -> dict[int, Channel]:
@@ -84,14 +90,14 @@ class _SqliteReader:
         try:
             self._database = file.connect()
         except apsw.Error as error:
-            raise ValueError(f"{file.source} cannot be read: {error}") from None
+            raise _unreadable(file.source, error) from None
 
     def read(self, place: Place) -> bytes:
         try:
             with self._database.blob_open("main", "messages", "data", place[0], False) as blob:
                 return blob.read()
         except apsw.Error as error:
-            raise ValueError(f"{self._source} cannot be read: {error}") from None
+            raise _unreadable(self._source, error) from None
 
     def close(self) -> None:
         self._database.close()

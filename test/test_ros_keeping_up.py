@@ -7,6 +7,8 @@ import pytest
 from vla_ros.ros import keeping_up
 from vla_ros.ros.keeping_up import KeepingUp
 
+TEXT = "no time: less is done"
+
 
 @pytest.fixture
 def lines():
@@ -15,7 +17,7 @@ def lines():
 
 @pytest.fixture
 def node(lines):
-    return KeepingUp(lines.append, lines.append, "less is done")
+    return KeepingUp(lines.append, lines.append, TEXT)
 
 
 def seconds(node, *missed):
@@ -29,12 +31,11 @@ def test_it_steps_back_after_two_bad_seconds_and_is_back_after_five_good_ones(no
     seconds(node, True, False, False, False, False)
     assert not node.is_behind and not node.problem and not lines
     seconds(node, True, False, True)
-    text = "no time to keep up beside the control: less is done"
-    assert node.is_behind and node.problem == text and lines == [text]
+    assert node.is_behind and node.problem == TEXT and lines == [TEXT]
     seconds(node, *[True] * 20, *[False] * 4)
     assert node.is_behind and len(lines) == 1
     seconds(node, False)
-    assert not node.is_behind and lines == [text, f"no longer: {text}"]
+    assert not node.is_behind and lines == [TEXT, f"no longer: {TEXT}"]
 
 
 def test_the_more_often_it_fails_the_longer_it_waits(node, lines):

@@ -50,6 +50,9 @@ _SILENCE = 0.5  # s of frames without chunks that end an instruction
 _WAITING = 0.3  # s that a frame and its chunk may wait for each other
 _LATE = 1.0  # s from a picture to what is said about it
 _SELDOM = 5.0  # s between two sentences when there is no time for more
+_NO_TIME = (
+    f"no time to keep up beside the control: what is seen is told every {_SELDOM:g} s at most"
+)
 _OLD = 2.0  # s; that an answer is about an older picture is said with it
 _JUDGED = 20  # newest sentences, of which the share of unsound ones is told
 
@@ -85,9 +88,7 @@ class NarratorNode(LifecycleNode):
         self._history = RobotHistory(self.params.state_topics)
         self._forget()
         log = self.get_logger()
-        self._keeping_up = KeepingUp(
-            log.warning, log.info, f"what is seen is told every {_SELDOM:g} s at most"
-        )
+        self._keeping_up = KeepingUp(log.warning, log.info, _NO_TIME)
         self._received = self._published = 0
         self._missed = False  # a sentence came late, or none could be said
         self._inference_time = 0.0

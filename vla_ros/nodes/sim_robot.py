@@ -31,6 +31,7 @@ from vla_ros.msg import TaskStatus
 from vla_ros.nodes.parameters import SIM_ROBOT as PARAMETERS
 from vla_ros.robots import panda
 from vla_ros.ros import qos
+from vla_ros.ros.keeping_up import KeepingUp
 from vla_ros.ros.messages import filled, image_message, joint_state_message, seconds, to_time
 from vla_ros.ros.parameters import Parameters
 from vla_ros.ros.running import run
@@ -41,6 +42,7 @@ from vla_ros.srv import SetTask
 
 _STATUS_PERIOD = 0.1  # s
 _MAX_LAG = 0.1  # s behind the wall clock from which the simulation slows down
+_TOO_SLOW = "this machine is too slow: simulated time runs slower than realtime_factor asks for"
 _WARN_PERIOD = 5.0  # s between two warnings of a kind
 # Commands without a stamp that arrive this long after a reset were given before it (the command
 # gate repeats a hold): they would drag the arm to where it was.
@@ -116,6 +118,9 @@ class SimRobot(Node):
         self.create_service(SetTask, "~/set_task", self._on_set_task)
         wall = Clock(clock_type=ClockType.STEADY_TIME)  # paced by it, so never by our own /clock
         self._thread = threading.local()
+        log = self.get_logger()
+        self._keeping_up = KeepingUp(log.warning, log.info, _TOO_SLOW)
+        self._lagged = False  # in the second since the last look
         self._began: float | None = None  # when tick `_paced_from` was due
         self._paced_from = 0
         self._paced_factor = params.realtime_factor
@@ -140,11 +145,7 @@ class SimRobot(Node):
             if lag < 0.0:
                 return
             if lag > _MAX_LAG:
-                self.get_logger().warning(
-                    "this machine is too slow: simulated time runs slower than realtime_factor "
-                    f"({factor:g}) asks for",
-                    throttle_duration_sec=_WARN_PERIOD,
-                )
+                self._lagged = True
             if lag > _MAX_LAG or factor != self._paced_factor:
                 self._began, self._paced_from, self._paced_factor = now, self.ticks, factor
             self._tick()
@@ -302,6 +303,8 @@ class SimRobot(Node):
         if answered:
             details["camera_to_command_ms"] = f"{1e3 * statistics.median(answered):.1f}"
         slow = factor < 0.9 * self.params.realtime_factor
+        self._keeping_up.judge(not self._lagged)
+        self._lagged = False
         array = DiagnosticArray()
         array.header.stamp = self.get_clock().now().to_msg()
         array.status = [

@@ -46,6 +46,7 @@ from vla_ros.ros.running import run
 from vla_ros.srv import Imagine
 
 _PATIENCE = 0.1  # s that a frame waits for the chunk before it; the gate follows no later one
+_NO_TIME = "no time to keep up beside the control: nothing is imagined unless it is asked for"
 _REST = 0.02  # s between two imagined frames, for the messages that have come
 
 
@@ -106,9 +107,7 @@ class WorldModelNode(LifecycleNode):
         self._plans = PlanReader(self._history, self._world.config)
         self._forget()
         log = self.get_logger()
-        self._keeping_up = KeepingUp(
-            log.warning, log.info, "nothing is imagined unless it is asked for"
-        )
+        self._keeping_up = KeepingUp(log.warning, log.info, _NO_TIME)
         self._received = self._observed = self._known = self._gaps = 0
         self._unfit = ""  # what is wrong with the images
         self._observing_time = self._imagining_time = 0.0  # s, of the newest frame

@@ -1,5 +1,5 @@
-"""Whether a node that no command waits for finds the time for its work: it steps back if it does
-not, and says so once, and once more when it is back."""
+"""Whether a node finds the time for its work: it steps back if it does not, and says so once, and
+once more when it is back."""
 
 from __future__ import annotations
 
@@ -24,14 +24,13 @@ class KeepingUp:
     Args:
         warn: says that it steps back.
         info: says that it is back.
-        less: what it does then, in words.
+        text: what is the matter while it has no time.
     """
 
     def __init__(
-        self, warn: Callable[[str], object], info: Callable[[str], object], less: str
+        self, warn: Callable[[str], object], info: Callable[[str], object], text: str
     ) -> None:
-        self._warn, self._info = warn, info
-        self._text = f"no time to keep up beside the control: {less}"
+        self._warn, self._info, self._text = warn, info, text
         self._late: deque[bool] = deque(maxlen=_LOOKS)
         self._calm, self._wanted = 0, _CALM
         self._since, self._waited, self._worked = time.perf_counter(), _waited(), 0.0
@@ -61,9 +60,10 @@ class KeepingUp:
         elapsed = max(now - self._since, 1e-6)
         busy = max(self._worked, waited - self._waited) / elapsed > _BUSY
         self._since, self._waited, self._worked = now, waited, 0.0
-        self._judge(not (missed and busy))
+        self.judge(not (missed and busy))
 
-    def _judge(self, in_time: bool) -> None:
+    def judge(self, in_time: bool) -> None:
+        """Once a second, for who knows it better: whether there was time for all of it."""
         self._late.append(not in_time)
         self._calm = self._calm + 1 if in_time else 0
         if not self.is_behind and sum(self._late) >= _LATE:

@@ -1,5 +1,7 @@
 """What there was no time to imagine is imagined afterwards, from what was known at the time."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from tiny_world import tiny_config, untrained
@@ -9,7 +11,7 @@ from vla_ros.film.states import Recording, View
 from vla_ros.film.timeline import Expectations
 from vla_ros.robots import panda
 from vla_ros.safety.gate import Chunk
-from vla_ros.sim.tasks import sample_task
+from vla_ros.sim.tasks import Outcome, sample_task
 
 BEGAN = 50.03  # s: not with a frame of the camera
 
@@ -28,6 +30,8 @@ def recorded(seconds=2.0, changed_from=float("inf")):
         frame = noise.integers(0, 255, (16, 16, 3), dtype=np.uint8)
         recording.views.append(View(time, frame, np.array(panda.HOME)))
     recording.times = [BEGAN, *(50.1 + 0.1 * k for k in range(round(10 * seconds)))]
+    recording.states = [np.zeros(3)] * len(recording.times)
+    recording.outcomes = [Outcome.RUNNING] * len(recording.times)
     return recording
 
 
@@ -102,3 +106,20 @@ def test_an_episode_without_pictures_has_nothing_to_imagine_from(world):
     recording.views.clear()
     imagine_afterwards(world, recording, commands(), seen)
     assert can_be_expected(recording, 0.2) == [] and not seen.surprises(0.0, 99.0)
+
+
+def test_the_demo_says_how_much_was_imagined_when(world, monkeypatch, capsys):
+    from vla_ros import demo
+
+    monkeypatch.setattr(demo.WorldModel, "from_pretrained", lambda _: world)
+    watcher = SimpleNamespace(expectations=Expectations(), commands=commands())
+    watcher.expectations.add_imagination(50.45, 0.2, [np.zeros((16, 16, 3), np.uint8)] * 4, -1.0)
+    first, blind = recorded(), recorded(1.0)
+    blind.views.clear()
+    blind.began, blind.times = BEGAN + 50.0, [time + 50.0 for time in blind.times]
+    demo._complete([first, blind], watcher)
+    assert len(first.times) == 19 and len(blind.times) == 11
+    assert watcher.expectations.camera(first.times[0], BEGAN) is not None
+    told = capsys.readouterr().out
+    assert "imagined for 8 of the film's 30 frames while the robot moved, for 11 after" in told
+    assert "nothing could be imagined for 11 frames" in told

@@ -77,6 +77,8 @@ def main(arguments: argparse.Namespace) -> int:
     print(f"in processes of their own, as no command waits for them: {aside}", flush=True)
     reports = []
     with running(str(checkpoint), narrator=narrator) as arm:
+        if arm.stack.still_starting:
+            print(f"still starting: {', '.join(arm.stack.still_starting)}", flush=True)
         recorder = Recorder(arm.robot)
         with Watcher(arm.stack.context, recorder.witness) as watcher:
             for i, (family, seed) in enumerate(tasks):
@@ -216,7 +218,7 @@ def _tell_truth(watcher: Watcher) -> bool:
 def _complete(recordings: list[Recording], watcher: Watcher) -> None:
     """Give the film what there was no time for while the robot moved, and say how much that is.
 
-    Leaves frames in the recordings only for which something can be expected.
+    Leaves frames in the recordings only for which something can be expected, if there are any.
     """
     world = WorldModel.from_pretrained(resolve("world"))
     expectations, dt = watcher.expectations, world.config.dt
@@ -226,7 +228,7 @@ def _complete(recordings: list[Recording], watcher: Watcher) -> None:
         imagine_afterwards(world, recording, watcher.commands, expectations)
     live = afterwards = 0
     for recording in recordings:
-        recording.select(can_be_expected(recording, dt))
+        recording.select(can_be_expected(recording, dt) or range(len(recording.times)))
         found = [expectations.imagined(time, recording.began) for time in recording.times]
         live += sum(bool(one and one.live) for one in found)
         afterwards += sum(bool(one and not one.live) for one in found)

@@ -33,7 +33,7 @@ from vla_ros.training.data.provenance import Provenance, code
 from vla_ros.training.data.simulation import collect, task_list
 from vla_ros.training.data.windows import LENGTHS, Batch, Windows
 from vla_ros.training.run_folder import begin, settle
-from vla_ros.training.trainer import Objective, PolicyTrainer, Settings
+from vla_ros.training.trainer import Objective, PolicyTrainer, Settings, at_least
 
 # Reaching is learned first and its episodes are short: it takes every second turn of the others.
 _TURNS = ("reach", "push", "pick", "pad", "bowl", "push", "pick", "pad", "bowl")
@@ -70,6 +70,8 @@ class Recipe(Settings):
         super().__post_init__()
         if self.frames < max(LENGTHS):
             raise ValueError(f"frames is {self.frames}: a batch holds {max(LENGTHS)} or more")
+        at_least(self, 1, "steps", "demonstrations", "rounds", "held_out_episodes", "workers")
+        at_least(self, 1 if self.rounds > 2 else 0, "learner_episodes")
 
     @property
     def total(self) -> int:

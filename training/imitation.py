@@ -80,6 +80,8 @@ def train(
         ValueError: a recording cannot be read or is not of the robot, there is nothing to
             learn, or the run in `out` began with other settings or data.
     """
+    if missing := [path for path in data if not path.exists()]:
+        raise ValueError(f"{missing[0]} does not exist")
     told = vars(recipe) | {"data": [path.resolve() for path in data], "robot": robot}
     contract = Robot.load(robot, msg)
     policy = _known(recipe.start, contract) if recipe.start else None

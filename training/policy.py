@@ -46,6 +46,8 @@ def main(arguments: argparse.Namespace) -> None:
     if foreign := sorted(given.keys() - {field.name for field in fields(recipe)}):
         options = ", ".join(f"--{name.replace('_', '-')}" for name in foreign)
         raise ValueError(f"{options} is not for training from {source}")
+    if arguments.deepspeed and not arguments.deepspeed.is_file():
+        raise ValueError(f"--deepspeed {arguments.deepspeed} is no file: see config/ for two")
     options = {"tensorboard": arguments.tensorboard, "deepspeed": arguments.deepspeed}
     if arguments.data:
         if not arguments.robot:

@@ -59,11 +59,22 @@ class Settings:
     def __post_init__(self) -> None:
         if self.precision not in ("bf16", "fp32"):
             raise ValueError(f"precision is {self.precision!r}: choose bf16 or fp32")
+        at_least(self, 0, "seed", "steps", "weight_decay", "warmup", "loaders")
+        at_least(self, 1, "frames", "save_every", "threads")
+        if not 0.0 < self.learning_rate < math.inf:
+            raise ValueError(f"learning_rate is {self.learning_rate}: give a number above 0")
 
     @property
     def total(self) -> int:
         """Optimizer steps of the whole run."""
         return self.steps
+
+
+def at_least(settings: Settings, least: int, *names: str) -> None:
+    """Raises ValueError if one of these settings is less, or not finite."""
+    for name in names:
+        if not least <= (value := getattr(settings, name)) < math.inf:
+            raise ValueError(f"{name} is {value}: give {least} or more")
 
 
 def setting_arguments(

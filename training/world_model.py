@@ -186,4 +186,8 @@ def run(
     """Call the `train` of a part as the command line says."""
     told: dict[str, Any] = {f.name: getattr(arguments, f.name) for f in fields(recipe)}
     data, robot, out = arguments.data, arguments.robot, arguments.out
+    if robot and not data:
+        raise ValueError("--robot is for training from recordings: give --data too")
+    if robot:
+        Robot.load(robot)  # what is wrong with it is told before anything is written
     return train(recipe(**told), data, robot, out, tensorboard=arguments.tensorboard)

@@ -21,6 +21,7 @@ from vla_ros.scene_language.words import words_of
 from vla_ros.training.data.episode import Episode
 from vla_ros.training.data.episode_windows import EpisodeWindows, action_chunks
 from vla_ros.training.data.notices import say
+from vla_ros.training.data.ranges import check_ranges, recorded_ranges, report
 from vla_ros.training.data.recordings import Robot
 from vla_ros.training.data.statistics import StatisticsBuilder
 from vla_ros.training.data.windows import LENGTHS, Batch
@@ -32,7 +33,6 @@ from vla_ros.training.vocabulary import new_words, with_words
 _HELD_OUT_EPISODES = 32  # the loss is measured on so many
 _HELD_OUT_FRAMES = 256  # of each of them
 _SHOWN = 12  # new words
-_SLACK = 0.5  # of the width of an action's bounds
 _WEIGHTS = {"motion": 1.0, "decision": 0.4, "done": 0.1}
 
 
@@ -94,7 +94,8 @@ def train(
     episodes = load(folder)
     trained, held = split(episodes, recipe.held_out)
     if args.process_index == 0:
-        for line in summary(trained, held):
+        ranges = report(recorded_ranges(trained, contract.action))
+        for line in (*summary(trained, held), *ranges):
             say(line)
     statistics = _statistics(trained, contract.action, out)
     texts = {episode.instruction for episode in episodes}
@@ -241,8 +242,9 @@ def _statistics(episodes: Sequence[Episode], action: ActionConfig, out: Path) ->
     """Of proprioception and of each action of a chunk; those of the first go to out too.
 
     Raises:
-        ValueError: the actions are not those of the contract.
+        ValueError: the actions are not those of the contract, or in another unit.
     """
+    check_ranges(recorded_ranges(episodes, action))
     builders = [StatisticsBuilder() for _ in range(action.horizon)]
     for episode in episodes:
         chunks, _ = action_chunks(episode, action)
@@ -250,16 +252,6 @@ def _statistics(episodes: Sequence[Episode], action: ActionConfig, out: Path) ->
             builder.add(replace(episode, actions=chunks[:, place]))
     found = [builder.result() for builder in builders]
     found[0].save(out / "statistics.json")
-    now = found[0].actions
-    bounds = zip(action.action_names, action.action_bounds, now.q01, now.q99, strict=True)
-    for name, (low, high), first, last in bounds:
-        # Fast motion may be told farther ahead than the policy will; another unit is farther off.
-        slack = _SLACK * (high - low)
-        if first < low - slack or last > high + slack:
-            raise ValueError(
-                f"{name} lies between {first:.4g} and {last:.4g} in 98 % of frames, but the bounds "
-                f"of the robot are {low:.4g} and {high:.4g}: are both in the same unit?"
-            )
     felt = found[0].proprioception
     width = np.diff(np.array(action.action_bounds), axis=1)[:, 0]
     return Statistics(

@@ -13,6 +13,7 @@ import numpy as np
 
 from vla_ros.training.data.alignment import clock_jumps
 from vla_ros.training.data.bag import SECOND, Bag, Topic
+from vla_ros.training.data.ranges import check_ranges, recorded_ranges, report
 from vla_ros.training.data.sources import Kind, add_msg_argument, sources
 
 _UNSTEADY = 0.5  # spread of the middle half of all periods, in periods, of what is not periodic
@@ -214,6 +215,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help="a recording, one of its files, or a folder of recordings",
     )
+    parser.add_argument(
+        "--robot",
+        metavar="NAME|YAML",
+        help="also read the episodes of this robot, and report the range of each of their numbers",
+    )
     add_msg_argument(parser)
 
 
@@ -226,7 +232,25 @@ def main(arguments: argparse.Namespace) -> int:
                 code |= _print(kind, place, arguments.msg)
         except (OSError, ValueError) as error:
             code |= _print(Kind.DAMAGED, error, ())
-    return code
+    return code | _print_ranges(arguments.robot, arguments.paths) if arguments.robot else code
+
+
+def _print_ranges(robot: str, paths: Sequence[Path]) -> int:
+    """Report on the numbers of all recordings together; returns 1 if they cannot be right."""
+    from vla_ros.training.data.recordings import Robot  # which reads more than bags
+
+    try:
+        contract = Robot.load(robot)
+        episodes = [*contract.episodes(paths)]
+        if not episodes:
+            return 1
+        ranges = recorded_ranges(episodes, contract.action)
+        print("\n".join(report(ranges)))
+        check_ranges(ranges)
+    except (OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
 
 
 def _print(kind: Kind, place: Any, msg: Sequence[Path]) -> int:

@@ -15,6 +15,7 @@ from vla_ros.training.data.clips import Clips
 from vla_ros.training.data.episode_windows import action_chunks
 from vla_ros.training.data.gaps import steady_parts
 from vla_ros.training.data.shards import EpisodeShard, shard_folders, write_shards
+from vla_ros.training.recorded_data import split
 
 ACTION = ActionConfig(
     robot_type="arm",
@@ -110,6 +111,22 @@ def test_parts_of_an_episode_are_its_frames_and_success_is_of_the_last(tmp_path)
     failed = dataclasses.replace(gapped, outcome=False)
     assert [one.outcome for one in steady_parts(failed)] == [False, False]
     assert [*steady_parts(whole)] == [whole]
+
+
+def test_parts_of_an_episode_are_held_out_together_or_not_at_all():
+    whole = [made(number, 12) for number in range(40)]
+    gaps = np.where(np.arange(12) < 5, 0.0, 3.0)
+    episodes = [
+        part
+        for number, one in enumerate(whole)
+        for part in steady_parts(
+            dataclasses.replace(one, stamps=one.stamps + gaps * (number % 2), outcome=None)
+        )
+    ]
+    trained, held = split(episodes, 0.1)
+    assert len(trained) + len(held) == 60
+    names = [{one.name.partition(", part")[0] for one in part} for part in (trained, held)]
+    assert not names[0] & names[1] and len(names[1]) == 4
 
 
 def test_shards_and_clips_hold_no_gap(tmp_path):

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from vla_ros.scene_language.words import words_of
 from vla_ros.training.data.episode import Episode
+from vla_ros.training.data.gaps import together
 from vla_ros.training.data.notices import say
 from vla_ros.training.data.provenance import Provenance, remove_stale
 from vla_ros.training.data.recordings import Robot
@@ -101,16 +102,21 @@ def load(folder: Path) -> list[Episode]:
 def split(episodes: Sequence[Episode], share: float) -> tuple[list[Episode], list[Episode]]:
     """Episodes to train on, and those held out: one of each so many in a row, at random.
 
-    Of a few at least one is held out; of fewer than four none.
+    Of a few at least one is held out; of fewer than four none. Parts of an episode that was cut at
+    gaps stay together: they are of one demonstration.
     """
     rng = np.random.default_rng(_SPLIT_SEED)
-    row, count = max(round(1 / share), 1), len(episodes)
+    groups = together(episodes)
+    row, count = max(round(1 / share), 1), len(groups)
     held = {begin + int(rng.integers(row)) for begin in range(0, count, row)}
     if count < _FEW:
         held = set()
     elif not 0 < len(held & {*range(count)}) < count:
         held = {min(held) % count}
-    parts = [[e for i, e in enumerate(episodes) if (i in held) == out] for out in (False, True)]
+    parts = [
+        [e for i, group in enumerate(groups) if (i in held) == out for e in group]
+        for out in (False, True)
+    ]
     return parts[0], parts[1]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,6 +12,7 @@ from vla_ros.training.data.episode import Episode, FrameReader
 # Periods between two frames of one episode. A camera that is nearly as fast as the frames are
 # wanted leaves up to 1.8 between them at times; two are a frame that is missing.
 LONGEST_STEP = 1.85
+_PART = ", part "
 SLOWEST = 1.25  # periods between frames, in the middle, from which on they have another period
 
 
@@ -46,7 +47,7 @@ def steady_parts(episode: Episode) -> Iterator[Episode]:
         done = episode.outcome
         yield replace(
             episode,
-            name=f"{episode.name}, part {number}",
+            name=f"{episode.name}{_PART}{number}",
             stamps=episode.stamps[begin:end],
             proprioception=episode.proprioception[begin:end],
             actions=episode.actions[begin:end],
@@ -56,6 +57,20 @@ def steady_parts(episode: Episode) -> Iterator[Episode]:
             outcome=None if done and end < len(episode) else done,
             notes=notes,
         )
+
+
+def together(episodes: Sequence[Episode]) -> list[list[Episode]]:
+    """Episodes, in order, those that are parts of one in one list."""
+    groups: list[list[Episode]] = []
+    before = None
+    for episode in episodes:
+        whole, part, _ = episode.name.rpartition(_PART)
+        if part and whole == before:
+            groups[-1].append(episode)
+        else:
+            groups.append([episode])
+        before = whole if part else None
+    return groups
 
 
 def _moved(readers: Mapping[str, FrameReader], begin: int) -> dict[str, FrameReader]:

@@ -21,6 +21,7 @@ from vla_ros.robots.kinematics import ArmKinematics
 from vla_ros.training.data.alignment import Align, Stream, newest
 from vla_ros.training.data.bag import Bag
 from vla_ros.training.data.bag_contract import Contract
+from vla_ros.training.data.bag_folders import recordings_in
 from vla_ros.training.data.bag_report import BagReport
 from vla_ros.training.data.bags import open_bag
 
@@ -513,7 +514,7 @@ def test_real_recordings_are_read_whole():
     for file in sorted(Path(os.environ["VLA_ROS_RECORDINGS"]).rglob("*")):
         if file.suffix not in (".mcap", ".db3") or "empty" in file.name:
             continue
-        for path in (file, file.parent):
+        for path in (file, *recordings_in(file.parent)):
             for topic in (bag := Bag(path)).topics.values():
                 try:
                     topic.check()

@@ -40,6 +40,8 @@ class SqliteFile:
                 for row, channel, received in database.execute(
                     "SELECT id, topic_id, timestamp FROM messages"
                 ):
+                    if not isinstance(row, int):  # the schema may have lost that it is the key
+                        raise ValueError(f"{self.source} is corrupt: its messages have no numbers")
                     if channel not in self.channels:
                         raise ValueError(
                             f"{self.source} is corrupt: message {row} is of no topic ({channel!r})"

@@ -402,6 +402,10 @@ def test_shards_without_a_camera_are_not_written(tmp_path):
         ),
         ("features.json", {"featuresDict": {"features": {"steps": 5}}}),
         ("features.json", {"featuresDict": []}),
+        (
+            "features.json",
+            {"featuresDict": {"features": {"steps/a": {"tensor": {"dtype": True, "shape": {}}}}}},
+        ),
         ("metadata.json", {"vla_ros": 7}),
         ("metadata.json", {"vla_ros": {"dt": "soon"}}),
         ("metadata.json", {"vla_ros": {"action_names": 3}}),

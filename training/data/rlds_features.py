@@ -73,6 +73,9 @@ def features_by_path(node: Mapping[str, Any], path: str = "") -> Iterator[tuple[
         kind = next((kind for kind in ("tensor", "image", "text") if kind in node), None)
         content = node[kind] if kind else {}
         sizes = content.get("shape", {}).get("dimensions", ())
+        texts = (node.get("pythonClassName", "unknown"), content.get("dtype", ""))
+        if not all(isinstance(text, str) for text in (*texts, content.get("encoding", "none"))):
+            raise TypeError(f"{path} is described by what is no text")
         yield (
             path,
             Feature(

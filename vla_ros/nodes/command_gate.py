@@ -178,8 +178,8 @@ class CommandGateNode(LifecycleNode):
             "surprise": gate.surprise,
             "slowed": gate.slowed,
         }
-        level = OK if gate.state is State.ACTIVE and not self._rivals else WARN
-        details["several_policies"] = self._rivals
+        level = OK if gate.state is State.ACTIVE and not self._policies else WARN
+        details["several_policies"] = self._policies
         return level, f"{gate.state.name}: {gate.reason}".removesuffix(": "), details
 
     # --- others -----------------------------------------------------------------------------
@@ -188,13 +188,14 @@ class CommandGateNode(LifecycleNode):
         """One robot, one gate; and the chunks of one policy."""
         others = other_publishers(self, self._trajectories.topic_name)
         rival = f"the robot is also commanded by {', '.join(others)}: stop one of the two"
-        self._gate.interlock(shorten(rival) if others else "")
+        self._rival = shorten(rival) if others else ""
+        self._gate.interlock(self._rival)
         # Chunks of several policies are within the limits each, and one of a killed policy may
         # seem to be there for a while: no reason to stop.
         policies = publishers(self, "action_chunk")
-        self._rivals = f"action_chunk has several publishers: {', '.join(policies)}"
-        self._rivals = shorten(self._rivals) if len(policies) > 1 else ""
-        self.log_edge("policies", self._rivals)
+        self._policies = f"action_chunk has several publishers: {', '.join(policies)}"
+        self._policies = shorten(self._policies) if len(policies) > 1 else ""
+        self.log_edge("policies", self._policies)
 
     # --- messages ---------------------------------------------------------------------------
 
@@ -241,7 +242,7 @@ class CommandGateNode(LifecycleNode):
         text = shorten(f"{gate.state.name}: {gate.reason}".removesuffix(": "))
         if kind(text) != kind(self._logged_state):
             self._logged_state = text
-            if gate.state is State.HOLD:
+            if gate.state is State.HOLD or self._rival:
                 self.get_logger().warning(text)
             else:  # rclpy wants one severity a line of code
                 self.get_logger().info(text)

@@ -181,6 +181,23 @@ def test_bad_joint_states_are_refused_and_lead_to_a_hold_that_names_them(names, 
     assert gate.command(10.21).hold and word in gate.reason
 
 
+def test_arm_and_finger_may_come_in_messages_of_their_own():
+    gate = make_gate(tracking=0.5)
+    assert gate.update_state(NAMES[:2], START[:2], 10.0, partial=True) == ""
+    gate.accept(make_chunk(10.0), 10.0)
+    assert gate.command(10.0) is None and "finger is missing" in gate.reason
+    assert gate.update_state(["finger", "lamp"], [START[2], 9.0], 10.0, partial=True) == ""
+    assert gate.command(10.0) is not None and gate.state is State.ACTIVE
+    np.testing.assert_array_equal(gate.measured, START)
+    assert gate.update_state(["lamp"], [9.0], 10.1, partial=True) != ""
+    for now in np.arange(10.02, 10.3, 0.02):  # the finger's driver died
+        assert gate.update_state(NAMES[:2], START[:2], now, partial=True) == ""
+        gate.accept(make_chunk(now), now)
+        command = gate.command(now)
+    assert command.hold and "finger are older" in gate.reason
+    assert "jumped: elbow" in gate.update_state(["elbow"], [2.9], 10.3, partial=True)
+
+
 @pytest.mark.parametrize(
     ("changes", "word"),
     [

@@ -71,6 +71,10 @@ PARAMETERS = {
     "chunk_timeout": Parameter(
         0.15, "Hold when the observation behind the chunk is older than this, s.", 0.02, 5.0
     ),
+    "state_topics": Parameter(
+        ["joint_states"],
+        "Topics of joint states that together give the robot's, such as arm and gripper.",
+    ),
     "state_timeout": Parameter(
         0.2, "Hold when the joint states are older than this, s.", 0.02, 5.0
     ),
@@ -154,7 +158,8 @@ class CommandGateNode(LifecycleNode):
         self._look_around()
         self.subscribe(ActionChunk, "action_chunk", self._on_chunk, qos.standard(1))
         # Not only the newest: one that is true must not be lost among many that are false.
-        self.subscribe(JointState, "joint_states", self._on_joint_states, qos.standard())
+        for topic in self.params.state_topics:
+            self.subscribe(JointState, topic, self._on_joint_states, qos.standard())
         # Not only the newest: an imagined video follows the surprise of a newer frame.
         self.subscribe(Imagination, "imagination", self._on_imagination, qos.standard())
         self.every(1.0 / self.params.rate, self._tick)
@@ -201,7 +206,7 @@ class CommandGateNode(LifecycleNode):
 
     def _on_joint_states(self, message: JointState) -> None:
         stamp = seconds(message.header.stamp)
-        self._gate.update_state(message.name, message.position, stamp)
+        self._gate.update_state(message.name, message.position, stamp, partial=True)
 
     def _on_chunk(self, message: ActionChunk) -> None:
         try:

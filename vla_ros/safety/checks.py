@@ -51,6 +51,10 @@ class Names:
                 self._orders[key] = order
         return order
 
+    def present(self, names: Sequence[str]) -> np.ndarray:
+        """Places of those of the gate's joints that `names` has, in the gate's order."""
+        return np.array([i for i, name in enumerate(self._wanted) if name in names], dtype=int)
+
     def _find(self, names: tuple[str, ...], exact: bool) -> np.ndarray | str:
         missing = [name for name in self._wanted if name not in names]
         if missing:
@@ -87,6 +91,15 @@ def chunk_problem(chunk: Chunk, order: np.ndarray | str, config: GateConfig, now
     return ""
 
 
+@dataclass
+class _Other:
+    """Positions that were not believed, of one set of joints."""
+
+    positions: np.ndarray
+    stamp: float
+    since: float  # stamp of the first of them
+
+
 class JointStates:
     """Measured positions that can be believed.
 
@@ -98,43 +111,52 @@ class JointStates:
 
     def __init__(self, config: GateConfig) -> None:
         self._config = config
-        self._positions: np.ndarray | None = None  # [D] what was believed last
-        self._stamp = 0.0
-        self._other: np.ndarray | None = None  # [D] the newest of what was refused since
-        self._other_stamp = self._other_since = 0.0
+        self._positions = np.full(len(config.names), np.nan)  # what was believed last
+        self._stamps = np.full(len(config.names), -math.inf)
+        self._others: dict[bytes, _Other] = {}  # by the joints that they are of
 
-    def problem(self, names: Sequence[str], positions: Sequence[float], order, stamp: float) -> str:
-        """Why joint states cannot be read; `order` as Names.order gives it."""
-        if isinstance(order, str):
-            return f"joint states: {order}"
-        if len(positions) != len(names):
-            return f"joint states hold {len(names)} names but {len(positions)} positions"
-        if not np.isfinite(np.asarray(positions, dtype=np.float64)[order]).all():
-            return "joint states are not finite"
-        return "" if math.isfinite(stamp) else "the stamp of the joint states is not finite"
-
-    def jump(self, positions: np.ndarray, stamp: float) -> str:
-        """Take positions [D]: "" when they are believed, else which joint jumped."""
-        far = self._too_far(positions, stamp, self._positions, self._stamp)
+    def jump(self, joints: np.ndarray, positions: np.ndarray, stamp: float) -> str:
+        """Take positions [P] of the gate's joints [P]: "" or which one jumped."""
+        far = self._too_far(joints, positions, stamp, self._positions[joints], self._stamps[joints])
         if far is not None:
-            of_a_piece = self._too_far(positions, stamp, self._other, self._other_stamp) is None
-            if self._other is None or not of_a_piece or stamp < self._other_stamp:
-                self._other_since = stamp
-            self._other, self._other_stamp = positions, stamp
-            if stamp - self._other_since < self._config.state_timeout:
-                name = self._config.names[far]
-                return f"joint states jumped: {name} cannot move so fast"
-        self._positions, self._stamp, self._other = positions, stamp, None
+            key, other = joints.tobytes(), self._others.get(joints.tobytes())
+            since = stamp
+            if other is not None and stamp >= other.stamp:
+                args = joints, positions, stamp, other.positions, other.stamp
+                since = other.since if self._too_far(*args) is None else stamp
+            self._others[key] = _Other(positions, stamp, since)
+            if stamp - since < self._config.state_timeout:
+                return f"joint states jumped: {self._config.names[far]} cannot move so fast"
+        self._positions[joints], self._stamps[joints] = positions, stamp
+        for key in [k for k in self._others if np.isin(np.frombuffer(k, int), joints).any()]:
+            del self._others[key]
         return ""
 
     def _too_far(
-        self, positions: np.ndarray, stamp: float, before: np.ndarray | None, before_stamp: float
+        self,
+        joints: np.ndarray,
+        positions: np.ndarray,
+        stamp: float,
+        before: np.ndarray,
+        before_stamps: np.ndarray | float,
     ) -> int | None:
         """The joint that moved too fast since `before`."""
-        if before is None:
-            return None
-        # After a step back of the stamps nothing is known of the time, but much of the place.
-        with np.errstate(over="ignore"):
-            allowed = self._config.jump_velocity * (max(stamp - before_stamp, 0.0) + _JITTER)
-            excess = np.abs(positions - before) - allowed
-        return int(excess.argmax()) if (excess > 0.0).any() else None
+        with np.errstate(over="ignore", invalid="ignore"):
+            # After a step back of the stamps nothing is known of the time, but much of the place.
+            passed = np.maximum(stamp - before_stamps, 0.0) + _JITTER
+            excess = np.abs(positions - before) - self._config.jump_velocity[joints] * passed
+        beyond = excess > 0.0  # never of NaN: of that joint nothing is known yet
+        return int(joints[np.where(beyond, excess, -1.0).argmax()]) if beyond.any() else None
+
+
+def joint_states_problem(
+    names: Sequence[str], positions: Sequence[float], order: np.ndarray | str, stamp: float
+) -> str:
+    """Why joint states cannot be read; `order` says where in them the wanted joints stand."""
+    if isinstance(order, str):
+        return f"joint states: {order}"
+    if len(positions) != len(names):
+        return f"joint states hold {len(names)} names but {len(positions)} positions"
+    if not np.isfinite(np.asarray(positions, dtype=np.float64)[order]).all():
+        return "joint states are not finite"
+    return "" if math.isfinite(stamp) else "the stamp of the joint states is not finite"

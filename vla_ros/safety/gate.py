@@ -28,7 +28,7 @@ from enum import IntEnum
 
 import numpy as np
 
-from vla_ros.safety.checks import Chunk, JointStates, Names, chunk_problem
+from vla_ros.safety.checks import Chunk, JointStates, Names, chunk_problem, joint_states_problem
 from vla_ros.safety.config import GateConfig
 from vla_ros.safety.limits import ROUNDING, SetPoint
 from vla_ros.safety.surprise import UNKNOWN, SurpriseMonitor
@@ -80,6 +80,7 @@ class CommandGate:
         self._gripping = np.isfinite(config.tracking)
         self._gripping &= config.tracking >= config.upper - config.lower
         self._names = Names(config.names)
+        self._all = np.arange(len(config.names))
         # A reset forgets neither: the robot and its controller are where they were.
         self._joint_states = JointStates(config)
         self._set_point = SetPoint(config.velocity)
@@ -97,7 +98,9 @@ class CommandGate:
         self.chunk: Chunk | None = None  # the one in use, points in the order of config.names
         self.last: np.ndarray | None = None  # [D] last commanded positions
         self.measured: np.ndarray | None = None  # [D] newest measured positions
-        self.measured_stamp = -math.inf
+        self.measured_stamp = -math.inf  # of the oldest of them
+        self._positions = np.full(len(self.config.names), np.nan)  # of each joint, as they come
+        self._stamps = np.full(len(self.config.names), -math.inf)
         self._jump = ""  # what joint states were not believed, and when
         self._jumped_at = -math.inf
         self._surprise.forget()
@@ -114,29 +117,47 @@ class CommandGate:
 
     # --- inputs ---------------------------------------------------------------------------
 
-    def update_state(self, names: Sequence[str], positions: Sequence[float], stamp: float) -> str:
+    def update_state(
+        self, names: Sequence[str], positions: Sequence[float], stamp: float, partial: bool = False
+    ) -> str:
         """Take measured positions (rad or m; any order, more joints than needed are fine).
+
+        `partial`: they may be of some joints alone, as drivers of arm and gripper send them; then
+        each joint's newest position counts.
 
         Returns "" or why they are refused. A stamp that steps back by more than
         `future_tolerance` is a restarted clock and closes the gate. Positions that the robot
         cannot have reached so fast are not believed at first: the gate holds.
         """
-        order = self._names.order(names, exact=False)
-        fault = self._joint_states.problem(names, positions, order, stamp)
+        joints, order = self._all, self._names.order(names, exact=False)
+        if partial and isinstance(order, str):
+            joints = self._names.present(names)
+            if not len(joints):
+                return "joint states of other joints"
+            order = Names(tuple(np.take(self.config.names, joints))).order(names, exact=False)
+        fault = joint_states_problem(names, positions, order, stamp)
         if fault:
             self._state_fault = fault
             return fault
-        if stamp < self.measured_stamp:
-            if self.measured_stamp - stamp <= self.config.future_tolerance:
+        newest = self._stamps[joints].max()
+        if stamp < newest:
+            if newest - stamp <= self.config.future_tolerance:
                 return "joint states older than those already here"
             self.reset("time went backwards")
         measured = np.asarray(positions, dtype=np.float64)[order]
-        fault = self._state_fault = self._joint_states.jump(measured, stamp)
+        fault = self._joint_states.jump(joints, measured, stamp)
         if fault:
-            self._jump, self._jumped_at = fault, self._now
+            self._jump, self._jumped_at, self._state_fault = fault, self._now, fault
             return fault
-        self.measured = measured
-        self.measured_stamp = stamp
+        self._positions[joints], self._stamps[joints] = measured, stamp
+        unknown = np.isnan(self._positions)
+        if unknown.any():
+            name = self.config.names[int(unknown.argmax())]
+            self._state_fault = f"joint states: joint {name} is missing"
+            return ""
+        self._state_fault = ""
+        self.measured = self._positions.copy()
+        self.measured_stamp = float(self._stamps.min())
         return ""
 
     def accept(self, chunk: Chunk, now: float) -> str:
@@ -296,7 +317,9 @@ class CommandGate:
             return self._interlock or self._state_fault
         age = now - self.measured_stamp
         if age > config.state_timeout:
-            stale = f"joint states are older than {config.state_timeout:g} s"
+            old = now - self._stamps > config.state_timeout
+            of = "" if old.all() else f" of {config.names[int(old.argmax())]}"
+            stale = f"joint states{of} are older than {config.state_timeout:g} s"
             return self._interlock or self._state_fault or stale
         if age < -config.future_tolerance:
             return "joint states are stamped in the future: synchronise the clocks"

@@ -345,6 +345,8 @@ class Adversary:
         bad = float(self.rng.choice([math.nan, math.inf, 1e308]))
         with np.errstate(over="ignore"):
             self.gate.update_state(self.config.names, self.robot * bad, self.now)
+            stamp = float(self.rng.choice([1e308, -1e308, bad, self.now + 0.2, -5.0]))
+            self.gate.update_state(self.config.names, self.robot, stamp)
         self.gate.accept(Chunk(bad, 0.05, self.config.names, self.robot[None]), self.now)
         self.gate.update_surprise(float(self.rng.choice([1.5, 4.0])), self.now - 0.01, self.now)
         if not math.isfinite(bad):

@@ -139,7 +139,7 @@ class CommandGate:
         if fault:
             self._state_fault = fault
             return fault
-        newest = self._stamps[joints].max()
+        newest = float(self._stamps[joints].max())
         if stamp < newest:
             if newest - stamp <= self.config.future_tolerance:
                 return "joint states older than those already here"

@@ -5,6 +5,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from rounding import assert_same_codes, quantized_by
 from tiny_world import tiny_config, untrained
 
 from vla_ros.models.genie.config import WorldModelConfig
@@ -44,9 +45,12 @@ def test_a_session_sees_what_whole_sequences_give(world):
     seen = frames(7)
     observed = [dream.observe(frame) for frame in seen]
     pixels = torch.from_numpy(seen).permute(0, 3, 1, 2).float()[None] / 255
-    _, codes, _ = world.latent_actions(pixels)
+    quantizer = world.latent_actions.quantizer
+    with quantized_by(quantizer) as given:
+        _, codes, _ = world.latent_actions(pixels)
     assert observed[0].surprise is None and observed[0].latent_action is None
-    assert [one.latent_action for one in observed[1:]] == codes[0].tolist()
+    found = torch.tensor([one.latent_action for one in observed[1:]])
+    assert_same_codes(found, codes[0], quantizer, given[0][0])
     assert observed[0].unexpected is None
     assert all(one.surprise >= 0 for one in observed[1:])
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from rounding import assert_same_codes, quantized_by
 
 from vla_ros.models.genie.dynamics import Dynamics, DynamicsConfig, schedule
 from vla_ros.models.genie.latent_actions import LatentActionConfig, LatentActionModel
@@ -142,7 +143,7 @@ def test_the_tokenizer_is_causal_and_steps_as_it_trains(config):
     unset(model)
     frames = torch.rand(2, 6, 3, 16, 16)
     out = model(frames)
-    tokens = out["tokens"]
+    tokens, vectors = out["tokens"], out["vectors"].detach()
     assert tokens.shape == (2, 6, 16) and int(tokens.max()) < config.vocabulary == 12
     assert len(tokens.unique()) > 3
     later = frames.clone()
@@ -153,8 +154,8 @@ def test_the_tokenizer_is_causal_and_steps_as_it_trains(config):
     encoding = showing = None
     for t in range(6):
         found, encoding = model.encode_step(frames[:, t : t + 1], encoding)
-        assert torch.equal(found[:, 0], tokens[:, t])
-        shown, showing = model.decode_step(found, showing)
+        assert_same_codes(found[:, 0], tokens[:, t], model.quantizer, vectors[:, t])
+        shown, showing = model.decode_step(tokens[:, t : t + 1], showing)
         torch.testing.assert_close(shown[:, 0], decoded[:, t], atol=1e-3, rtol=0)
 
 
@@ -200,44 +201,62 @@ def test_latent_actions_step_as_they_train_and_see_no_future():
     model(torch.rand(4, 3, 3, 16, 16))
     encoder = unset(model).encoder
     frames = torch.rand(2, 6, 3, 16, 16)
-    _, index, _ = encoder(frames)
+    with quantized_by(encoder.quantizer) as given:
+        _, index, _ = encoder(frames)
+    (vectors,) = given
     later = frames.clone()
     later[:, 4:] = 0.5
     assert torch.equal(encoder(later)[1][:, :3], index[:, :3])
     past = None
     for t in range(6):
         found, past = encoder.step(frames[:, t : t + 1], past)
-        assert t == 0 or torch.equal(found, index[:, t - 1])
+        if t > 0:
+            wanted = index[:, t - 1]
+            assert_same_codes(found, wanted, encoder.quantizer, vectors[:, t - 1])
+
+
+def square_moves(count):
+    """Clips [count, 2, 3, 16, 16] of a square that goes to the right or to the left; which."""
+    frames, right = torch.zeros(count, 2, 3, 16, 16), torch.rand(count) < 0.5
+    frames[:, 0, :, 6:10, 6:10] = 1.0
+    frames[right, 1, :, 6:10, 10:14] = 1.0
+    frames[~right, 1, :, 6:10, 2:6] = 1.0
+    return frames, right
+
+
+@torch.no_grad()
+def codes_tell_the_way(model):
+    """The two ways have codes of their own, and with another clip's code the guess is far off."""
+    model.eval()
+    frames, right = square_moves(32)
+    out = model(frames)
+    codes = out["actions"][:, 0]
+    swapped = model.encoder.quantizer.codes(codes.roll(1))[:, None]
+    told = ((out["frames"] - frames[:, 1:]) ** 2).mean()
+    astray = ((model.predict(frames[:, :1], swapped) - frames[:, 1:]) ** 2).mean()
+    model.train()
+    return not set(codes[right].tolist()) & set(codes[~right].tolist()) and told < 0.2 * astray
 
 
 def test_the_decoder_of_latent_actions_must_use_them():
-    """Nothing but the code tells where the square goes; after a little training it does."""
-    model = LatentActionModel(LATENT).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    """Nothing but the code tells where the square goes; after a little training it does.
 
-    def clips(count):
-        frames, right = torch.zeros(count, 2, 3, 16, 16), torch.rand(count) < 0.5
-        frames[:, 0, :, 6:10, 6:10] = 1.0
-        frames[right, 1, :, 6:10, 10:14] = 1.0
-        frames[~right, 1, :, 6:10, 2:6] = 1.0
-        return frames, right
-
-    for _ in range(220):
-        frames, _ = clips(16)
-        out = model(frames)
-        loss = ((out["frames"] - frames[:, 1:]) ** 2).mean() + out["commitment"]
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    model.eval()
-    frames, right = clips(32)
-    codes = model(frames)["actions"][:, 0]
-    assert not set(codes[right].tolist()) & set(codes[~right].tolist())
-    with torch.no_grad():
-        swapped = model.encoder.quantizer.codes(codes.roll(1))[:, None]
-        told = ((model(frames)["frames"] - frames[:, 1:]) ** 2).mean()
-        astray = ((model.predict(frames[:, :1], swapped) - frames[:, 1:]) ** 2).mean()
-    assert told < 0.5 * astray
+    When that comes is chance: 100 to 500 steps. It is waited for, from up to three beginnings.
+    """
+    for _ in range(3):
+        model = LatentActionModel(LATENT).train()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+        for step in range(600):
+            frames, _ = square_moves(16)
+            out = model(frames)
+            loss = ((out["frames"] - frames[:, 1:]) ** 2).mean() + out["commitment"]
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+            optimizer.step()
+            if step % 20 == 19 and codes_tell_the_way(model):
+                return
+    pytest.fail("the decoder does without the codes")
 
 
 # -- dynamics --------------------------------------------------------------------------------------

@@ -24,9 +24,11 @@ def both_ways(monkeypatch, compute):
 
 
 def assert_same(actual, expected):
+    """Gradients are sums over a batch's steps in another order: 1e-5 of the largest, now and then.
+    Anything that is forgotten in a kernel shows in the first digits."""
     for one, other in zip(actual, expected, strict=True):
         scale = other.abs().max().item()
-        torch.testing.assert_close(one, other, atol=1e-5 * max(scale, 1.0), rtol=0)
+        torch.testing.assert_close(one, other, atol=1e-4 * max(scale, 1.0), rtol=0)
 
 
 @pytest.mark.parametrize("batch, length", [(3, 1), (2, 3), (1, 31), (2, 32), (1, 33), (2, 100)])

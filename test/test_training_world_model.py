@@ -13,6 +13,7 @@ import yaml
 from episodes import episode, reader
 from recordings import picture, write_bag
 from recordings import robot as recorded
+from rounding import assert_same_codes, quantized_by
 from safetensors.torch import load_file
 
 from vla_ros import cli
@@ -196,28 +197,35 @@ def test_tokens_of_blocks_are_those_of_the_whole_sequence(tmp_path):
                 torch.nn.init.normal_(parameter, std=0.4)
     clips = Clips([driven(0, 230), driven(1, 12)], "front", 0.2)
     latent.encoder(torch.rand(4, 3, 3, 16, 16))
-    tokens = TokenClips.of(clips, tokenizer, latent.encoder.eval(), tmp_path)
+    encoder = latent.encoder.eval()
+    tokens = TokenClips.of(clips, tokenizer, encoder, tmp_path)
     assert len(tokens.tokens) == 242
-    with torch.no_grad():
-        for number, index, found, led in tokens.sequences():
-            frames = torch.from_numpy(clips.frames(number, index)).permute(0, 3, 1, 2)[None] / 255
-            assert np.array_equal(tokenizer.encode(frames)[0].numpy(), found)
-            assert np.array_equal(latent.encoder(frames)[1][0].numpy(), led[1:])
+    for number, index, *found in tokens.sequences():
+        frames = torch.from_numpy(clips.frames(number, index)).permute(0, 3, 1, 2)[None] / 255
+        with (
+            torch.no_grad(),
+            quantized_by(tokenizer.quantizer) as looks,
+            quantized_by(encoder.quantizer) as changes,
+        ):
+            whole, (_, led, _) = tokenizer.encode(frames), encoder(frames)
+        kept, kept_led = (torch.from_numpy(part.astype(np.int64)) for part in found)
+        assert_same_codes(kept, whole[0], tokenizer.quantizer, looks[0][0])
+        assert_same_codes(kept_led[1:], led[0], encoder.quantizer, changes[0][0])
     others = [driven(2, 230), driven(3, 12)]
     named = zip(others, clips.episodes, strict=True)
     others = [replace(other, name=one.name) for other, one in named]
-    again = TokenClips.of(Clips(others, "front", 0.2), tokenizer, latent.encoder, tmp_path / "x")
-    TokenClips.of(clips, tokenizer, latent.encoder, tmp_path / "x")
+    again = TokenClips.of(Clips(others, "front", 0.2), tokenizer, encoder, tmp_path / "x")
+    TokenClips.of(clips, tokenizer, encoder, tmp_path / "x")
     assert len(list((tmp_path / "x").iterdir())) == 2, "by what is seen, not by names"
     assert not np.array_equal(again.tokens, tokens.tokens)
     shutil.rmtree(tmp_path / "x")
     batch = tokens.batch(0, 0, 5, 6)
     assert batch["tokens"].shape == (5, 6, 16) and batch["actions"].shape == (5, 5)
     before = list(tmp_path.iterdir())
-    TokenClips.of(clips, tokenizer, latent.encoder, tmp_path)
+    TokenClips.of(clips, tokenizer, encoder, tmp_path)
     assert list(tmp_path.iterdir()) == before  # read, not written again
-    latent.encoder.to_code.weight.data.add_(1.0)
-    TokenClips.of(clips, tokenizer, latent.encoder, tmp_path)
+    encoder.to_code.weight.data.add_(1.0)
+    TokenClips.of(clips, tokenizer, encoder, tmp_path)
     assert len(list(tmp_path.iterdir())) == 2
 
 

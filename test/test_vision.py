@@ -36,8 +36,8 @@ PUBLISHED = {
 }
 
 
-def make(name: str) -> VisionEncoder:
-    torch.manual_seed(0)
+def make(name: str, seed: int = 0) -> VisionEncoder:
+    torch.manual_seed(seed)
     return build_encoder(ARCHITECTURES[name])
 
 
@@ -67,15 +67,22 @@ def test_shapes_and_types(name):
 
 @each
 def test_tokens_lie_where_the_image_is(name):
-    """What changes in the upper right quarter of the image changes those tokens most."""
-    encoder = make(name).eval()
-    half = encoder.image_size // 2
-    images = torch.full((1, 3, 2 * half, 2 * half), 128, dtype=torch.uint8)
-    changed = images.clone()
-    changed[:, :, :half, half:] = random_images(encoder)[:1, :, :half, half:]
-    difference = (encoder(changed) - encoder(images)).abs().sum(-1)
-    quarters = F.avg_pool2d(difference, encoder.grid[0] // 2)[0]
-    assert quarters.argmax() == 1, quarters
+    """What changes in the upper right quarter of the image changes those tokens most.
+
+    With weights of chance another quarter may change more now and then, so several are tried.
+    """
+    shares = torch.zeros(4)
+    for seed in range(8):
+        encoder = make(name, seed).eval()
+        half = encoder.image_size // 2
+        images = torch.full((1, 3, 2 * half, 2 * half), 128, dtype=torch.uint8)
+        changed = images.clone()
+        changed[:, :, :half, half:] = random_images(encoder)[:1, :, :half, half:]
+        with torch.no_grad():
+            difference = (encoder(changed) - encoder(images)).abs().sum(-1)
+        quarters = F.avg_pool2d(difference, encoder.grid[0] // 2)[0].flatten()
+        shares += quarters / quarters.sum() / 8
+    assert shares[1] > 1.2 * shares[[0, 2, 3]].max(), shares
 
 
 @each

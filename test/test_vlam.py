@@ -175,7 +175,8 @@ def test_half_precision_runs_and_stays_near(model, tensors):
         with torch.autocast("cpu", dtype=torch.bfloat16):
             rough, _ = half.watch(*frame)
             assert half.describe()
-        torch.testing.assert_close(rough[..., :3], chunks[..., :3], atol=0.01, rtol=0)
+        apart = (rough - chunks)[..., :3].norm() / chunks[..., :3].norm()
+        assert 0 < apart < 0.06  # 0.01 to 0.02, whatever the weights
 
 
 def test_equal_input_gives_equal_output(model, frames, tensors):

@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test format clean distclean
+.PHONY: help setup build demo test test-portable test-full format clean distclean
 
 # Neither the demo nor the tests should meet the robots of the local network.
 export ROS_AUTOMATIC_DISCOVERY_RANGE ?= LOCALHOST
@@ -22,7 +22,7 @@ sources := package.xml CMakeLists.txt $(shell find action cmake config launch ms
 	-name __pycache__ -prune -o -print)
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: .venv/.ready-$(world)  ## make .venv and install what the package needs (PYTHON=python3.11)
 
@@ -41,6 +41,11 @@ test: build  ## ruff, then all tests through colcon
 	colcon test-result --test-result-base build/vla_ros || status=$$?; \
 	grep -E '^=+ .*[0-9]+ (passed|failed|error)' build/vla_ros/ament_cmake_pytest/test.txt | tail -n 1; \
 	exit $$status
+
+test-portable: build  ## the numerical tests with the arithmetic of other machines (20 minutes)
+	$(run) python test/portable.py
+
+test-full: test test-portable  ## all of these tests
 
 format:  ## format the Python files
 	.venv/bin/ruff check --fix .

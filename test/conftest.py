@@ -1,5 +1,6 @@
-"""Shared by all tests: a ROS domain of their own, and an untrained checkpoint."""
+"""Shared by all tests: a ROS domain of their own, an untrained checkpoint, other arithmetic."""
 
+import ctypes
 import os
 import random
 
@@ -12,6 +13,31 @@ os.environ["ROS_DOMAIN_ID"] = str(random.SystemRandom().randint(1, 100))
 os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
 
 
+def pytest_addoption(parser):
+    """What makes numbers come out a little otherwise, as on another machine (see portable.py)."""
+    group = parser.getgroup("portable")
+    group.addoption("--seed-shift", type=int, default=0, help="added to every seed given to torch")
+    group.addoption("--no-onednn", action="store_true", help="torch without oneDNN")
+    group.addoption("--kernels", help="this library of Mamba kernels instead of the built one")
+
+
+def pytest_configure(config):
+    shift, library = config.getoption("--seed-shift"), config.getoption("--kernels")
+    if not (shift or library or config.getoption("--no-onednn")):
+        return
+    import torch
+
+    if shift:
+        seeded = torch.manual_seed
+        torch.manual_seed = lambda seed: seeded(seed + 1_000_003 * shift)
+    if config.getoption("--no-onednn"):
+        torch.backends.mkldnn.enabled = False
+    if library:
+        from vla_ros.models import mamba_native
+
+        mamba_native._library = ctypes.CDLL(library)
+
+
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory):
     """Folder of an untrained model: what it does is arbitrary, its shapes are the real ones."""
@@ -20,7 +46,6 @@ def checkpoint(tmp_path_factory):
     from vla_ros.models.vlam import VisionLanguageActionModel
     from vla_ros.robots.action_config import ActionConfig
 
-    torch.set_num_threads(1)
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("checkpoint")
     model = VisionLanguageActionModel.from_size(

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-import torch
 
 from vla_ros.checkpoints import resolve
 from vla_ros.models.narrator import Narrator, plan_of
@@ -40,7 +39,6 @@ class Moment:
 
 @pytest.fixture(scope="module")
 def narrator():
-    torch.set_num_threads(1)
     return Narrator.from_pretrained(resolve("narrator"))
 
 

@@ -24,7 +24,6 @@ AHEAD = 4  # frames
 
 @pytest.fixture(scope="module")
 def world():
-    torch.set_num_threads(1)
     return WorldModel.from_pretrained(resolve("world"))
 
 

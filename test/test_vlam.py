@@ -176,7 +176,7 @@ def test_half_precision_runs_and_stays_near(model, tensors):
             rough, _ = half.watch(*frame)
             assert half.describe()
         apart = (rough - chunks)[..., :3].norm() / chunks[..., :3].norm()
-        assert 0 < apart < 0.06  # 0.01 to 0.02, whatever the weights
+        assert 0 < apart < 0.04  # 0.01 to 0.02, whatever the weights
 
 
 def test_equal_input_gives_equal_output(model, frames, tensors):

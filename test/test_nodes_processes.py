@@ -404,7 +404,7 @@ def test_lifecycle_services_start_and_stop_a_node(robot, folder):
     ("node", "arguments", "words"),
     [
         ("command_gate", ["-p", "rate:=-1.0"], ["rate"]),
-        ("command_gate", ["-p", "chunk_timeout:=1"], ["chunk_timeout", "decimal point"]),
+        ("command_gate", ["-p", "chunk_timeout:=soon"], ["chunk_timeout", "a number is wanted"]),
         ("action_policy", ["-p", "checkpoint:=nowhere"], ["nowhere", "give a folder"]),
         ("vision_encoder", ["-p", "camera_topics:=[one]"], ["camera_topics", "wrist_camera"]),
     ],

@@ -107,8 +107,8 @@ def _unpacked(path: Path, folder: Path) -> Path:
                 written += len(block)
                 if written > most:
                     raise ValueError(
-                        f"{path} unpacks to more than {most / 1e9:.1f} GB, what it may hold or "
-                        f"{folder} has free: unpack it with `zstd -d`, and name what it gives"
+                        f"{path} unpacks to more than {most / 1e9:.1f} GB, what it may hold or the "
+                        "disk has free: unpack it with `zstd -d`, and name what it gives"
                     )
                 plain.write(block)
     except zstandard.ZstdError as error:

@@ -203,9 +203,10 @@ class CommandGate:
         self._advance(now)
         self.slowed = False
         self.reason = self._obstacle(now)
-        if not math.isfinite(now):
-            now = self._now  # the time of the last call that had one
-        self._set_point.advance(now)
+        if math.isfinite(now):
+            self._set_point.advance(now)
+        else:
+            now = self._now  # the time of a call that had one
         if not self.reason and not self._commanding(now):
             self._begin(now)
         enough = self.config.lookahead + ROUNDING
@@ -220,8 +221,10 @@ class CommandGate:
 
     def stop(self, reason: str, now: float) -> Command | None:
         """Close for `reason`. Returns the last command to send, None when the robot is at rest."""
-        now = now if math.isfinite(now) else self._now
-        self._set_point.advance(now)
+        if math.isfinite(now):
+            self._set_point.advance(now)
+        else:
+            now = self._now
         command = self._hold(now) if self._commanding(now) else None
         self.reset(reason)
         return command

@@ -306,6 +306,24 @@ def test_the_same_instruction_again_goes_on_and_after_an_end_begins_anew(tmp_pat
     assert (len(first), len(second), first.outcome) == (11, 9, True)
 
 
+def test_a_flag_that_is_false_ends_nothing_and_an_old_one_tells_of_no_new_task(tmp_path):
+    again = [text("/instruction", 99.5 + 0.25 * i, "pick") for i in range(12)]
+    flags = [flag(99.0 + 0.1 * i, i > 30) for i in range(40)]
+    (one,) = read(write_bag(tmp_path / "flag", [*robot(20), *again, *flags]), task_status="success")
+    assert (len(one), one.outcome) == (20, True)
+    said = [text("/instruction", t, "pick") for t in (99.0, 101.05, 101.3, 101.6)]
+    flags = [flag(99.0 + 0.1 * i, 18 < i < 24) for i in range(40)]
+    path = write_bag(tmp_path / "lingers", [*robot(20), *said, *flags])
+    first, second = read(path, task_status="success")
+    assert (len(first), first.outcome, len(second), second.outcome) == (11, True, 9, False)
+
+
+def test_a_topic_of_instructions_without_any_is_named(tmp_path):
+    path = write_bag(tmp_path / "bag", [*robot(), text("/instruction", 200.0, "late")])
+    with pytest.raises(ValueError, match="6 frames left out: without an instruction"):
+        read(path)
+
+
 def test_an_outcome_may_be_a_flag_of_which_the_last_counts(tmp_path):
     for values, wanted in (((False, False, True), True), ((False,), False), ((), None)):
         flags = [flag(100.1 + 0.1 * i, value) for i, value in enumerate(values)]

@@ -26,6 +26,7 @@ from vla_ros.training.data.bag import SECOND, Bag, Topic
 from vla_ros.training.data.bag_commands import TYPES, is_delta, lasting, summed_deltas, values_at
 from vla_ros.training.data.bag_contract import Contract, held_for
 from vla_ros.training.data.bag_state import StateReader
+from vla_ros.training.data.bag_task import TaskReader
 from vla_ros.training.data.bag_values import VALUES
 from vla_ros.training.data.episode import Episode
 from vla_ros.training.data.gaps import SLOWEST, steady_parts
@@ -37,12 +38,6 @@ _PICTURES = {
 _DEPTHS = {
     "sensor_msgs/msg/Image": depth_from_message,
     "sensor_msgs/msg/CompressedImage": depth_from_compressed,
-}
-_TEXT = "std_msgs/msg/String"
-# What a message says of the task: it succeeded, it failed, nothing yet.
-_OUTCOMES: dict[str, Callable[[Any], bool | None]] = {
-    "vla_ros/msg/TaskStatus": lambda message: {1: True, 2: False}.get(message.outcome),
-    "std_msgs/msg/Bool": lambda message: bool(message.data),
 }
 _AS_FAST = 0.9  # periods of a camera in dt from which on each of its frames is taken
 _SUMMED = 1.2  # commands a frame that are worth a word
@@ -110,6 +105,7 @@ class _SpanReader:
     ) -> None:
         self._bag, self._contract, self._span, self._counter = bag, contract, span, numbers
         self.notes = [*notes]  # of what was left out since the last episode
+        self._task = TaskReader(bag, contract, span)
         self._state = StateReader(bag, contract.states, span, contract.state_names)
         if span.after_jump:
             self.notes.append("a clock jumped before this episode")
@@ -247,32 +243,13 @@ class _SpanReader:
     ) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
         """The stretches of frames under one instruction."""
         at = next(iter(rows.values()))
-        try:
-            topic = self._bag.topic(self._contract.instruction)
-        except ValueError:
-            if len(at):
-                yield self._bag.custom.get("instruction", ""), rows
+        if not len(at):
             return
-        if topic.type != _TEXT:
-            raise ValueError(f"{self._bag.path}: {topic.name} is {topic.type}; expected {_TEXT}")
-        said = Lookup(topic, self._span).rows_at(frames.stamps[at], frames.received[at], None)
-        texts = [message.data.strip() for message in self._bag.messages(topic)]
-        idle = np.array([row < 0 or not texts[row] for row in said], dtype=bool)
-        self._note(int(idle.sum()), "without an instruction")
-        begins = self._first_of(topic, texts)[said]
-        for row in np.unique(begins[~idle]):
-            yield texts[row], {name: r[~idle & (begins == row)] for name, r in rows.items()}
-
-    def _first_of(self, topic: Topic, texts: Sequence[str]) -> np.ndarray:
-        """For each instruction, the message that gave it first: one that is repeated goes on."""
-        decided = np.array([time for time, done in self._outcomes() if done is not None])
-        first = np.arange(len(texts))
-        for row in range(1, len(texts)):
-            since = topic.received[first[row - 1]]
-            over = ((decided > since) & (decided <= topic.received[row])).any()
-            if texts[row] == texts[row - 1] and not over:
-                first[row] = first[row - 1]
-        return first
+        stretches = [*self._task.instructed(frames.stamps[at], frames.received[at])]
+        self._note(sum(int(m.sum()) for t, m in stretches if t is None), "without an instruction")
+        for text, inside in stretches:
+            if text is not None:
+                yield text, {name: r[inside] for name, r in rows.items()}
 
     def _episode(self, number: int, text: str, rows: dict[str, np.ndarray]) -> Episode:
         contract, action = self._contract, self._contract.action
@@ -296,7 +273,7 @@ class _SpanReader:
             actions=told,
             pictures=self._readers(contract.cameras, rows, _PICTURES),
             depths=self._readers(contract.depth, rows, _DEPTHS),
-            outcome=self._outcome(frames.received[at[0]], frames.received[at[-1]]),
+            outcome=self._task.outcome(frames.received[at[0]], frames.received[at[-1]]),
             notes=tuple(self.notes),
         )
 
@@ -373,27 +350,6 @@ class _SpanReader:
             return None  # it has other joints
         values, missing = reader.at(np.array([time]), np.array([time]))
         return None if missing[0] else values[0]
-
-    def _outcome(self, first: int, last: int) -> bool | None:
-        told = self._bag.custom.get("outcome")
-        if told in ("succeeded", "failed"):
-            return told == "succeeded"
-        during = [done for time, done in self._outcomes() if first <= time <= last + SECOND]
-        decided = [done for done in during if done is not None]
-        return decided[-1] if decided else None
-
-    def _outcomes(self) -> list[tuple[int, bool | None]]:
-        """When the task's status was received (ns), and what it said; None: nothing yet."""
-        try:
-            topic = self._bag.topic(self._contract.task_status)
-        except ValueError:
-            return []
-        if topic.type not in _OUTCOMES:
-            raise ValueError(
-                f"{self._bag.path}: {topic.name} is {topic.type}; expected {' or '.join(_OUTCOMES)}"
-            )
-        read = map(_OUTCOMES[topic.type], self._bag.messages(topic))
-        return list(zip(topic.received.tolist(), read, strict=True))
 
 
 def _pictures(

@@ -6,11 +6,15 @@ import numpy as np
 import pytest
 import torch
 from episodes import episode, reader
+from recordings import robot as recorded
+from recordings import text as told
+from recordings import write_bag
 
 from vla_ros.robots.action_config import ActionConfig
 from vla_ros.scene_language.descriptions import SENTENCES, Doing, describe
 from vla_ros.scene_language.instructions import COLORS, FAMILIES
 from vla_ros.sim.tasks import FIRST_TRAINING_SEED, sample_task
+from vla_ros.training.data.alignment import Stream
 from vla_ros.training.data.bag_to_rlds import write_rlds
 from vla_ros.training.data.episode_windows import EpisodeWindows, action_chunks
 from vla_ros.training.data.recordings import Robot
@@ -260,3 +264,24 @@ def test_a_robot_is_a_preset_or_a_file(tmp_path):
     robot = Robot.load(str(file))
     assert robot.action.action_dim == 1 and robot.bag["cameras"]["front"].tolerance == 0.05
     assert robot.bag["state"].topic == "arm/state"
+
+
+def test_a_recording_without_an_episode_is_left_out_and_said_unless_all_are_so(tmp_path, capsys):
+    joints = ("a", "b")
+    contract = replace(
+        TOY,
+        action_dim=2,
+        action_names=joints,
+        action_bounds=(-9.0, 9.0),
+        proprioception_names=joints,
+        control_mode="joint_position",
+    )
+    topics = {"cameras": {"front": Stream("/camera")}, "command": Stream("/command")}
+    robot = Robot(contract, bag=topics)
+    idle = [told("/instruction", 99.0, "")]  # nobody says what to do
+    write_bag(tmp_path / "bags" / "idle", [*recorded(), *idle])
+    with pytest.raises(ValueError, match=r"idle holds no episode: 6 frames .* without an instruct"):
+        list(robot.episodes([tmp_path / "bags"]))
+    write_bag(tmp_path / "bags" / "used", recorded())
+    assert len(list(robot.episodes([tmp_path / "bags"]))) == 1
+    assert "without an instruction: left out" in capsys.readouterr().err

@@ -44,6 +44,10 @@ _SUMMED = 1.2  # commands a frame that are worth a word
 _STATE = "state of the robot"  # no topic has such a name
 
 
+class NoEpisode(ValueError):
+    """A recording that can be read has no frame to learn from."""
+
+
 def open_bag(path: str | Path | Bag, contract: Contract) -> Iterator[Episode]:
     """Episodes of a recording, opened or not; their pictures are read from it when asked for.
 
@@ -65,7 +69,7 @@ def open_bag(path: str | Path | Bag, contract: Contract) -> Iterator[Episode]:
         left_out = reader.notes
     if last is None:
         reasons = "; ".join(left_out) or "the first camera is silent"
-        raise ValueError(f"{bag.path} holds no episode: {reasons}")
+        raise NoEpisode(f"{bag.path} holds no episode: {reasons}")
     yield replace(last, notes=(*last.notes, *left_out))
 
 

@@ -12,9 +12,9 @@ from vla_ros.training.data.bag import Bag
 from vla_ros.training.data.bag_contract import Contract
 from vla_ros.training.data.bag_folders import BagFiles
 from vla_ros.training.data.bag_types import MsgFolders
-from vla_ros.training.data.bags import open_bag
+from vla_ros.training.data.bags import NoEpisode, open_bag
 from vla_ros.training.data.episode import Episode
-from vla_ros.training.data.notices import announced
+from vla_ros.training.data.notices import announced, say
 from vla_ros.training.data.rlds_mapping import RldsMapping, camera_name
 from vla_ros.training.data.settings_file import check_keys, convert, fill, read
 from vla_ros.training.data.shards import EpisodeShard
@@ -27,6 +27,7 @@ _PRESETS = {
     "mobile_manipulator": ActionConfig.get_mobile_manipulator_config,
 }
 DATA_HELP = "recordings (bags, RLDS datasets, shards, folders of them) instead of the simulator"
+_REASONS = 10  # of recordings that hold no episode, in the error about all of them
 ROBOT_HELP = f"what they are of: {', '.join(_PRESETS)}, or a YAML file"
 
 
@@ -76,24 +77,37 @@ class Robot:
         """Episodes of recordings, RLDS datasets, folders of shards, and folders of any of them.
 
         Raises:
-            ValueError: one of the paths cannot be read, or is of another kind of robot.
+            ValueError: one of the paths cannot be read, or is of another kind of robot, or there is
+                no episode in any. A recording without an episode beside others is left out and
+                said.
         """
         return announced(self._checked(paths))
 
     def _checked(self, paths: Sequence[Path]) -> Iterator[Episode]:
+        there, empty = False, []
         for path in paths:
-            for episode in self._open(path):
+            for episode in self._open(path, empty):
                 self.check(episode)
+                there = True
                 yield episode
+        if empty and not there:
+            more = f"; and {len(empty) - _REASONS} more" if len(empty) > _REASONS else ""
+            raise ValueError("; ".join(empty[:_REASONS]) + more)
+        for reason in empty:
+            say(f"{reason}: left out")
 
-    def _open(self, path: Path) -> Iterator[Episode]:
+    def _open(self, path: Path, empty: list[str]) -> Iterator[Episode]:
+        """Episodes of a path; recordings that hold none are told in `empty`."""
         for kind, place in sources(path):
             if kind is Kind.RLDS:
                 yield from self._open_rlds(place)
             elif kind is Kind.SHARD:
                 yield from EpisodeShard.load(place).episodes()
             else:
-                yield from self._open_bag(place)
+                try:
+                    yield from self._open_bag(place)
+                except NoEpisode as error:
+                    empty.append(str(error))
 
     def _open_bag(self, files: BagFiles) -> Iterator[Episode]:
         contract = None

@@ -210,8 +210,9 @@ class CommandGate:
         if not self.reason and not self._commanding(now):
             self._begin(now)
         enough = self.config.lookahead + ROUNDING
+        # A controller that follows the last set point still goes from there to the new place.
         if not self.reason and self._set_point.time_to(self.last) > enough:
-            self.reason = "the robot is on its way from its last command to where it is now"
+            self.reason = "the robot was moved since its last command: waiting for its controller"
         if self.reason:
             return self._hold(now)
         if self.state is not State.ACTIVE:

@@ -144,6 +144,15 @@ def test_two_robots_on_one_topic_are_noticed(rate, other):
     assert at(made, "b", 7990) == [0.4], "the second one has gone"
 
 
+def test_zeros_between_messages_that_are_far_apart_are_noticed():
+    said = [p for i in range(8) for p in ({"a": 0.1 * i, "b": 0.0}, {"a": 0.0, "b": 0.0})]
+    assert "0 for every joint" in contradiction(said, ["a", "b"])
+    reset = [{"a": 0.1 * i, "b": 0.05 * i} for i in range(10)]
+    assert contradiction(5 * reset, ["a", "b"]) == "", (
+        "a robot that begins anew, and goes on from 0"
+    )
+
+
 def test_a_driver_that_jitters_or_has_coarse_encoders_contradicts_nothing():
     rng = np.random.default_rng(1)
     names = ["a", "b", "g"]
@@ -158,6 +167,7 @@ def test_a_driver_that_jitters_or_has_coarse_encoders_contradicts_nothing():
     ]
     degrees = [{"a": 10 + 0.088 * rng.integers(0, 2), "b": 0.0, "g": 0.0} for _ in range(300)]
     clicking = [{"a": 0.01 * i, "b": 0.0, "g": float(i % 2)} for i in range(300)]
+    wild = [dict(zip("abg", row, strict=True)) for row in rng.normal(size=(300, 3)).tolist()]
     resting = [{"a": 0.0, "b": ticks * rng.integers(0, 2), "g": 0.0} for _ in range(300)]
-    for said in (coarse, degrees, clicking, resting, [*map(honest, np.arange(0, 3, 0.1))]):
+    for said in (coarse, degrees, clicking, wild, resting, [*map(honest, np.arange(0, 3, 0.1))]):
         assert contradiction(said, names) == ""

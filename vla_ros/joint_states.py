@@ -204,7 +204,12 @@ def contradiction(said: Sequence[Mapping[str, float]], names: Sequence[str]) -> 
             & (size > max(_APART, 3 * np.diff(levels).min()))  # of an encoder: not its last digit
             & (abs(there + back) <= 0.1 * size)
         )
-        if (count := int(spikes.sum())) >= max(_AGAIN, _OFTEN * len(values)):
+        count = int(spikes.sum())
+        if count < max(_AGAIN, _OFTEN * len(values)):
+            continue
+        # Of two trains, each is smooth by itself: one of the next two messages is of the same.
+        along = np.minimum(abs(there), abs(there + back))
+        if np.quantile(along, 0.75) <= 0.1 * np.median(size[spikes]):
             return f"{name} jumps there and back {count} times in {len(values)} messages"
     return ""
 
@@ -221,7 +226,7 @@ def _returning_zeros(said: Sequence[Mapping[str, float]]) -> int:
             size = max(map(abs, before.values()))
             away = sum(abs(value) > _APART for value in before.values())
             moved = max(abs(positions[name] - value) for name, value in before.items())
-            count += 2 * away >= len(before) and moved <= 0.2 * size
+            count += 2 * away >= len(before) and moved <= 0.5 * size
         before, zeros = positions, False
     return count if count >= _AGAIN else 0
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from vla_ros.robots import panda
+from vla_ros.safety.gate import CommandGate
 from vla_ros.sim.arm import TICK, ArmWorld
 from vla_ros.sim.experts import expert_chunk
 from vla_ros.sim.tasks import Outcome, sample_task
@@ -32,6 +33,33 @@ def test_the_expert_succeeds_with_latency(world, latency_ticks):
     first = seen[0]
     assert [image.shape for image in first.images] == [(64, 64, 3)] * 2
     assert first.proprioception.shape == (4,) and first.joints.shape == (8,)
+
+
+def test_the_gripper_keeps_what_it_holds_while_the_gate_holds_the_arm(world, monkeypatch):
+    """From half a second after it grips, for a second, no chunk comes: a hold, silence, a start."""
+    accept, command, fingers = CommandGate.accept, CommandGate.command, []
+    gripped = []
+
+    def accept_or_not(gate, chunk, now):
+        width = gate.measured[7]
+        if gate.last is not None and gate.last[7] < 0.005 and 0.01 < width < 0.036:
+            gripped.append(now)
+        if gripped and 0.5 < now - gripped[0] < 1.5:
+            return "lost"
+        return accept(gate, chunk, now)
+
+    def watch(gate, now):
+        sent = command(gate, now)
+        if sent is not None and sent.hold:
+            fingers.append(sent.positions[7])
+        return sent
+
+    monkeypatch.setattr(CommandGate, "accept", accept_or_not)
+    monkeypatch.setattr(CommandGate, "command", watch)
+    rollout = Rollout(world, image_size=64)
+    outcome = rollout.run(sample_task("bowl", 500), lambda _: expert_chunk(world, 8, 0.05))
+    assert outcome is Outcome.SUCCEEDED and gripped
+    assert len(fingers) > 10 and max(fingers) < 0.005
 
 
 @pytest.mark.parametrize("latency_ticks", [-1, MAX_LATENCY + 1])

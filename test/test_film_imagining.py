@@ -117,7 +117,7 @@ def test_the_demo_says_how_much_was_imagined_when(world, monkeypatch, capsys):
     first, blind = recorded(), recorded(1.0)
     blind.views.clear()
     blind.began, blind.times = BEGAN + 50.0, [time + 50.0 for time in blind.times]
-    demo._complete([first, blind], watcher)
+    assert demo._complete([first, blind], watcher) == 10.0  # frames a second
     assert len(first.times) == 19 and len(blind.times) == 11
     assert watcher.expectations.camera(first.times[0], BEGAN) is not None
     told = capsys.readouterr().out

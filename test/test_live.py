@@ -180,7 +180,7 @@ def test_a_narrator_without_time_is_none_and_it_is_said(capsys):
     assert demo._tell_truth(heard)
     first, second = capsys.readouterr().out.splitlines()
     assert first.startswith("0 of 0 sentences true by physics (1 could not be")
-    assert second.startswith("in 1 s the narrator had no time")
+    assert second == "in 1 s the narrator had no time to keep up"
 
 
 def test_what_is_said_is_judged_by_the_robot_s_own_physics_and_printed_once(capsys):

@@ -39,7 +39,7 @@ _NEEDED = 0.9  # share of the episodes that must succeed
 _COLUMNS = 6  # of the contact sheet
 _TAIL = 1.2  # s filmed after an episode; the robot says then how it leaves the table
 _MAX_FRAMES = 700  # of the film: drawing one takes 50 ms
-_NO_TIME = "(no time to say anything)"
+_NO_TIME, _SILENT = "(no time to say anything)", "(nothing said)"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -92,10 +92,12 @@ def main(arguments: argparse.Namespace) -> int:
         recordings = recorder.recordings
     watcher.sayings.settle()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    _complete(recordings, watcher)
-    _film(recordings, reports, watcher.expectations, watcher.sayings, arguments.out)
+    rate = _complete(recordings, watcher)
+    silent = _film(recordings, reports, watcher.expectations, watcher.sayings, arguments.out, rate)
 
     spoke = not narrator or _tell_truth(watcher)
+    if narrator and silent:
+        print(f"{silent} frames of the film have no sentence: what was not said is not made up")
     succeeded = sum(report.success for report in reports)
     print(f"{succeeded} of {count} episodes succeeded", end="")
     print(f"; look at {arguments.out}/demo.mp4 and {arguments.out}/contact_sheet.png")
@@ -207,18 +209,16 @@ def _tell_truth(watcher: Watcher) -> bool:
             "nothing was said: the narrator had no time for it beside the control "
             f"({watcher.narrator or 'it did not come up'})"
         )
-    if sayings.judged and (silent := sayings.seconds_without_time):
-        print(
-            f"in {silent} s the narrator had no time to keep up: what it did not say then is not "
-            "made up afterwards"
-        )
+    if sayings.judged and (seconds_ := sayings.seconds_without_time):
+        print(f"in {seconds_} s the narrator had no time to keep up")
     return bool(sayings.judged) or not watcher.narrator_tried
 
 
-def _complete(recordings: list[Recording], watcher: Watcher) -> None:
+def _complete(recordings: list[Recording], watcher: Watcher) -> float:
     """Give the film what there was no time for while the robot moved, and say how much that is.
 
-    Leaves frames in the recordings only for which something can be expected, if there are any.
+    Leaves frames in the recordings only for which something can be expected, if there are any, and
+    returns how many a second.
     """
     world = WorldModel.from_pretrained(resolve("world"))
     expectations, dt = watcher.expectations, world.config.dt
@@ -226,9 +226,12 @@ def _complete(recordings: list[Recording], watcher: Watcher) -> None:
         for view in recording.views:
             expectations.add_camera(view.time, view.frame)
         imagine_afterwards(world, recording, watcher.commands, expectations)
+        recording.select(can_be_expected(recording, dt) or range(len(recording.times)))
+    # Long episodes are drawn with fewer frames a second.
+    step = 1 + sum(len(recording.times) for recording in recordings) // _MAX_FRAMES
     live = afterwards = 0
     for recording in recordings:
-        recording.select(can_be_expected(recording, dt) or range(len(recording.times)))
+        recording.select(range(0, len(recording.times), step))
         found = [expectations.imagined(time, recording.began) for time in recording.times]
         live += sum(bool(one and one.live) for one in found)
         afterwards += sum(bool(one and not one.live) for one in found)
@@ -239,6 +242,7 @@ def _complete(recordings: list[Recording], watcher: Watcher) -> None:
     )
     if live + afterwards < total:
         print(f"nothing could be imagined for {total - live - afterwards} frames")
+    return FRAMES_PER_SECOND / step
 
 
 def _film(
@@ -247,18 +251,16 @@ def _film(
     expectations: Expectations,
     sayings: Sayings,
     out: Path,
-) -> None:
-    """Write demo.mp4 and contact_sheet.png."""
-    total = sum(len(recording.states) for recording in recordings)
-    step = 1 + total // _MAX_FRAMES  # long episodes are drawn with fewer frames a second
-    for recording in recordings:
-        recording.select(range(0, len(recording.times), step))
+    rate: float,
+) -> int:
+    """Write demo.mp4 and contact_sheet.png. Returns for how many frames nothing was said."""
+    silent = 0
     total = sum(len(recording.states) for recording in recordings)
     rows: list[tuple[EpisodeReport, list[np.ndarray]]] = []
     studio = Studio()
     try:
         with (
-            Video(out / "demo.mp4", FRAMES_PER_SECOND / step) as video,
+            Video(out / "demo.mp4", rate) as video,
             tqdm(total=total, desc="drawing the film") as bar,
         ):
             for i, (recording, report) in enumerate(zip(recordings, reports, strict=True)):
@@ -272,7 +274,8 @@ def _film(
                     outcome = recording.outcomes[k]
                     time_ = recording.times[k]
                     said = sayings.at(time_, episode[0])
-                    silence = _NO_TIME if sayings.is_silent(time_) else ""
+                    silence = _NO_TIME if sayings.is_silent(time_) else _SILENT
+                    silent += said is None
                     told = caption(picture, number, report.instruction, outcome, said, silence)
                     video.add(beside(told, expectations, time_, episode))
                     if k in chosen:
@@ -282,3 +285,4 @@ def _film(
     finally:
         studio.close()
     contact_sheet(rows).save(out / "contact_sheet.png")
+    return silent

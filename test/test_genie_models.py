@@ -277,7 +277,7 @@ def test_the_schedule_is_a_cosine_that_ends_at_none():
 def test_masks_are_bernoulli_with_a_rate_a_frame():
     model = Dynamics(DYNAMICS)
     shares = model.rates(torch.zeros(400, 5, 200)).float().mean(-1).flatten()
-    assert 0.4 < shares.min() < 0.55 and shares.max() > 0.97
+    assert 0.3 < shares.min() < 0.55 and shares.max() > 0.97
     assert abs(shares.mean() - 0.75) < 0.02 and abs(shares.std() - 0.5 / 12**0.5) < 0.02
 
 

@@ -32,7 +32,7 @@ from act_training import (
     without_second_labels,
 )
 from measuring import machine, table
-from results import write_section
+from results import add_write_option, write_section
 
 from vla_ros.checkpoints import resolve
 from vla_ros.models.vlam_config import SMALL_ENCODER
@@ -97,6 +97,7 @@ def main() -> None:
     parser.add_argument("--act-batch", type=int, default=32, help="default 32")
     parser.add_argument("--act-rate", type=float, default=1e-4, help="learning rate; default 1e-4")
     parser.add_argument("--act-precision", choices=("fp32", "bf16"), default="bf16")
+    add_write_option(parser)
     options = parser.parse_args()
     seeds = check_seeds(options.seed, options.trials)
     if not SHARD <= options.episodes or not 0 < options.minutes:
@@ -106,8 +107,7 @@ def main() -> None:
     results = measure(options, seeds)
     write_json(options.out / "results.json", results)
     text = report(options, results)
-    print(text)
-    write_section("act", text)
+    write_section("act", text, options.write)
 
 
 def check_folder(out: Path, told: dict) -> None:

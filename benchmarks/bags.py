@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 from measuring import interleaved, machine, mb, peak_memory, table
-from results import write_section
+from results import add_write_option, write_section
 from rosbags.rosbag2 import Reader, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
@@ -97,6 +97,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", type=float, default=1.0, help="of the recording, GB; default 1")
     parser.add_argument("--seconds", type=float, default=30.0, help="of each storage; default 30")
+    add_write_option(parser)
     options = parser.parse_args()
     rows = []
     for storage in PLUGINS:
@@ -141,8 +142,7 @@ alignment and joints included. Peak memory is beyond that of a process that has 
         )
     }
 """
-    print(text)
-    write_section("bags", text)
+    write_section("bags", text, options.write)
     return 0
 
 

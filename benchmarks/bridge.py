@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from measuring import machine, table
-from results import write_section
+from results import add_write_option, write_section
 
 from vla_ros.models.vlam import VisionLanguageActionModel
 from vla_ros.training import imitation
@@ -50,6 +50,7 @@ def fold(number: int, episodes: list[Episode], out: Path) -> tuple[np.ndarray, n
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("dataset", type=Path, help="folder of bridge_dataset/1.0.0")
+    add_write_option(parser)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     robot = Robot.load(ROBOT)
@@ -87,7 +88,7 @@ the weights are chosen by the loss on 4 of the 20, which falls by a factor of {m
 {table(["action", "policy", "the mean action", "ratio"], rows)}
 
 The policy is better in {better} of {FOLDS} folds (each number over its variance)."""
-    write_section("bridge", text)
+    write_section("bridge", text, arguments.write)
 
 
 def row(name: str, error: float, of_mean: float) -> list[str]:

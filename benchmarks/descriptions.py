@@ -13,7 +13,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
-from results import write_section
+from results import add_write_option, write_section
 from tqdm import tqdm
 
 from vla_ros.checkpoints import resolve
@@ -85,6 +85,7 @@ def main() -> int:
     parser.add_argument("--checkpoint", default="arm", help="default arm")
     parser.add_argument("--episodes", type=int, default=30, help="of each family; default 30")
     parser.add_argument("--seed", type=int, default=0, help="of the first episode; default 0")
+    add_write_option(parser)
     options = parser.parse_args()
 
     model = VisionLanguageActionModel.from_pretrained(resolve(options.checkpoint))
@@ -119,8 +120,7 @@ def main() -> int:
         blind = agreement(guesses, truth)[0]
         cells = " | ".join(f"{share:.1%}" for share in shares)
         lines.append(f"| {family} | {len(frames)} | {cells} | {blind:.1%} |")
-    print("\n".join(lines))
-    write_section("descriptions", "\n".join(lines))
+    write_section("descriptions", "\n".join(lines), options.write)
     return 0
 
 

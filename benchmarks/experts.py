@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 
-from results import write_section
+from results import add_write_option, write_section
 from tqdm import tqdm
 
 from vla_ros.sim.arm import ArmWorld
@@ -46,6 +46,7 @@ def main() -> int:
     parser.add_argument("--episodes", type=int, default=200, help="of each family; default 200")
     parser.add_argument("--seed", type=int, default=0, help="of the first episode; default 0")
     parser.add_argument("--workers", type=int, default=2, help="processes; default 2")
+    add_write_option(parser)
     options = parser.parse_args()
 
     results: dict[str, list[tuple[str, float]]] = {family: [] for family in FAMILIES}
@@ -82,8 +83,7 @@ def main() -> int:
             f"| {sum(wins) / max(len(wins), 1):.1f} s "
             f"| {'; '.join(f'{n} x {reason}' for reason, n in failures.items()) or '-'} |"
         )
-    print("\n".join(lines))
-    write_section("experts", "\n".join(lines))
+    write_section("experts", "\n".join(lines), options.write)
     return 0
 
 

@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 import numpy as np
 import rclpy
-from results import write_section
+from results import add_write_option, write_section
 from std_msgs.msg import String
 
 import vla_ros.nodes  # noqa: F401  (before torch: sets how many threads libraries use)
@@ -110,6 +110,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--trials", type=int, default=5, help="for each node; default 5")
     parser.add_argument("--checkpoint", default="arm", help="name or folder; default arm")
+    add_write_option(parser)
     options = parser.parse_args()
     rows = []
     with Stack(checkpoint=options.checkpoint, log_level="error", processes="all") as stack:
@@ -132,6 +133,7 @@ def main() -> int:
         f"{_RESTING} rad/s, and from\nthe restart of the process to motion.\n\n"
         "| killed | last set point | at rest | moving again |\n|---|---|---|---|\n"
         + "\n".join(rows),
+        options.write,
     )
     return 0
 

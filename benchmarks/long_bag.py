@@ -20,7 +20,7 @@ import psutil
 import torch
 from bags import write
 from measuring import machine, table
-from results import write_section
+from results import add_write_option, write_section
 
 ROBOT = """
 action:
@@ -85,6 +85,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", type=float, default=4.0, help="of the recording, GB; default 4")
     parser.add_argument("--steps", type=int, default=200, help="of training; default 200")
+    add_write_option(parser)
     options = parser.parse_args()
     torch.set_num_threads(1)  # as who trains has
     rows = []
@@ -113,6 +114,7 @@ size tiny, 256 frames a step. The pictures are brought to the model's size once,
 Peak: resident sets of the process that trains and of its loader, added up.
 
 {table(head, rows)}""",
+        options.write,
     )
 
 

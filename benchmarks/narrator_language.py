@@ -40,7 +40,7 @@ from narrator_tasks import (
     standing_still,
     transitive,
 )
-from results import RESULTS, write_section
+from results import add_write_option, write_section
 from tqdm import tqdm
 
 from vla_ros.checkpoints import resolve
@@ -244,7 +244,7 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=600, help="questions of each seed")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--json", type=Path, help="write all figures there too")
-    parser.add_argument("--page", type=Path, default=RESULTS, help="where the section is written")
+    add_write_option(parser)
     options = parser.parse_args()
     if options.items < 6 or options.seeds < 1:
         parser.error("--items must be 6 or more, --seeds 1 or more")
@@ -265,8 +265,7 @@ def main() -> None:
         options.json.write_text(json.dumps(found, indent=1))
     said = f"{' and '.join(counted)}, counted on {COUNTED} training stories"
     text = report(found, told, said)
-    print(text)
-    write_section("narrator_language", text, options.page)
+    write_section("narrator_language", text, options.write)
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ from narrator_sightings import (
     tell_plan,
     tell_truth_of,
 )
-from results import RESULTS, write_section
+from results import add_write_option, write_section
 from world_model import resampled
 
 from vla_ros.checkpoints import resolve
@@ -356,7 +356,7 @@ def main() -> None:
     parser.add_argument("--glances", type=int, default=300)
     parser.add_argument("--episodes", type=int, default=40)
     parser.add_argument("--out", type=Path, default=Path("runs/narrator-sight"), help="of a sheet")
-    parser.add_argument("--page", type=Path, default=RESULTS, help="where the section is written")
+    add_write_option(parser)
     options = parser.parse_args()
     if options.glances < 10 or options.episodes < 2:
         parser.error("--glances must be 10 or more, --episodes 2 or more")
@@ -383,8 +383,7 @@ def main() -> None:
     found |= {"narrations": told, "held": held, "frames of an episode": FRAMES}
     (options.out / "figures.json").write_text(json.dumps(found, indent=1))
     text = report(found, words, options.glances)
-    print(text)
-    write_section("narrator_sight", text, options.page)
+    write_section("narrator_sight", text, options.write)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from results import write_section
+from results import add_write_option, write_section
 
 import vla_ros.nodes  # noqa: F401  (before torch: sets how many threads libraries use)
 from vla_ros.checkpoints import resolve
@@ -76,6 +76,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--checkpoint", default="arm", help="name or folder; default arm")
     parser.add_argument("--seconds", type=float, default=30.0, help="of each form; default 30")
+    add_write_option(parser)
     options = parser.parse_args()
     checkpoint = str(resolve(options.checkpoint))
 
@@ -103,8 +104,7 @@ rendering, and the benchmark itself, and all nodes that are not named.
 
 {chr(10).join(shares)}
 """
-    print(text)
-    write_section("ros_overhead", text)
+    write_section("ros_overhead", text, options.write)
     return 0
 
 

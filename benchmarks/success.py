@@ -1,4 +1,4 @@
-"""The policy's success, usual and not: writes what `vla eval` measured into RESULTS.md.
+"""The policy's success, usual and not: a section of what `vla eval` measured, for RESULTS.md.
 
 vla eval --robot sim --episodes 300 --seed 0 --json offline.json
 vla eval --live --episodes 30 --seed 0 --json live.json --compare offline.json
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from measuring import table
-from results import write_section
+from results import add_write_option, write_section
 
 from vla_ros.scene_language.instructions import FAMILIES
 from vla_ros.training.evaluation import wilson_interval
@@ -194,6 +194,7 @@ def main() -> int:
     parser.add_argument("--conditions", type=Path, help="JSON of vla eval --condition")
     parser.add_argument("--twin", type=Path, help="JSON of vla eval --condition held-out-pairs")
     parser.add_argument("--words", type=Path, help="JSON of vla eval --phrasings")
+    add_write_option(parser)
     options = parser.parse_args()
     paths = {name: path for name, path in vars(options).items() if path is not None}
     try:
@@ -209,7 +210,7 @@ def main() -> int:
         parts.append(pairs(reports["twin"]))
     if "words" in reports:
         parts.append(words(reports["offline"], reports["words"]))
-    write_section("success", "\n\n".join(parts))
+    write_section("success", "\n\n".join(parts), options.write)
     return 0
 
 

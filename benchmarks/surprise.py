@@ -20,7 +20,7 @@ import matplotlib
 import numpy as np
 import torch
 from measuring import machine, ms, now, table
-from results import write_section
+from results import add_write_option, write_section
 
 from vla_ros.checkpoints import resolve
 from vla_ros.models.genie.genie import Dream, WorldModel
@@ -267,6 +267,7 @@ def main() -> None:
     parser.add_argument("--faulty", type=int, default=40, help="episodes of each fault")
     parser.add_argument("--out", type=Path, default=Path("runs/world/surprise"))
     parser.add_argument("--workers", type=int, default=os.cpu_count())
+    add_write_option(parser)
     arguments = parser.parse_args()
     checkpoint = resolve(arguments.checkpoint)
     torch.set_num_threads(1)
@@ -291,7 +292,7 @@ def main() -> None:
         f"--checkpoint {arguments.checkpoint} --episodes {arguments.episodes} "
         f"--faulty {arguments.faulty}"
     )
-    write_section("surprise", report(found, arguments.out, told))
+    write_section("surprise", report(found, arguments.out, told), arguments.write)
 
 
 def report(found: dict[str, list[Watched]], out: Path, told: str) -> str:

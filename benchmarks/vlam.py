@@ -11,13 +11,12 @@ import importlib.util
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import vla_ros.nodes  # noqa: F401  (before torch: sets how many threads libraries use)
 
 import torch  # isort: skip
 from measuring import machine
-from results import RESULTS, write_section
+from results import add_write_option, write_section
 from vlam_core import QUICK, Scale, equivalence, memory, scan
 from vlam_step import floor, streaming
 from vlam_whole import latency, sizes
@@ -46,9 +45,9 @@ def main() -> int:
         prog="vla bench vlam", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--only", metavar="PART,...", help=f"of {', '.join(PARTS)}; default all")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes, written only to --write")
-    parser.add_argument("--write", type=Path, metavar="PAGE", help=f"default {RESULTS.name}")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes")
     parser.add_argument("--device", default="cpu", help="cpu or cuda; default cpu")
+    add_write_option(parser)
     options = parser.parse_args()
     names = options.only.split(",") if options.only else list(PARTS)
     if unknown := set(names) - set(PARTS):
@@ -57,7 +56,6 @@ def main() -> int:
         parser.error('the rival mambapy is not installed: pip install "mambapy>=1.2"')
     if options.device != "cpu" and not torch.cuda.is_available():
         parser.error("--device cuda: torch finds no such device")
-    page = options.write or (None if options.quick else RESULTS)
 
     torch.set_num_threads(1)
     scale = replace(QUICK if options.quick else Scale(), device=options.device)
@@ -67,9 +65,8 @@ def main() -> int:
         command += " --quick" * options.quick
         command += f" --device {options.device}" * (options.device != "cpu")
         text = f"{title}\n\n`{command}`\non {machine(kernel(), scale.device)}.\n{rest}"
-        print(f"\n{text}", flush=True)
-        if page:
-            write_section(f"vlam {name}" + " cuda" * (options.device != "cpu"), text, page)
+        section = f"vlam {name}" + " cuda" * (options.device != "cpu")
+        write_section(section, text, options.write)
     return 0
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from measuring import machine, ms, now, table
-from results import write_section
+from results import add_write_option, write_section
 from torch import Tensor
 from tqdm import tqdm
 
@@ -275,6 +275,7 @@ def main() -> None:
     parser.add_argument("--checkpoint", default="world", help="a shipped one, or a folder")
     parser.add_argument("--episodes", type=int, default=60)
     parser.add_argument("--videos", type=Path, default=Path("runs/world/held-out"))
+    add_write_option(parser)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     world = WorldModel.from_pretrained(resolve(arguments.checkpoint))
@@ -285,7 +286,7 @@ def main() -> None:
     clips = clips_of(world, episodes)
     imagine_all(world, clips)
     told = f"--checkpoint {arguments.checkpoint} --episodes {arguments.episodes}"
-    write_section("world_model", report(world, clips, arguments.checkpoint, told))
+    write_section("world_model", report(world, clips, arguments.checkpoint, told), arguments.write)
 
 
 if __name__ == "__main__":

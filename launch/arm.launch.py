@@ -13,7 +13,13 @@ from launch_ros.substitutions import FindPackageShare
 
 from vla_ros.nodes.parameters import tables
 from vla_ros.ros.parameter_file import ParameterFile, full_name
-from vla_ros.stack.description import COMMAND_TOPIC, NodeDescription, command_topic, describe
+from vla_ros.stack.description import (
+    COMMAND_TOPIC,
+    NodeDescription,
+    clock_remapping,
+    command_topic,
+    describe,
+)
 
 ARGUMENTS = [
     DeclareLaunchArgument(
@@ -101,6 +107,7 @@ def nodes(context: LaunchContext) -> list[Node]:
     parameters = ParameterFile(given["params_file"])
     parameters.check(tables(), given["namespace"])
 
+    clock = clock_remapping(given["robot"], given["namespace"])
     common = {
         "package": "vla_ros",
         "namespace": given["namespace"],
@@ -108,7 +115,10 @@ def nodes(context: LaunchContext) -> list[Node]:
         "emulate_tty": True,
         "respawn": given["use_respawn"] == "true",
         "respawn_delay": 0.5,
-        "ros_arguments": ["--log-level", given["log_level"]],
+        "ros_arguments": [
+            *("--log-level", given["log_level"]),
+            *(w for rule in clock for w in ("-r", ":=".join(rule))),
+        ],
     }
     described = describe(
         robot=given["robot"],

@@ -39,7 +39,9 @@ def written(tmp_path, monkeypatch):
             path.write_text(json.dumps(content))
             words += [str(path)] if name in ("offline", "live") else [f"--{name}", str(path)]
         sections = []
-        monkeypatch.setattr(success, "write_section", lambda name, text: sections.append(text))
+        monkeypatch.setattr(
+            success, "write_section", lambda name, text, page: sections.append(text)
+        )
         monkeypatch.setattr(sys, "argv", ["success.py", *words])
         assert success.main() == 0
         return sections[0]

@@ -1,8 +1,10 @@
 """`vla`: what it offers, and that mistakes are told in one line."""
 
+import importlib.util
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -64,10 +66,13 @@ def test_mistakes_are_told_in_one_line(words, said, capsys):
 def test_bench_lists_what_the_repository_measures_and_passes_arguments_on(
     tmp_path, monkeypatch, capfd
 ):
-    (tmp_path / "benchmarks").mkdir()
     monkeypatch.chdir(tmp_path)
+    assert cli.main(["bench"]) == 0  # of the repository that this runs from
+    assert "ros_overhead" in capfd.readouterr().out
+    monkeypatch.setattr(cli, "__file__", str(tmp_path / "site-packages/vla_ros/cli.py"))
+    (tmp_path / "benchmarks").mkdir()
     assert cli.main(["bench", "speed"]) == 1
-    assert "run it in the repository" in capfd.readouterr().err
+    assert "a clone of the repository" in capfd.readouterr().err
 
     (tmp_path / "benchmarks/shared.py").write_text('"""No script."""\n')
     (tmp_path / "benchmarks/speed.py").write_text(
@@ -106,3 +111,20 @@ def test_rendering_needs_no_screen():
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True
     )
     assert done.stdout.strip() == "(128, 128, 3)", done.stderr
+
+
+def test_benchmarks_change_the_page_of_results_only_when_they_are_asked_to(tmp_path, capsys):
+    """Each has --write, and gives it to the one function that writes."""
+    folder = Path(__file__).parents[1] / "benchmarks"
+    for path in sorted(folder.glob("*.py")):
+        text = path.read_text()
+        if path.name != "results.py" and "write_section(" in text:
+            assert "add_write_option(parser)" in text and ".write" in text, path.name
+    spec = importlib.util.spec_from_file_location("results", folder / "results.py")
+    results = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(results)
+    page = tmp_path / "RESULTS.md"
+    results.write_section("speed", "| fast |", None)
+    assert capsys.readouterr().out == "| fast |\n" and not page.exists()
+    results.write_section("speed", "| fast |", page)
+    assert "| fast |" in page.read_text()

@@ -34,7 +34,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--narrator",
         metavar="CHECKPOINT",
         default="narrator",
-        help="name or folder of what says what is seen and done, and answers questions; empty: "
+        help="name or folder of what says what is seen and done, and answers questions; none: "
         "without (default: narrator)",
     )
     parser.add_argument(

@@ -77,17 +77,35 @@ def _parser(chosen: tuple[str, ...]) -> argparse.ArgumentParser:
     return parser
 
 
-def _bench(arguments: Sequence[str]) -> int:
-    """Run a script of ./benchmarks with its own arguments; without a name, list them.
+def _benchmarks() -> dict[Path, str]:
+    """The scripts of the repository with their text: of the one that the current folder is in, or
+    else of the one that this package runs from.
 
     Raises:
-        FileNotFoundError: the current folder is not a checkout of the repository.
+        FileNotFoundError: neither is there.
+    """
+    here = Path.cwd()
+    for folder in (here, *here.parents, Path(__file__).resolve().parents[1]):
+        paths = sorted(folder.glob("benchmarks/*.py"))
+        sources = {path: path.read_text(errors="replace") for path in paths}
+        scripts = {path: text for path, text in sources.items() if "__main__" in text}
+        if scripts:
+            return scripts
+    raise FileNotFoundError(
+        "benchmarks are not part of what is installed: run it in a clone of the repository, which "
+        "has them in benchmarks/"
+    )
+
+
+def _bench(arguments: Sequence[str]) -> int:
+    """Run a benchmark with its own arguments; without a name, list them.
+
+    Raises:
+        FileNotFoundError: the repository is not there.
         ValueError: no benchmark has that name.
     """
-    sources = {path: path.read_text() for path in sorted(Path("benchmarks").glob("*.py"))}
-    scripts = {path.stem: path for path, text in sources.items() if "__main__" in text}
-    if not scripts:
-        raise FileNotFoundError("no benchmarks/ in this folder: run it in the repository")
+    sources = _benchmarks()
+    scripts = {path.stem: path for path in sources}
     if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: vla bench NAME [its arguments; --help tells them]\n")
         for name, path in scripts.items():

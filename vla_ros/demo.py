@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the first episode; default 0")
     parser.add_argument("--checkpoint", default="arm", help="name or folder; default arm")
     parser.add_argument(
-        "--narrator", default="narrator", help="name or folder; empty: none; default narrator"
+        "--narrator", default="narrator", help="name or folder, or none; default narrator"
     )
     parser.add_argument(
         "--out", type=Path, default=Path("runs/demo"), help="folder of video and contact sheet"
@@ -67,7 +67,8 @@ def main(arguments: argparse.Namespace) -> int:
     checkpoint = resolve(arguments.checkpoint)
     if arguments.instruction:
         VisionLanguageActionModel.from_pretrained(checkpoint).start(arguments.instruction)
-    narrator = str(resolve(arguments.narrator)) if arguments.narrator else ""
+    narrator = arguments.narrator
+    narrator = "" if narrator in ("", "none") else str(resolve(narrator))
     tasks = [(FAMILIES[i % len(FAMILIES)], seed) for i, seed in enumerate(seeds)]
 
     nodes = describe(narrator=narrator)

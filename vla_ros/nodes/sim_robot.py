@@ -305,17 +305,37 @@ class SimRobot(Node):
         slow = factor < 0.9 * self.params.realtime_factor
         self._keeping_up.judge(not self._lagged)
         self._lagged = False
+        level = DiagnosticStatus.WARN if slow else DiagnosticStatus.OK
+        message = "slower than realtime_factor asks for" if slow else "simulating"
+        if other := self._other_clock():
+            level, message = DiagnosticStatus.ERROR, other
+            self.get_logger().error(other, once=True)
         array = DiagnosticArray()
         array.header.stamp = self.get_clock().now().to_msg()
         array.status = [
             DiagnosticStatus(
-                level=DiagnosticStatus.WARN if slow else DiagnosticStatus.OK,
+                level=level,
                 name=self.get_fully_qualified_name(),
-                message="slower than realtime_factor asks for" if slow else "simulating",
+                message=message,
                 values=[KeyValue(key=key, value=str(value)) for key, value in details.items()],
             )
         ]
         self._diagnostics.publish(array)
+
+    def _other_clock(self) -> str:
+        """That somebody else makes the time, too, in words; "" when nobody does."""
+        if self._clock_publisher is None:
+            return ""
+        topic = self._clock_publisher.topic_name
+        makers = self.get_publishers_info_by_topic(topic)
+        if len(makers) < 2:
+            return ""
+        names = [f"{one.node_namespace.rstrip('/')}/{one.node_name}" for one in makers]
+        others = set(names) - {self.get_fully_qualified_name()} or {names[0]}
+        return (
+            f"{', '.join(sorted(others))} publishes {topic} too, so that time jumps: end it, give "
+            "one of them a namespace, or set another ROS_DOMAIN_ID"
+        )
 
 
 def _nanoseconds(stamp: Any) -> int:

@@ -143,6 +143,15 @@ def describe(
     )
 
 
+def clock_remapping(robot: str, namespace: str) -> tuple[tuple[str, str], ...]:
+    """Where a simulation in a namespace has its time: there, so that two may run side by side.
+
+    Nodes take simulated time from /clock, whatever their namespace.
+    """
+    place = namespace.strip("/")
+    return (("/clock", f"/{place}/clock"),) if robot == "sim" and place else ()
+
+
 def command_topic(robot: str, given: str = "") -> str:
     """The topic that takes the robot's joint trajectories; `given` if it is not empty."""
     return given or (COMMAND_TOPIC if robot == "sim" else REAL_COMMAND_TOPIC)

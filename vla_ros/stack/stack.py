@@ -110,6 +110,8 @@ class Stack:
         topic = description.command_topic(robot, command_topic)
         if topic != description.COMMAND_TOPIC:
             self._arguments += ["-r", f"{description.COMMAND_TOPIC}:={topic}"]
+        for old, new in description.clock_remapping(robot, namespace):
+            self._arguments += ["-r", f"{old}:={new}"]
         apart = ["-r", f"__ns:=/{namespace.strip('/')}"] if namespace.strip("/") else []
         self._processes = Processes([*apart, *self._arguments], self._threads.ended)
         self._apart = [node for node in self._described.values() if _is_apart(node, processes)]

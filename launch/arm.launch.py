@@ -16,6 +16,7 @@ from vla_ros.ros.parameter_file import ParameterFile, full_name
 from vla_ros.stack.description import (
     COMMAND_TOPIC,
     NodeDescription,
+    check_namespace,
     clock_remapping,
     command_topic,
     describe,
@@ -104,6 +105,7 @@ def nodes(context: LaunchContext) -> list[Node]:
     use_sim_time = given["use_sim_time"].lower()
     if use_sim_time not in ("auto", "true", "false"):
         raise ValueError(f"use_sim_time is '{use_sim_time}': give true, false or auto")
+    check_namespace(given["namespace"])
     parameters = ParameterFile(given["params_file"])
     parameters.check(tables(), given["namespace"])
 

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from vla_ros.ros.lifecycle import LifecycleNode
-from vla_ros.stack.description import NAMES, NODES, command_topic, describe
+from vla_ros.stack.description import NAMES, NODES, check_namespace, command_topic, describe
 
 
 @pytest.mark.parametrize("node", NODES, ids=lambda node: node.name)
@@ -37,6 +37,14 @@ def test_the_arguments_say_which_nodes_there_are_and_what_they_are_told():
     assert command_topic("sim") == "joint_trajectory" and command_topic("real", "a") == "a"
     with pytest.raises(ValueError, match="sim or real"):
         describe(robot="imagined")
+
+
+def test_a_namespace_is_one_that_ros_takes():
+    for namespace in ("", "/", "left", "/left", "a/b_2/"):
+        check_namespace(namespace)
+    for namespace in ("a b", "2a", "a//b", "ü", "a-b", "~a"):
+        with pytest.raises(ValueError, match="namespace is"):
+            check_namespace(namespace)
 
 
 def test_what_commands_wait_for_never_gives_way():

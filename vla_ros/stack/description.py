@@ -6,6 +6,7 @@ Launch file, bringup and demo read it. Plain Python, without ROS: a launch file 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -141,6 +142,14 @@ def describe(
         for node in NODES
         if node.name in own
     )
+
+
+def check_namespace(namespace: str) -> None:
+    """Raises ValueError for what ROS does not take as a namespace."""
+    if not re.fullmatch(r"/?([A-Za-z_]\w*(/[A-Za-z_]\w*)*/?)?", namespace, re.ASCII):
+        raise ValueError(
+            f"namespace is '{namespace}': give letters, digits and _, with / between, such as left"
+        )
 
 
 def clock_remapping(robot: str, namespace: str) -> tuple[tuple[str, str], ...]:

@@ -84,6 +84,7 @@ class Stack:
         if processes not in PROCESSES:
             raise StartError(f"processes is '{processes}': choose of {', '.join(PROCESSES)}")
         try:
+            description.check_namespace(namespace)
             nodes = description.describe(
                 robot=robot,
                 checkpoint=checkpoint,

@@ -18,7 +18,7 @@ START = np.array([0.5, 1.0, 0.02])
 
 @dataclass
 class Controller:
-    """What a joint trajectory controller does, on a clock that never steps."""
+    """What a joint trajectory controller does. One whose clock stepped back is at its start."""
 
     target: np.ndarray
     start: np.ndarray | None = None
@@ -28,7 +28,7 @@ class Controller:
     def at(self, time: float) -> np.ndarray:
         if self.start is None or time >= self.due:
             return self.target
-        share = (time - self.begin) / (self.due - self.begin)
+        share = max((time - self.begin) / (self.due - self.begin), 0.0)
         return self.start + share * (self.target - self.start)
 
     def accept(self, command: Command, now: float, time: float) -> np.ndarray:
@@ -128,6 +128,16 @@ def test_robot_that_was_set_elsewhere_is_believed_when_it_stays_there():
     assert cell.gate.state is State.ACTIVE
 
 
+def test_simulation_that_begins_anew_with_the_robot_elsewhere_moves_on_soon():
+    cell = moving_cell()
+    cell.now = 1.0
+    cell.measured = cell.measured - [0.3, 0.0, 0.0]  # 0.15 s of the fastest motion
+    silent = cell.now
+    while cell.gate.state is not State.ACTIVE:
+        cell.tick(START, follow=False)
+    assert cell.now - silent < 0.2 + 0.15 + 0.05, "believed, and its controller is there"
+
+
 def test_joint_pushed_off_its_track_is_held_where_it_is_without_a_jump():
     cell = Cell()
     cell.tick(START)
@@ -206,20 +216,37 @@ def test_restart_after_silence_while_gripping_keeps_the_gripper_closed():
 # --- clocks ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("step", [-50.0, -0.2, -0.04, 0.3, 50.0])
-def test_clock_that_steps_while_the_robot_moves_breaks_no_limit(step):
-    cell = moving_cell()
+STEPS = [-50.0, -0.2, -0.04, -0.01, 0.01, 0.06, 0.12, 0.3, 50.0]
+
+
+def follow_after(cell: Cell, step: float, steady: bool) -> None:
+    """Turn back at once when the clock steps, and a second time later.
+
+    `steady`: the controller has a clock of its own, and the gate a second one.
+    """
     controller, time = cell.controller, cell.now
-    cell.now += step
-    for _ in range(80):
-        cell.now, time = cell.now + 0.02, time + 0.02
-        cell.gate.update_state(NAMES, controller.at(time), cell.now)
-        points = np.tile([-2.0, -1.0, 0.02], (8, 1))
-        cell.gate.accept(Chunk(cell.now, 0.05, NAMES, points), cell.now)
-        command = cell.gate.command(cell.now)
+    cell.measured = cell.measured.copy()
+    for tick in range(160):
+        cell.now, time = cell.now + 0.02 + step * (tick in (0, 80)), time + 0.02
+        time = time if steady else cell.now
+        cell.measured += 0.2 * (controller.at(time) - cell.measured)
+        cell.gate.update_state(NAMES, cell.measured, cell.now)
+        goal = [-2.0, -1.0, 0.02] if tick < 60 else [2.0, 3.0, 0.02]
+        cell.gate.accept(Chunk(cell.now, 0.05, NAMES, np.tile(goal, (8, 1))), cell.now)
+        command = cell.gate.command(cell.now, time if steady else None)
         if command is not None:
             assert (controller.accept(command, cell.now, time) <= VELOCITY * (1 + 1e-6)).all()
     assert cell.gate.state is State.ACTIVE
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_clock_that_steps_while_the_robot_moves_breaks_no_limit(step):
+    follow_after(moving_cell(), step, steady=True)
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_clock_that_steps_for_gate_and_controller_breaks_no_limit(step):
+    follow_after(moving_cell(), step, steady=False)
 
 
 @pytest.mark.parametrize("absurd", [math.nan, math.inf, -math.inf])
@@ -236,6 +263,17 @@ def test_time_that_is_not_finite_holds_and_is_never_trusted(absurd):
         np.testing.assert_array_equal(command.positions, last)
     cell.tick([2.0, 3.0, 0.02])
     assert gate.state is State.ACTIVE, "and the next good time is good"
+
+
+def test_time_that_passes_while_it_is_not_finite_is_not_known_and_breaks_no_limit():
+    cell = moving_cell()
+    for goal in [[-2.0, -1.0, 0.02]] * 4 + [[2.0, 3.0, 0.02]] * 4:
+        cell.now += 0.02
+        command = cell.gate.command(math.nan)
+        speed = cell.controller.accept(command, cell.now, cell.now)
+        assert (speed <= VELOCITY * (1 + 1e-6)).all()
+        for _ in range(3):
+            cell.tick(goal)
 
 
 # --- reasons from outside -------------------------------------------------------------------------

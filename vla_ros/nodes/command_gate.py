@@ -10,6 +10,7 @@ Its parameters are fixed when the node starts: nobody on the network can raise a
 from __future__ import annotations
 
 import sys
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -168,7 +169,7 @@ class CommandGateNode(LifecycleNode):
 
     def deactivate(self) -> None:
         """Leave the robot with a command to stay, and everyone told that no more will come."""
-        command = self._gate.stop("deactivated", self.now)
+        command = self._gate.stop("deactivated", self.now, self._steady)
         if command is not None:
             self._publish(command)
         self._report(self.now)
@@ -225,7 +226,7 @@ class CommandGateNode(LifecycleNode):
 
     def _tick(self) -> None:
         now = self.now
-        command = self._gate.command(now)
+        command = self._gate.command(now, self._steady)
         if command is not None:
             self._publish(command)
         gate = self._gate
@@ -233,6 +234,11 @@ class CommandGateNode(LifecycleNode):
             self._report(now)
         elif not 0.0 < self._status_due - now < 1.0:
             self._report(now)
+
+    @property
+    def _steady(self) -> float | None:
+        """Time that no correction of a clock makes step. Simulated controllers know but /clock."""
+        return None if self.get_parameter("use_sim_time").value else time.monotonic()
 
     def _publish(self, command: Command) -> None:
         header = Header(frame_id=self.params.base_frame)

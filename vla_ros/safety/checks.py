@@ -114,10 +114,12 @@ class JointStates:
         self._positions = np.full(len(config.names), np.nan)  # what was believed last
         self._stamps = np.full(len(config.names), -math.inf)
         self._others: dict[bytes, _Other] = {}  # by the joints that they are of
+        self.moved = False  # whether the last ones were refused long enough to be believed
 
     def jump(self, joints: np.ndarray, positions: np.ndarray, stamp: float) -> str:
         """Take positions [P] of the gate's joints [P]: "" or which one jumped."""
         far = self._too_far(joints, positions, stamp, self._positions[joints], self._stamps[joints])
+        self.moved = far is not None
         if far is not None:
             key, other = joints.tobytes(), self._others.get(joints.tobytes())
             since = stamp

@@ -24,21 +24,35 @@ class SetPoint:
     def __init__(self, velocity: np.ndarray) -> None:
         self._velocity = velocity  # [D] per s
         self.target: np.ndarray | None = None  # [D] the last one sent; None: none ever was
-        self._now = -np.inf
+        self._now = self._steady = -np.inf
 
     def place(self, positions: np.ndarray) -> None:
         """Take it that the controller, of which nothing is known yet, stands at `positions`."""
-        self._low = self._high = self.target = positions
+        self._low = self._high = self._start_low = self._start_high = self.target = positions
         self._remaining = 0.0
 
-    def advance(self, now: float) -> None:
-        """Let the controller move on until `now`.
+    def advance(self, now: float, steady: float | None = None) -> None:
+        """Let the controller move on until `now`, by a second clock that never steps: `steady`.
 
-        It stays where it was when the clock stepped, or may have: the range to the target holds
-        every place that it can have come to meanwhile.
+        Of two clocks the slower counts, and none while the time is not finite or steps, or may
+        have: the range to the target holds every place that the controller can have come to
+        meanwhile. One whose own clock stepped back stands where its line begins, for nobody knows
+        how long.
         """
+        steady = now if steady is None else steady
+        if not np.isfinite(now):
+            self._steady = np.nan
+            return
         passed, self._now = now - self._now, now
-        if self.target is None or not 0.0 <= passed <= _LATE:
+        slower, self._steady = steady - self._steady, steady
+        if self.target is None:
+            return
+        if passed < 0.0:
+            self._low = np.minimum(self._low, self._start_low)
+            self._high = np.maximum(self._high, self._start_high)
+            self._remaining = np.inf  # until it is told anew
+        passed = np.minimum(passed, slower)  # NaN if one of them is
+        if not 0.0 <= passed <= _LATE:
             return
         share = passed / self._remaining if passed < self._remaining else 1.0
         self._low = self._low + share * (self.target - self._low)
@@ -47,7 +61,7 @@ class SetPoint:
 
     def send(self, positions: np.ndarray, duration: float) -> None:
         """Note that the controller is told to be at `positions` in `duration`, above 0."""
-        self._low, self._high = self._places()
+        self._low, self._high = self._start_low, self._start_high = self._places()
         self.target, self._remaining = positions, duration
 
     def time_to(self, positions: np.ndarray) -> float:

@@ -33,6 +33,8 @@ _APART = 0.02  # rad, m or whatever a joint is told in: nearer is not told apart
 _AGAIN = 3  # so many times is no accident
 _OFTEN = 0.05  # share of messages
 
+_NUMBERS = {"position": "positions", "velocity": "velocities", "effort": "efforts"}
+
 T = TypeVar("T")
 
 
@@ -148,6 +150,7 @@ def read_positions(
     names: Sequence[str],
     topic: str = "joint_states",
     by_place: Sequence[str] = (),
+    field: str = "position",
 ) -> dict[str, float]:
     """Positions (rad, m) of those of `names` that a sensor_msgs/JointState tells of.
 
@@ -156,18 +159,19 @@ def read_positions(
         names: those wanted.
         topic: for messages to people.
         by_place: what a message without any names tells of; `names` if left out.
+        field: what is read: "position", "velocity" or "effort".
 
     Raises:
         ValueError: a joint is named twice, is not finite (it is named) or has no position.
     """
-    there, values = message.name, message.position
+    there, values, what = message.name, getattr(message, field), _NUMBERS[field]
     if not len(there) and len(values):
         there = by_place or names
         if len(values) != len(there):
             raise ValueError(
-                f"{topic} names no joints and holds {len(values)} positions, but {len(there)} are "
+                f"{topic} names no joints and holds {len(values)} {what}, but {len(there)} are "
                 f"wanted ({', '.join(there)}): let the driver name them, or give their names in "
-                "the order of the positions (names: [...])"
+                f"the order of the {what} (names: [...])"
             )
     wanted = set(names)
     places = [(name, place) for place, name in enumerate(there) if name in wanted]
@@ -176,7 +180,7 @@ def read_positions(
         twice = sorted({name for name in known if known.count(name) > 1})
         raise ValueError(f"{topic} names {', '.join(twice)} twice in one message")
     if places and len(values) != len(there):
-        raise ValueError(f"{topic} names {len(there)} joints but has {len(values)} positions")
+        raise ValueError(f"{topic} names {len(there)} joints but has {len(values)} {what}")
     positions = {name: float(values[place]) for name, place in places}
     if bad := [name for name, value in positions.items() if not np.isfinite(value)]:
         raise ValueError(f"{topic} holds NaN or infinity for {', '.join(bad)}")

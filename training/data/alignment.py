@@ -31,8 +31,8 @@ class Stream:
         topic: its name, with or without the leading slash.
         align: see `Align`.
         tolerance: s; None: what suits it, 0.2 s for numbers, for cameras see `bag_contract`.
-        names: of a state, the joints that are taken of it, by place where its messages name none;
-            all if left out.
+        names: of a state, the joints that are taken of it; of a state or a command, what its
+            messages hold by place where they name nothing. All that is wanted if left out.
     """
 
     topic: str

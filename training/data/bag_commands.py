@@ -11,13 +11,21 @@ import numpy as np
 from vla_ros.robots.action_config import ActionConfig
 from vla_ros.training.data.alignment import Lookup
 from vla_ros.training.data.bag import SECOND, Bag, Topic
-from vla_ros.training.data.bag_values import VALUES, by_name
+from vla_ros.training.data.bag_values import JOINTS, TWISTS, VALUES, by_name, row_of
 from vla_ros.training.data.gaps import LONGEST_STEP
 
 _TRAJECTORY, _CHUNK = "trajectory_msgs/msg/JointTrajectory", "vla_ros/msg/ActionChunk"
 TYPES = (*VALUES, _TRAJECTORY, _CHUNK)
+# Of a control mode, what is read of a JointState, and of the points of a JointTrajectory.
+_FIELDS = {
+    "joint_velocity": ("velocity", "velocities"),
+    "joint_effort": ("effort", "effort"),
+    "joint_torque": ("effort", "effort"),
+}
+_PLACES = "position", "positions"
 # (topic's time, ns) -> where the named joints were by then, or None
 Measured = Callable[[int], np.ndarray | None]
+SUMMED = 1.2  # commands a frame that are worth a word
 _GRIPPERS = ("gripper", "finger")  # in names of what is told as a place, deltas beside it or not
 
 
@@ -29,6 +37,7 @@ def values_at(
     names: Sequence[str],
     action: ActionConfig,
     measured: Measured,
+    by_place: Sequence[str] = (),
 ) -> np.ndarray:
     """The set point in force at each frame, float64 [T, len(names)]; each message is read once.
 
@@ -39,6 +48,7 @@ def values_at(
         rows: int64 [T], of the topic's message in force.
         times: int64 [T], ns, of the frames by the clock of the topic's stamps.
         measured: where the joints were: a trajectory leads there from its first point.
+        by_place: what a message that names nothing holds, in its order; `names` if left out.
 
     Raises:
         ValueError: a message does not command `names`; the topic is named.
@@ -54,9 +64,9 @@ def values_at(
                 start = partial(measured, begin)
                 values[group] = _of_trajectory(message, names, elapsed, action, start)
             elif topic.type == _CHUNK:
-                values[group] = _of_chunk(message, names, elapsed)
+                values[group] = _of_chunk(message, names, elapsed, by_place)
             else:
-                values[group] = VALUES[topic.type](message, names)
+                values[group] = row_of(topic.type, message, names, by_place)
         except ValueError as error:
             raise ValueError(f"{topic.name}: {error}") from None
     return values
@@ -73,6 +83,16 @@ def lasting(bag: Bag, topic: Topic) -> np.ndarray | None:
     return None
 
 
+def joint_field(topic: Topic, action: ActionConfig) -> str | None:
+    """What is read of each message that names joints, one number each; None: it is no such topic.
+
+    Such messages may tell of some of the joints, as those of a state may.
+    """
+    if topic.type != JOINTS or is_delta(action):
+        return None
+    return _FIELDS.get(action.control_mode, _PLACES)[0]
+
+
 def is_delta(action: ActionConfig) -> bool:
     """Whether an action is a way to go in one step, so that those of a step add up."""
     return "delta" in action.control_mode
@@ -85,6 +105,7 @@ def summed_deltas(
     times: np.ndarray,
     names: Sequence[str],
     action: ActionConfig,
+    by_place: Sequence[str] = (),
 ) -> tuple[np.ndarray, float]:
     """Deltas told from each frame until the next, added up; and how many there were a frame.
 
@@ -93,7 +114,7 @@ def summed_deltas(
     Grippers, and what is binary, are told as places: those are as they were at the frame.
 
     Args:
-        rows, times: as for `values_at`.
+        rows, times, by_place: as for `values_at`.
 
     Raises:
         ValueError: as `values_at`.
@@ -120,7 +141,7 @@ def summed_deltas(
         try:
             if topic.type not in VALUES:
                 raise ValueError(f"{topic.type} tells no deltas: record one of {', '.join(VALUES)}")
-            told[number] = VALUES[topic.type](message, names)
+            told[number] = row_of(topic.type, message, names, by_place)
         except ValueError as error:
             raise ValueError(f"{topic.name}: {error}") from None
     total = np.concatenate([np.zeros((1, len(names))), np.cumsum(told, axis=0)])
@@ -128,7 +149,14 @@ def summed_deltas(
     for column, name in enumerate(names):
         if name in action.binary_names or any(word in name for word in _GRIPPERS):
             values[:, column] = told[now - lowest, column]
-    return values, float(np.mean(end - first))
+    count = float(np.mean(end - first))
+    if count > SUMMED and topic.type in TWISTS:
+        raise ValueError(
+            f"{topic.name} has {count:.3g} messages a frame of {topic.type}, which are velocities "
+            f"and do not add up to a way, as control mode {action.control_mode} wants: choose one "
+            "without delta, such as end_effector_velocity"
+        )
+    return values, count
 
 
 def _of_trajectory(
@@ -142,14 +170,16 @@ def _of_trajectory(
 
     Between two points as a joint_trajectory_controller goes: straight, or by their velocities.
     """
-    kind = "velocities" if action.control_mode == "joint_velocity" else "positions"
+    kind = _FIELDS.get(action.control_mode, _PLACES)[1]
     points = message.points
     if not points:
         raise ValueError("a joint trajectory without points")
     if not all(len(getattr(point, kind)) == len(message.joint_names) for point in points):
-        there = [one for one in ("positions", "velocities") if len(getattr(points[0], one))]
+        there = [
+            one for one in ("positions", "velocities", "effort") if len(getattr(points[0], one))
+        ]
         raise ValueError(
-            f"a joint trajectory has {' and '.join(there) or 'neither positions nor velocities'} "
+            f"a joint trajectory has {' and '.join(there) or 'no numbers'} "
             f"in its points, but control mode {action.control_mode} learns {kind} of each joint: "
             "record what commands those"
             + (", or choose control_mode: joint_velocity" if there == ["velocities"] else "")
@@ -181,7 +211,9 @@ def _of_trajectory(
     return before + smooth * (after - before) + bend * width * lean
 
 
-def _of_chunk(message: Any, names: Sequence[str], elapsed: np.ndarray) -> np.ndarray:
+def _of_chunk(
+    message: Any, names: Sequence[str], elapsed: np.ndarray, by_place: Sequence[str]
+) -> np.ndarray:
     """The points of a chunk that are due next, [n, A]; see ActionChunk.msg."""
     if not message.dof or not message.horizon or not message.dt > 0.0:
         raise ValueError("an action chunk without points")
@@ -191,8 +223,7 @@ def _of_chunk(message: Any, names: Sequence[str], elapsed: np.ndarray) -> np.nda
     if message.control_mode == message.EE_DELTA:  # told from where the tool was at the stamp
         late = index > 0
         found[late, :3] -= points[index[late] - 1, :3]
-    if len(message.joint_names):
-        return np.array([by_name(message.joint_names, point, names) for point in found])
-    if message.dof != len(names):
-        raise ValueError(f"an action chunk of {message.dof} numbers is not {', '.join(names)}")
-    return found
+    there = [*message.joint_names] or [*by_place] or [*names]
+    if message.dof != len(there):
+        raise ValueError(f"an action chunk of {message.dof} numbers is not {', '.join(there)}")
+    return np.array([by_name(there, point, names) for point in found])

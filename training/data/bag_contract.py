@@ -30,10 +30,11 @@ class Contract:
             that together have them all. Messages may hold some of the joints. Others that are a row
             of numbers will do: Float64MultiArray by place, Twist, TwistStamped.
         command: what the robot was told: JointState, JointTrajectory or ActionChunk by the names
-            of joints, Float64MultiArray by place, Twist or TwistStamped by names that end in
-            linear_x and the like. In control mode end_effector_offset joints are turned into the
-            tool's way from where it is, unless `action` has no joints: then the names it has are
-            what was recorded.
+            of joints (messages of JointState may hold some of them), Float64MultiArray by place
+            (the stream's `names` tell which if it holds others), Twist or TwistStamped by names
+            that end in linear_x and the like. In control mode end_effector_offset joints are turned
+            into the tool's way from where it is, unless `action` has no joints: then the names it
+            has are what was recorded.
         instruction: topic of std_msgs/String; each message begins an episode, an empty one ends
             it, and the same one again changes nothing unless the task was decided in between. A bag
             without it is one episode, its instruction in the metadata's custom data.
@@ -63,6 +64,13 @@ class Contract:
         topics = [stream.topic.lstrip("/") for stream in self.states]
         if len(set(topics)) < len(topics):
             raise ValueError(f"state names a topic twice: {', '.join(topics)}")
+        for name, stream in (*self.cameras.items(), *self.depth.items()):
+            if stream.names:
+                raise ValueError(f"camera {name} has names: those are of state and command")
+        told = self.action.joint_names if self.tool_offsets else self.action.action_names
+        known = self.command.names
+        if known and (missing := [name for name in told if name not in known]):
+            raise ValueError(f"names of command lack {', '.join(missing)}: {', '.join(known)}")
         if self.tool_offsets or self.tool_felt:
             check_known(self.action.joint_names)
 

@@ -1,4 +1,4 @@
-"""The robot's state at the frames of a recording, by the rule of vla_ros.joint_states."""
+"""What is told of joints at the frames of a recording, by the rule of vla_ros.joint_states."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from vla_ros.joint_states import MissingJoints, Source, contradiction, merge, re
 from vla_ros.training.data.alignment import Lookup, Span, Stream, newest
 from vla_ros.training.data.bag import SECOND, Bag
 from vla_ros.training.data.bag_contract import held_for
-from vla_ros.training.data.bag_values import VALUES
+from vla_ros.training.data.bag_values import JOINTS, VALUES
 
-_JOINTS = "sensor_msgs/msg/JointState"
 _WHOLE = 20_000  # messages of a topic that are all looked at; of more, blocks
 _BLOCK = 300
 _BLOCKS_KEPT = 8
@@ -25,22 +24,33 @@ class StateReader:
 
     What is notable but no fault stands in `notes`.
 
+    Args:
+        field: of JointState; None: its positions, of a robot, which cannot jump there and back as
+            what is commanded may.
+
     Raises:
         ValueError: a topic lacks a joint, or contradicts itself.
     """
 
     def __init__(
-        self, bag: Bag, streams: Sequence[Stream], span: Span, names: Sequence[str]
+        self,
+        bag: Bag,
+        streams: Sequence[Stream],
+        span: Span,
+        names: Sequence[str],
+        field: str | None = None,
     ) -> None:
         self._bag, self._names = bag, tuple(names)
-        self._topics = [_StateTopic(bag, one, span, names) for one in streams] if names else []
+        what = "the state" if field is None else "the command"
+        made = (_StateTopic(bag, one, span, names, field) for one in streams)
+        self._topics = [*made] if names else []
         self.notes = [note for topic in self._topics for note in topic.notes]
         known = [name for topic in self._topics for name in topic.known]
         if known and (missing := [name for name in names if name not in known]):
             there = "; ".join(
                 f"{topic.name} has {', '.join(topic.all_names)}" for topic in self._topics
             )
-            raise ValueError(f"{bag.path}: no topic of the state has {', '.join(missing)}: {there}")
+            raise ValueError(f"{bag.path}: no topic of {what} has {', '.join(missing)}: {there}")
 
     def at(self, stamps: np.ndarray, received: np.ndarray) -> tuple[np.ndarray, list[str]]:
         """Positions at frames, float64 [T, D], and of each frame why it has none ("": it has).
@@ -62,15 +72,18 @@ class StateReader:
                 missing[frame] = str(error)
             except ValueError as error:
                 at = f"the frame at {stamps[frame] / SECOND:.3f} s"
-                raise ValueError(f"{self._bag.path}, state of {at}: {error}") from None
+                raise ValueError(f"{self._bag.path}, {at}: {error}") from None
         return values, missing
 
 
 class _StateTopic:
     """Messages of one topic within a span, by stamp; each is decoded once or seldom twice."""
 
-    def __init__(self, bag: Bag, stream: Stream, span: Span, names: Sequence[str]) -> None:
+    def __init__(
+        self, bag: Bag, stream: Stream, span: Span, names: Sequence[str], field: str | None
+    ) -> None:
         topic = bag.topic(stream.topic)
+        self._field, self._may_jump = field or "position", field is not None
         self._bag, self._topic, self._lookup = bag, topic, Lookup(topic, span)
         self.name = topic.name
         self._wanted = [name for name in names if not stream.names or name in stream.names]
@@ -96,10 +109,10 @@ class _StateTopic:
             said = []
             rows = self._lookup.rows[begin : begin + length].tolist()
             for index, message in enumerate(self._bag.messages(self._topic, rows), begin):
-                if self._topic.type != _JOINTS:
+                if self._topic.type != JOINTS:
                     self.all_names |= dict.fromkeys(self._by_place)
                     return
-                if not len(message.name) and len(message.position):
+                if not len(message.name) and len(getattr(message, self._field)):
                     nameless = True
                     self.all_names |= dict.fromkeys(self._by_place)
                 self.all_names |= dict.fromkeys(message.name)
@@ -110,7 +123,7 @@ class _StateTopic:
                 said.append(positions)
                 if count <= _WHOLE:
                     self._read[index] = positions
-            if how := contradiction(said, self._wanted):
+            if not self._may_jump and (how := contradiction(said, self._wanted)):
                 raise ValueError(
                     f"{self._bag.path}: {self.name} contradicts itself: {how}. Two publishers tell "
                     "of one joint: record it again with the one that measures it alone"
@@ -154,7 +167,7 @@ class _StateTopic:
         return self._blocks[number][index % _BLOCK]
 
     def _positions(self, message: Any) -> Mapping[str, float]:
-        if self._topic.type == _JOINTS:
-            return read_positions(message, self._wanted, self.name, self._by_place)
+        if self._topic.type == JOINTS:
+            return read_positions(message, self._wanted, self.name, self._by_place, self._field)
         values = VALUES[self._topic.type](message, self._by_place)
         return dict(zip(self._by_place, values.tolist(), strict=True))

@@ -35,10 +35,29 @@ def _of_twist(message: Any, names: Sequence[str]) -> np.ndarray:
         ) from None
 
 
+JOINTS = "sensor_msgs/msg/JointState"
+TWISTS = ("geometry_msgs/msg/Twist", "geometry_msgs/msg/TwistStamped")
 # Types of which a message is one row of numbers.
 VALUES: dict[str, Callable[[Any, Sequence[str]], np.ndarray]] = {
-    "sensor_msgs/msg/JointState": joints_from_message,
+    JOINTS: joints_from_message,
     "std_msgs/msg/Float64MultiArray": _of_array,
-    "geometry_msgs/msg/Twist": _of_twist,
-    "geometry_msgs/msg/TwistStamped": _of_twist,
+    **dict.fromkeys(TWISTS, _of_twist),
 }
+
+
+def row_of(
+    kind: str, message: Any, names: Sequence[str], by_place: Sequence[str] = ()
+) -> np.ndarray:
+    """Numbers of a message of one of those types, float64 [len(names)].
+
+    Args:
+        kind: the type.
+        names: what is wanted.
+        by_place: what a message without names holds, in its order; `names` if left out.
+
+    Raises:
+        ValueError: it does not have them.
+    """
+    if not by_place or (kind == JOINTS and len(message.name)):
+        return VALUES[kind](message, names)
+    return by_name(by_place, VALUES[kind](message, by_place), names)

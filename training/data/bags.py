@@ -23,7 +23,15 @@ from vla_ros.observations import proprioception
 from vla_ros.robots.kinematics import ArmKinematics
 from vla_ros.training.data.alignment import Align, Lookup, Span, Stream, other_clock, steady_spans
 from vla_ros.training.data.bag import SECOND, Bag, Topic
-from vla_ros.training.data.bag_commands import TYPES, is_delta, lasting, summed_deltas, values_at
+from vla_ros.training.data.bag_commands import (
+    SUMMED,
+    TYPES,
+    is_delta,
+    joint_field,
+    lasting,
+    summed_deltas,
+    values_at,
+)
 from vla_ros.training.data.bag_contract import Contract, held_for
 from vla_ros.training.data.bag_state import StateReader
 from vla_ros.training.data.bag_task import TaskReader
@@ -40,8 +48,8 @@ _DEPTHS = {
     "sensor_msgs/msg/CompressedImage": depth_from_compressed,
 }
 _AS_FAST = 0.9  # periods of a camera in dt from which on each of its frames is taken
-_SUMMED = 1.2  # commands a frame that are worth a word
-_STATE = "state of the robot"  # no topic has such a name
+# No topics have such names.
+_STATE, _COMMAND = "state of the robot", "commands by joint"
 
 
 class NoEpisode(ValueError):
@@ -121,7 +129,7 @@ class _SpanReader:
         for stream in (*others, *self._contract.depth.values()):
             rows = self._with(stream, reference.topic, rows, camera=True)
         rows = self._with_state(reference.topic, rows)
-        rows = self._with(self._contract.command, reference.topic, rows)
+        rows = self._with_command(reference.topic, rows)
         for text, part in self._instructed(reference.topic, rows):
             episode = self._episode(next(self._counter), text, part)
             self.notes = []
@@ -186,15 +194,40 @@ class _SpanReader:
 
     def _with_state(self, frames: Topic, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """`rows` with the state of the robot, and without the frames at which it is not known."""
+        self._states, rows = self._by_joint(
+            self._state, self._contract.states, _STATE, frames, rows
+        )
+        return rows
+
+    def _with_command(self, frames: Topic, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """`rows` with what was commanded, and without the frames at which it is not known."""
+        stream, action = self._contract.command, self._contract.action
+        field = joint_field(self._bag.topic(stream.topic), action)
+        if field is None:
+            return self._with(stream, frames, rows)
+        names = action.joint_names if self._contract.tool_offsets else action.action_names
+        reader = StateReader(self._bag, [stream], self._span, names, field)
+        self._commands, rows = self._by_joint(reader, [stream], _COMMAND, frames, rows)
+        return rows
+
+    def _by_joint(
+        self,
+        reader: StateReader,
+        streams: Sequence[Stream],
+        name: str,
+        frames: Topic,
+        rows: dict[str, np.ndarray],
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Numbers, and `rows` with those of them that are known, called `name`."""
         at = next(iter(rows.values()))
-        self.notes += self._state.notes
-        self._states, reasons = self._state.at(frames.stamps[at], frames.received[at])
-        topics = [self._bag.topic(stream.topic) for stream in self._contract.states]
-        strict = any(stream.align is Align.AS_OF for stream in self._contract.states)
+        self.notes += reader.notes
+        values, reasons = reader.at(frames.stamps[at], frames.received[at])
+        topics = [self._bag.topic(stream.topic) for stream in streams]
+        strict = any(stream.align is Align.AS_OF for stream in streams)
         self._leave_out(frames, at, topics, reasons, Align.AS_OF if strict else Align.DROP)
         known = np.array([not reason for reason in reasons], dtype=bool)
-        kept = {name: r[known] for name, r in rows.items()}
-        return kept | {_STATE: np.flatnonzero(known)}
+        kept = {topic: r[known] for topic, r in rows.items()}
+        return values, kept | {name: np.flatnonzero(known)}
 
     def _leave_out(
         self,
@@ -301,7 +334,7 @@ class _SpanReader:
         state = self._states[rows[_STATE]]
         felt = state[:, self._columns(action.proprioception_names)] if not tool else state
         told_names = action.joint_names if offset else action.action_names
-        told = self._told(contract.command.topic, rows, told_names)
+        told = self._told(rows, told_names)
         if not (offset or tool):
             return felt, told
         kinematics = ArmKinematics()
@@ -322,26 +355,20 @@ class _SpanReader:
         at = next(iter(rows.values()))
         return frames.stamps[at] if topic.stamped else frames.received[at]
 
-    def _values(self, name: str, rows: dict[str, np.ndarray], names: Sequence[str]) -> np.ndarray:
-        """Numbers of a stream at the frames, float64 [T, len(names)]."""
-        if not names:
-            return np.empty((len(rows[name]), 0))
-        topic, action = self._bag.topic(name), self._contract.action
-        times = self._times(topic, rows)
-        measured = partial(self._measured, names, topic)
-        return values_at(self._bag, topic, rows[name], times, names, action, measured)
-
-    def _told(self, name: str, rows: dict[str, np.ndarray], names: Sequence[str]) -> np.ndarray:
+    def _told(self, rows: dict[str, np.ndarray], names: Sequence[str]) -> np.ndarray:
         """What was commanded at the frames, float64 [T, len(names)]."""
-        if not is_delta(self._contract.action):
-            return self._values(name, rows, names)
-        lookup = Lookup(self._bag.topic(name), self._span)
-        times = self._times(lookup.topic, rows)
-        told, count = summed_deltas(
-            self._bag, lookup, rows[name], times, names, self._contract.action
-        )
-        if count > _SUMMED:
-            self.notes.append(f"{count:.3g} commands of {lookup.topic.name} a frame are added up")
+        if _COMMAND in rows:
+            return self._commands[rows[_COMMAND]]
+        stream, action = self._contract.command, self._contract.action
+        topic = self._bag.topic(stream.topic)
+        what = rows[stream.topic], self._times(topic, rows), names, action
+        if not is_delta(action):
+            measured = partial(self._measured, names, topic)
+            return values_at(self._bag, topic, *what, measured, stream.names)
+        lookup = Lookup(topic, self._span)
+        told, count = summed_deltas(self._bag, lookup, *what, stream.names)
+        if count > SUMMED:
+            self.notes.append(f"{count:.3g} commands of {topic.name} a frame are added up")
         return told
 
     def _measured(self, names: Sequence[str], command: Topic, time: int) -> np.ndarray | None:

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -137,8 +138,15 @@ def finished(folder) -> list:
 
 
 def one(path):
-    (episode,) = open_bag(path, CONTRACT)
-    return episode
+    """The episode of a recording. Where frames were lost on a busy machine it comes in parts."""
+    episodes = list(open_bag(path, CONTRACT))
+    first, last = episodes[0], episodes[-1]
+    assert {e.instruction for e in episodes} == {first.instruction}
+    stamps = np.concatenate([e.stamps for e in episodes])
+    return SimpleNamespace(
+        instruction=first.instruction, robot=first.robot, outcome=last.outcome, stamps=stamps,
+        parts=episodes,
+    )  # fmt: skip
 
 
 # --- episodes of a policy -------------------------------------------------------------------------
@@ -163,7 +171,7 @@ def test_an_episode_lasts_from_the_first_frame_acted_on_to_the_next_instruction(
         assert {chunk.instruction for chunk in chunks} == {text}
         stamps = np.array([seconds(chunk.header.stamp) for chunk in chunks])
         # From the first frame acted on, though it came before its chunk; some may be lost.
-        assert abs(episode.stamps[0] - stamps[0]) < 1e-6 and len(episode) > 0.5 * len(stamps)
+        assert abs(episode.stamps[0] - stamps[0]) < 1e-6 and len(episode.stamps) > 0.5 * len(stamps)
         assert np.abs(episode.stamps[:, None] - stamps).min(axis=1).max() < 1e-6
     assert not (tmp_path / "bags" / UNFINISHED).exists()
 
@@ -201,7 +209,8 @@ def test_an_operator_starts_ends_and_discards(robot, record, tmp_path):
     (path,) = finished(folder)
     assert ok and said == f"recorded {path}"
     episode = one(path)
-    assert (episode.instruction, episode.outcome) == ("pour the tea", True) and len(episode) >= 5
+    assert (episode.instruction, episode.outcome) == ("pour the tea", True)
+    assert len(episode.stamps) >= 5
 
     assert robot.ask("start")[0] and robot.ask("discard")[0]
     assert finished(folder) == [path] and not (folder / UNFINISHED).exists()
@@ -272,8 +281,9 @@ def test_what_was_flushed_survives_a_kill(robot, record, tmp_path, capsys):
     assert len(states) >= written
     assert killed - states.received[-1] / 1e9 < 2.0  # 0.25 s, if the machine is not overloaded
     episode = one(path)
-    assert episode.instruction == "lift it" and len(episode)
-    assert sum(1 for _ in episode.frames("camera")) == len(episode)
+    assert episode.instruction == "lift it" and len(episode.stamps)
+    for part in episode.parts:
+        assert sum(1 for _ in part.frames("camera")) == len(part)
     assert cli.main(["bag", "report", str(path)]) == 0
     assert "unfinished recording" in capsys.readouterr().out
 

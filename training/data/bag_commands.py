@@ -77,10 +77,7 @@ def lasting(bag: Bag, topic: Topic) -> np.ndarray | None:
     if topic.type == _TRAJECTORY:
         ends = (m.points[-1].time_from_start if m.points else None for m in bag.messages(topic))
         return np.array([end.sec * SECOND + end.nanosec if end else 0 for end in ends], np.int64)
-    if topic.type == _CHUNK:
-        ends = (m.horizon * m.dt for m in bag.messages(topic))
-        return np.array([round(end * SECOND) for end in ends], np.int64)
-    return None
+    return None  # a policy that goes on says the next chunk with the next frame
 
 
 def joint_field(topic: Topic, action: ActionConfig) -> str | None:

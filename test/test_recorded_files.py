@@ -76,6 +76,39 @@ def test_everything_in_a_folder_is_read_and_the_rest_is_said(tmp_path, capsys):
     assert capsys.readouterr().out.count("messages\n") == 5
 
 
+def test_what_is_there_twice_is_read_once_and_said(tmp_path, capsys):
+    folder = tmp_path / "aufnahmen"
+    write_bag(folder / "grün", robot(4))
+    write_bag(folder / "rot", robot(5), "sqlite3")
+    (folder / "round").symlink_to(folder)
+    (folder / "same").symlink_to(folder / "rot")
+    (folder / "gone").symlink_to(tmp_path / "gone")
+    loose(write_bag(tmp_path / "other", robot(6)), folder, "EXTRA")
+    (folder / "EXTRA.mcap").rename(folder / "EXTRA.MCAP")
+    (folder / "again.mcap").symlink_to(folder / "EXTRA.MCAP")
+    found = ROBOT.episodes([folder / "rot", folder, folder / "grün"])
+    assert [len(episode) for episode in found] == [5, 6, 4]
+    said = capsys.readouterr().err
+    for name in ("round", "same", "again.mcap", "rot"):
+        assert f"{name} is read already, and left out" in said
+    assert "grün is given twice, and read once" in said
+    assert "gone is a link to what is not there, and left out" in said
+    assert cli.main(["bag", "report", str(folder)]) == 0
+    assert capsys.readouterr().out.count("messages\n") == 3
+    (folder / "gone.mcap").symlink_to(tmp_path / "gone")
+    assert cli.main(["bag", "report", str(folder)]) == 1
+    assert "gone.mcap is a link to what is not there: remove it" in capsys.readouterr().err
+
+
+def test_a_recording_of_nothing_hinders_no_other(tmp_path, capsys):
+    write_bag(tmp_path / "all" / "full", robot(4))
+    write_bag(tmp_path / "all" / "nothing", [])
+    assert lengths(tmp_path / "all") == [4]
+    assert "nothing holds no messages: left out" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="nothing holds no messages"):
+        lengths(tmp_path / "all" / "nothing")
+
+
 def test_the_report_names_what_is_damaged_and_goes_on(tmp_path, capsys):
     for name in ("a", "b", "c", "d"):
         write_bag(tmp_path / "all" / name, robot(4))

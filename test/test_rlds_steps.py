@@ -9,10 +9,12 @@ import pytest
 from episodes import assert_same, episode
 
 from vla_ros.robots.action_config import ActionConfig
+from vla_ros.scene_language.words import words_of
 from vla_ros.training.data.bag import Bag
 from vla_ros.training.data.bag_to_rlds import write_rlds
 from vla_ros.training.data.bags import open_bag
 from vla_ros.training.data.episode_windows import EpisodeWindows, action_chunks
+from vla_ros.training.data.recordings import Robot
 from vla_ros.training.data.rlds import RldsMapping, open_rlds
 from vla_ros.training.data.rlds_to_bag import contract_of, write_bags
 from vla_ros.training.data.shards import EpisodeShard, write_shards
@@ -41,7 +43,7 @@ def dictionary(**features):
     return {"pythonClassName": "x", "featuresDict": {"features": features}}
 
 
-def dataset(folder, actions, times=None, **flags):
+def dataset(folder, actions, times=None, instruction=b"go", **flags):
     """One record whose step i shows grey level 10 i; `flags` are is_first and the like.
 
     `times` are of the steps: a name, a type and values.
@@ -65,7 +67,7 @@ def dataset(folder, actions, times=None, **flags):
     (folder / "dataset_info.json").write_text(json.dumps({"name": "tiny", "splits": lengths}))
     content = {
         "steps/action": np.array(actions, np.float32),
-        "steps/language_instruction": [b"go"] * len(actions),
+        "steps/language_instruction": [instruction] * len(actions),
         "steps/observation/state": np.zeros((len(actions), 2), np.float32),
         "steps/observation/eye": pictures,
         **{f"steps/{name}": np.array(values, int) for name, values in flags.items()},
@@ -187,3 +189,34 @@ def test_times_that_are_none_are_noted_or_refused(tmp_path):
     assert not one.notes
     with pytest.raises(ValueError, match="'steps/clock' does not exist"):
         open_rlds(path, replace(MAPPING, stamp="steps/clock"))
+
+
+def test_a_time_that_comes_twice_hides_no_gap(tmp_path):
+    times = ("timestamp", "float64", [0.0, 0.1, 0.1, 0.2, 3.2, 3.3])
+    first, second = open_rlds(dataset(tmp_path, np.zeros((6, 2)), times), MAPPING)
+    assert (len(first), len(second)) == (4, 2)
+
+
+def test_of_a_datasets_versions_the_newest_is_read_and_the_rest_is_said(tmp_path, capsys):
+    for number, version in enumerate(("1.9.0", "1.10.0", "0.1.0")):
+        (tmp_path / "tiny" / version).mkdir(parents=True)
+        dataset(tmp_path / "tiny" / version, np.full((LENGTH, 2), 0.1 * number))
+    robot = Robot(CONTRACT)
+    (one,) = robot.episodes([tmp_path])
+    np.testing.assert_allclose(one.actions, 0.1)
+    said = capsys.readouterr().err
+    for version in ("1.9.0", "0.1.0"):
+        assert f"{version} is older than 1.10.0, and left out: name it to read it" in said
+    (old,) = robot.episodes([tmp_path / "tiny" / "0.1.0"])
+    np.testing.assert_allclose(old.actions, 0.2)
+
+
+def test_instructions_that_are_no_utf_8_stay_apart(tmp_path):
+    read = []
+    for number, text in enumerate(("öffne", "äffne", "öffne")):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        coded = text.encode("utf-8" if number == 2 else "latin-1")
+        (one,) = open_rlds(dataset(folder, np.zeros((2, 2)), instruction=coded), MAPPING)
+        read.append(one.instruction)
+    assert len({tuple(words_of(text)) for text in read}) == 3 and read[2] == "öffne"

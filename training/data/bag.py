@@ -40,6 +40,10 @@ _MISFIT = (struct.error, ValueError, IndexError, KeyError, AssertionError, Serde
 _COLUMNS = 6  # received ns, stamp ns, file, place
 
 
+class NoMessages(ValueError):
+    """A recording that is whole, and of nothing."""
+
+
 @dataclass
 class Topic:
     """One topic's N messages in the order of their receipt."""
@@ -139,7 +143,7 @@ class Bag:
         self._index()
         self._compare(found.metadata)
         if not any(map(len, self.topics.values())):
-            raise ValueError(f"{self.path} holds no messages")
+            raise NoMessages(f"{self.path} holds no messages")
 
     def _index(self) -> None:
         tables: dict[str, array] = {}

@@ -65,12 +65,12 @@ def _a(kind: type, value: Any) -> Any:
 
 
 def is_storage(path: Path) -> bool:
-    """Whether a file is one of a recording, by its name."""
-    return path.name.removesuffix(".zstd").endswith(_ENDINGS)
+    """Whether a file is one of a recording, by its name; capitals do not matter."""
+    return path.name.lower().removesuffix(".zstd").endswith(_ENDINGS)
 
 
 def is_packed(path: Path) -> bool:
-    return path.suffix == ".zstd"
+    return path.suffix.lower() == ".zstd"
 
 
 def storage_file(path: Path, folder: Path | None) -> StorageFile:
@@ -79,10 +79,12 @@ def storage_file(path: Path, folder: Path | None) -> StorageFile:
     Raises:
         ValueError: it is empty, or cannot be unpacked.
     """
+    if not path.exists():
+        raise ValueError(f"{path} is a link to what is not there: remove it, or mend it")
     plain = _unpacked(path, folder) if is_packed(path) else path
     if plain.stat().st_size == 0:
-        raise ValueError(f"{path} is empty")
-    return _KINDS[plain.suffix][0](plain, path)
+        raise ValueError(f"{path} is empty: nothing was recorded; remove it to read the others")
+    return _KINDS[plain.suffix.lower()][0](plain, path)
 
 
 def _unpacked(path: Path, folder: Path) -> Path:
@@ -93,7 +95,7 @@ def _unpacked(path: Path, folder: Path) -> Path:
             takes or a recording could hold.
     """
     target = folder / path.stem
-    magic = _KINDS[target.suffix][1]
+    magic = _KINDS[target.suffix.lower()][1]
     most = min(max(_FEW, _RATIO * path.stat().st_size), shutil.disk_usage(folder).free - _FREE)
     written = 0
     try:

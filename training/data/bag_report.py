@@ -225,23 +225,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> int:
     """Returns the exit code: 1 when one of the recordings cannot be read."""
-    code = 0
+    code, seen = 0, set()
     for path in arguments.paths:
         try:
-            for kind, place in sources(path, damaged=True):
+            for kind, place in sources(path, damaged=True, seen=seen):
                 code |= _print(kind, place, arguments.msg)
         except (OSError, ValueError) as error:
             code |= _print(Kind.DAMAGED, error, ())
-    return code | _print_ranges(arguments.robot, arguments.paths) if arguments.robot else code
+    return code | _print_ranges(arguments) if arguments.robot else code
 
 
-def _print_ranges(robot: str, paths: Sequence[Path]) -> int:
+def _print_ranges(arguments: argparse.Namespace) -> int:
     """Report on the numbers of all recordings together; returns 1 if they cannot be right."""
     from vla_ros.training.data.recordings import Robot  # which reads more than bags
 
     try:
-        contract = Robot.load(robot)
-        episodes = [*contract.episodes(paths)]
+        contract = Robot.load(arguments.robot, arguments.msg)
+        episodes = [*contract.episodes(arguments.paths)]
         if not episodes:
             return 1
         ranges = recorded_ranges(episodes, contract.action)

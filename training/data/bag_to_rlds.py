@@ -270,7 +270,8 @@ def main(arguments: argparse.Namespace) -> None:
     if arguments.robot:
         episodes = Robot.load(arguments.robot, arguments.msg).episodes(arguments.bags)
     else:
-        opened = (_open(path, arguments.msg) for path in arguments.bags)
+        seen: set[Path] = set()
+        opened = (_open(path, arguments.msg, seen) for path in arguments.bags)
         episodes = announced(itertools.chain.from_iterable(opened))
     target = write_rlds(
         arguments.datasets, arguments.name, episodes, arguments.split, arguments.images
@@ -278,8 +279,8 @@ def main(arguments: argparse.Namespace) -> None:
     print(target)
 
 
-def _open(path: Path, msg: Sequence[Path]) -> Iterator[Episode]:
-    for kind, place in sources(path):
+def _open(path: Path, msg: Sequence[Path], seen: set[Path]) -> Iterator[Episode]:
+    for kind, place in sources(path, seen=seen):
         if kind is not Kind.BAG:
             raise ValueError(f"{place} is {kind.value}, not a ROS 2 recording")
         bag = Bag(place, msg)

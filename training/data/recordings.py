@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vla_ros.robots.action_config import ActionConfig
-from vla_ros.training.data.bag import Bag
+from vla_ros.training.data.bag import Bag, NoMessages
 from vla_ros.training.data.bag_contract import Contract
 from vla_ros.training.data.bag_folders import BagFiles
 from vla_ros.training.data.bag_types import MsgFolders
@@ -84,9 +84,9 @@ class Robot:
         return announced(self._checked(paths))
 
     def _checked(self, paths: Sequence[Path]) -> Iterator[Episode]:
-        there, empty = False, []
+        there, empty, seen = False, [], set()
         for path in paths:
-            for episode in self._open(path, empty):
+            for episode in self._open(path, empty, seen):
                 self.check(episode)
                 there = True
                 yield episode
@@ -96,9 +96,9 @@ class Robot:
         for reason in empty:
             say(f"{reason}: left out")
 
-    def _open(self, path: Path, empty: list[str]) -> Iterator[Episode]:
+    def _open(self, path: Path, empty: list[str], seen: set[Path]) -> Iterator[Episode]:
         """Episodes of a path; recordings that hold none are told in `empty`."""
-        for kind, place in sources(path):
+        for kind, place in sources(path, seen=seen):
             if kind is Kind.RLDS:
                 yield from self._open_rlds(place)
             elif kind is Kind.SHARD:
@@ -106,7 +106,7 @@ class Robot:
             else:
                 try:
                     yield from self._open_bag(place)
-                except NoEpisode as error:
+                except (NoEpisode, NoMessages) as error:
                     empty.append(str(error))
 
     def _open_bag(self, files: BagFiles) -> Iterator[Episode]:

@@ -144,7 +144,8 @@ class Record:
 
     def text(self, key: str) -> str:
         """The text that all steps hold."""
-        texts = {value.decode(errors="replace") for value in self._values(key)}
+        # What is no UTF-8 stays apart: bytes that differ are other texts.
+        texts = {value.decode(errors="backslashreplace") for value in self._values(key)}
         if len(texts) > 1:
             told = ", ".join(map(repr, sorted(texts)))
             raise ValueError(f"{self.name}: {key!r} changes within the episode: {told}")

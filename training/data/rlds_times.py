@@ -52,9 +52,16 @@ def step_times(
         return nominal, ()
     steps = np.diff(times)
     for unit in _UNITS:
-        if steps.min() > 0 and dt / _NEAR < unit * np.median(steps) < dt * _NEAR:
-            return unit * (times - times[0]), ()
+        if steps.min() >= 0 and dt / _NEAR < unit * np.median(steps) < dt * _NEAR:
+            return _increasing(unit * (times - times[0]), dt), ()
     problem = f"{key!r} tells no times with steps of {dt:g} s (in the middle {np.median(steps):g})"
     if asked:
         raise ValueError(f"{record.name}: {problem}: correct dt, or leave out stamp")
     return nominal, (f"{problem}: steps count as {dt:g} s apart",)
+
+
+def _increasing(times: np.ndarray, dt: float) -> np.ndarray:
+    """Times [T] that do not decrease; those that are repeated follow each other at once."""
+    index = np.arange(len(times))
+    fresh = np.diff(times, prepend=-1.0) > 0
+    return times + 1e-3 * dt * (index - np.maximum.accumulate(np.where(fresh, index, 0)))

@@ -93,6 +93,15 @@ def test_an_action_that_never_varies_has_no_error_over_its_variance(rng):
     json.dumps(figures, allow_nan=False)
 
 
+def test_what_has_come_to_rest_later_in_the_chunk_does_not_swamp_the_error_over_the_variance(rng):
+    wanted = rng.normal(size=(9, 2, 3))
+    wanted[:, 1, 2] = 0.01 + 1e-6 * rng.normal(size=9)  # a gripper that is closed by then
+    errors = ChunkErrors(NAMES, 2)
+    errors.add(wanted, np.ones((9, 2), bool), {"policy": wanted + 1.0})
+    over = errors.figures()["over_variance"]["policy"]
+    assert over["all"] < 100 and over["by_name"]["grip"] == pytest.approx(1 / wanted[:, 0, 2].var())
+
+
 # -- trajectories ----------------------------------------------------------------------------------
 
 

@@ -256,6 +256,22 @@ def test_lag_and_speed_of_clocks_are_reported(tmp_path, capsys):
     assert said.count("of the time of receipt") == 1
 
 
+def test_topics_of_a_simulation_that_run_alike_are_one_line_and_have_no_lag(tmp_path, capsys):
+    now = 1_700_000_000.0
+    slow = [
+        joints(name, 5 + 0.05 * i * speed, {"a": 0}, received=now + 0.05 * i)
+        for name, speed in (("/arm", 0.8), ("/gripper", 0.82), ("/wrong", 0.4))
+        for i in range(60)
+    ]
+    path = write_bag(tmp_path / "bag", slow)
+    assert all(np.isnan(topic.lag) for topic in topics(path).values())
+    assert cli.main(["bag", "report", str(path)]) == 0
+    said = capsys.readouterr().out
+    assert "/arm, /gripper: stamps run at 0.80 to 0.82 of the time of receipt" in said
+    assert "/wrong: its stamps run at 0.40 of the time of receipt" in said
+    assert said.count("another clock than receipt") == 1
+
+
 def test_an_instruction_alone_has_no_rates(tmp_path):
     (topic,) = topics(write_bag(tmp_path / "bag", [text("/instruction", 1.0, "go")])).values()
     assert all(np.isnan([topic.rate, topic.mean, topic.gap, topic.lag, topic.clock]))

@@ -7,6 +7,9 @@ from vla_ros import cli
 SAID = [
     (["policy", "--learning-rate", "nan"], "learning_rate is nan: give a number above 0"),
     (["policy", "--steps", "-1"], "steps is -1"),
+    (["policy", "--data", "here", "--robot", "arm", "--steps", "0"], "steps is 0: give 1 or more"),
+    (["tokenizer", "--steps", "0"], "steps is 0: give 1 or more"),
+    (["narrator", "--steps", "0"], "steps is 0: give 1 or more"),
     (["policy", "--save-every", "0"], "save_every is 0: give 1 or more"),
     (["policy", "--seed", "-1"], "seed is -1: give 0 or more"),
     (["policy", "--threads", "0"], "threads is 0: give 1 or more"),

@@ -70,7 +70,7 @@ class Recipe(Settings):
         super().__post_init__()
         if self.frames < max(LENGTHS):
             raise ValueError(f"frames is {self.frames}: a batch holds {max(LENGTHS)} or more")
-        at_least(self, 1, "steps", "demonstrations", "rounds", "held_out_episodes", "workers")
+        at_least(self, 1, "demonstrations", "rounds", "held_out_episodes", "workers")
         at_least(self, 1 if self.rounds > 2 else 0, "learner_episodes")
 
     @property

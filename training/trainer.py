@@ -59,8 +59,8 @@ class Settings:
     def __post_init__(self) -> None:
         if self.precision not in ("bf16", "fp32"):
             raise ValueError(f"precision is {self.precision!r}: choose bf16 or fp32")
-        at_least(self, 0, "seed", "steps", "weight_decay", "warmup", "loaders")
-        at_least(self, 1, "frames", "save_every", "threads")
+        at_least(self, 0, "seed", "weight_decay", "warmup", "loaders")
+        at_least(self, 1, "steps", "frames", "save_every", "threads")
         if not 0.0 < self.learning_rate < math.inf:
             raise ValueError(f"learning_rate is {self.learning_rate}: give a number above 0")
 

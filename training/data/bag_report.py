@@ -21,6 +21,8 @@ _LATE = 1.5  # periods between two messages from which one in between is missing
 _GAPS = 2  # with more of them, and messages twice as fast between them as on the whole: bursts
 _OFF = 0.02  # of stamps against receipt, above what clocks of computers differ by
 _ENOUGH = 10  # messages that tell how fast a clock runs
+_ALIKE = 0.15  # clocks that differ by less run alike, as far as receipt on a busy machine tells
+_LONGEST_LAG = 86400.0  # s; more is no lag, but another clock
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class TopicReport:
     drops: int | None  # messages missing from the nominal rate; None: it is not periodic
     jumps: tuple[Jump, ...]
     stamped: bool
-    lag: float  # s from stamp to receipt, median; NaN without stamps
+    lag: float  # s from stamp to receipt, median; NaN without stamps, or of another clock
     clock: float  # s of stamps a second of receipt; NaN without stamps, or too few to tell
     problem: str = ""  # why its messages cannot be read
 
@@ -109,17 +111,32 @@ class BagReport:
                     f"  {topic.name}: clock jump {jump.at:.3f} s in: the stamp stepped by "
                     f"{jump.step:+.3f} s within {jump.elapsed:.3f} s"
                 )
-        for topic in self.topics:
-            if abs(topic.clock - 1) > _OFF:
-                yield (
-                    f"  {topic.name}: its stamps run at {topic.clock:.2f} of the time of receipt: "
-                    "a simulation that is slower or faster than real time, or wrong stamps"
-                )
+        yield from self._clocks()
         for topic in self.topics:
             if topic.problem:
                 yield f"  skipped: {topic.problem}"
         for note in self.notes:
             yield f"  note: {note}"
+
+    def _clocks(self) -> Iterator[str]:
+        """Stamps that do not run with the time of receipt: those that run alike on one line."""
+        if any(topic.stamped and topic.count and np.isnan(topic.lag) for topic in self.topics):
+            yield "  stamps are of another clock than receipt (simulated time?), so there is no lag"
+        off = [topic for topic in self.topics if abs(topic.clock - 1) > _OFF]
+        usual = np.median([topic.clock for topic in off]) if off else np.nan
+        alike = [topic for topic in off if abs(topic.clock / usual - 1) < _ALIKE]
+        why = "a simulation that is slower or faster than real time, or wrong stamps"
+        if len(alike) > 1:
+            off = [topic for topic in off if topic not in alike]
+            least, most = (pick(topic.clock for topic in alike) for pick in (min, max))
+            yield (
+                f"  {', '.join(topic.name for topic in alike)}: stamps run at {least:.2f} to "
+                f"{most:.2f} of the time of receipt: {why}"
+            )
+        for topic in off:
+            yield (
+                f"  {topic.name}: its stamps run at {topic.clock:.2f} of the time of receipt: {why}"
+            )
 
 
 def _number(value: float, digits: int) -> str:
@@ -192,7 +209,8 @@ def _topic_report(topic: Topic, start: int, problem: str) -> TopicReport:
 def _lag(topic: Topic) -> float:
     if not topic.stamped or not len(topic):
         return np.nan
-    return float(np.median(topic.received - topic.stamps)) / SECOND
+    lag = float(np.median(topic.received - topic.stamps)) / SECOND
+    return lag if abs(lag) < _LONGEST_LAG else np.nan
 
 
 def _clock(topic: Topic) -> float:

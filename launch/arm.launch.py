@@ -22,6 +22,7 @@ from vla_ros.stack.description import (
     describe,
 )
 
+USUAL = PathJoinSubstitution([FindPackageShare("vla_ros"), "config", "arm.yaml"])
 ARGUMENTS = [
     DeclareLaunchArgument(
         "robot",
@@ -34,8 +35,8 @@ ARGUMENTS = [
     ),
     DeclareLaunchArgument(
         "params_file",
-        default_value=PathJoinSubstitution([FindPackageShare("vla_ros"), "config", "arm.yaml"]),
-        description="parameters of all nodes, as YAML",
+        default_value=USUAL,
+        description="parameters that go before those of config/arm.yaml, as YAML",
     ),
     DeclareLaunchArgument(
         "checkpoint",
@@ -106,8 +107,12 @@ def nodes(context: LaunchContext) -> list[Node]:
     if use_sim_time not in ("auto", "true", "false"):
         raise ValueError(f"use_sim_time is '{use_sim_time}': give true, false or auto")
     check_namespace(given["namespace"])
-    parameters = ParameterFile(given["params_file"])
-    parameters.check(tables(), given["namespace"])
+    # As in vla_ros.stack: a file of few lines must not take the rest back to the nodes' own.
+    files = [
+        ParameterFile(p) for p in dict.fromkeys((USUAL.perform(context), given["params_file"]))
+    ]
+    for file in files:
+        file.check(tables(), given["namespace"])
 
     clock = clock_remapping(given["robot"], given["namespace"])
     common = {
@@ -133,11 +138,14 @@ def nodes(context: LaunchContext) -> list[Node]:
     )
     topic = command_topic(given["robot"], given["command_topic"])
 
-    def file_for(name: str) -> list[str]:
-        """The parameter file for a node of which it says something."""
+    def files_for(name: str) -> list[str]:
+        """The parameter files that say something of a node."""
         full = full_name(given["namespace"], name)
-        applies = any(section.matches(full) for section in parameters.sections)
-        return [str(parameters.path)] if applies else []
+        return [
+            str(file.path)
+            for file in files
+            if any(section.matches(full) for section in file.sections)
+        ]
 
     def action(node: NodeDescription) -> Node:
         own = dict(node.parameters)
@@ -150,7 +158,7 @@ def nodes(context: LaunchContext) -> list[Node]:
         return kind(
             name=node.name,
             executable=node.executable,
-            parameters=[*file_for(node.name), *([own] if own else [])],
+            parameters=[*files_for(node.name), *([own] if own else [])],
             remappings=remappings,
             prefix=f"nice -n {node.nice}" if node.nice else None,
             **common,

@@ -81,6 +81,27 @@ def test_stack_can_be_started_again_in_one_process(checkpoint, narrator):
             assert not stack.nodes["action_policy"].get_parameter("use_sim_time").value
 
 
+def test_a_parameter_file_leaves_what_it_does_not_name_as_it_ships(checkpoint, narrator, tmp_path):
+    own = tmp_path / "mine.yaml"
+    own.write_text(
+        "/**:\n  ros__parameters: {hold_time: 0.4}\n"
+        "/**/command_gate:\n  ros__parameters: {velocity_scale: 0.1}\n"
+        "arm_one:\n  command_gate:\n    ros__parameters: {surprise_hold: 3.0}\n"
+    )
+    with Stack(
+        robot="real",
+        params_file=own,
+        checkpoint=str(checkpoint),
+        namespace="arm_one",
+        world_model=False,
+        narrator=narrator,
+    ) as stack:
+        gate, eye = (stack.nodes[name].params for name in ("command_gate", "narrator_eye"))
+        assert (gate.velocity_scale, gate.surprise_hold, gate.hold_time) == (0.1, 3.0, 0.4)
+        assert gate.surprise_slow == 2.1  # of config/arm.yaml; the node's own is never
+        assert (eye.rate, eye.camera_topics) == (5.0, ["camera/image_raw"])
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -17,7 +17,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         "command waits for (world model, narrator and its eye, recorder) in processes of its own.",
     )
     parser.add_argument("--robot", choices=("sim", "real"), default="sim")
-    parser.add_argument("--params", metavar="FILE", help="parameters of all nodes (YAML)")
+    parser.add_argument(
+        "--params", metavar="FILE", help="parameters that go before those of config/arm.yaml (YAML)"
+    )
     parser.add_argument("--checkpoint", default="", help="name or folder of the policy")
     parser.add_argument("--instruction", default="", help="what to do from the start")
     parser.add_argument("--namespace", default="", help="of all nodes and topics")

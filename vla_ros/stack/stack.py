@@ -39,7 +39,7 @@ class Stack:
 
     Args:
         robot: "sim" runs the simulated robot too, "real" expects a driver on the topics.
-        params_file: parameters of all nodes; None for config/arm.yaml of the package.
+        params_file: parameters that go before those of config/arm.yaml; None for that alone.
         checkpoint: of encoder and policy, a name or a folder; "" as in the file.
         instruction: what to follow from the start; "" as in the file.
         namespace: of all nodes and topics.
@@ -96,10 +96,12 @@ class Stack:
             )
         except ValueError as error:
             raise StartError(str(error)) from None
-        if params_file is None:
-            params_file = Path(get_package_share_directory("vla_ros"), "config", "arm.yaml")
-        if not Path(params_file).is_file():
+        if params_file is not None and not Path(params_file).is_file():
             raise StartError(f"parameter file '{params_file}' does not exist: name an existing one")
+        # A file of few lines must not take the rest back to what nodes have by themselves: they
+        # would not heed surprise, and the narrator's eye would want the policy's cameras.
+        usual = Path(get_package_share_directory("vla_ros"), "config", "arm.yaml")
+        files = [usual] if params_file is None else [usual, params_file]
         self.robot = robot
         self.nodes: dict[str, Node] = {}
         self.still_starting: list[str] = []
@@ -107,7 +109,8 @@ class Stack:
         self._threads = Threads(self.context)
         self._described = {node.name: node for node in _with(nodes, overrides or {})}
         self._namespace = namespace
-        self._arguments = ["--params-file", str(params_file), "--log-level", log_level, *ros_args]
+        named = [word for file in files for word in ("--params-file", str(file))]
+        self._arguments = [*named, "--log-level", log_level, *ros_args]
         topic = description.command_topic(robot, command_topic)
         if topic != description.COMMAND_TOPIC:
             self._arguments += ["-r", f"{description.COMMAND_TOPIC}:={topic}"]

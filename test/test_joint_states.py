@@ -171,3 +171,16 @@ def test_a_driver_that_jitters_or_has_coarse_encoders_contradicts_nothing():
     resting = [{"a": 0.0, "b": ticks * rng.integers(0, 2), "g": 0.0} for _ in range(300)]
     for said in (coarse, degrees, clicking, wild, resting, [*map(honest, np.arange(0, 3, 0.1))]):
         assert contradiction(said, names) == ""
+
+
+def test_a_sender_without_end_does_not_fill_the_memory():
+    made = JointHistory()
+    for k in range(20_000):
+        made.add("joint_states", 0, state(a=float(k)))  # a driver without a clock
+    assert at(made, "a", 0) == [19_999.0]
+    assert len(made._histories["joint_states"]) <= 10_000
+    for k in range(1, 5_000):
+        made.add("joint_states", k, state(a=float(k), **{f"x{k}": 0.0}))
+    assert at(made, "a", 1) == [4_999.0] and len(made._known["joint_states"]) <= 1_003
+    made.add("joint_states", 10_000, state(**{"a": 7.0, "x" * 10_000_000: 0.0}))
+    assert at(made, "a", 1) == [4_999.0], "of no robot"

@@ -27,6 +27,11 @@ CLOCK_RESTART = SECOND // 2  # ns
 _KEPT = 3 * SECOND  # ns of joint states that are remembered
 _WAITED = SECOND // 50  # ns: messages that are usually later than this are not waited for
 _BEFORE = 2_000  # ns: a message as late as another was may be on its way, also in float seconds
+# Most that is kept of what a sender may make endless: messages whose stamps stand still, names that
+# change from message to message, and how long all names of one message are, in characters.
+_MOST_KEPT = 10_000
+_MOST_NAMES = 1_000
+_LONGEST_NAMES = 100_000
 _LOOKED_AT = 300  # messages in which contradictions are looked for
 _LOOKED_EVERY = SECOND // 4  # ns
 _APART = 0.02  # rad, m or whatever a joint is told in: nearer is not told apart from noise
@@ -67,6 +72,7 @@ class History(Generic[T]):
         self._stamps.insert(place, stamp)
         self._entries.insert(place, entry)
         old = bisect_left(self._stamps, self._stamps[-1] - self._span)
+        old = max(old, len(self._stamps) - _MOST_KEPT)
         del self._stamps[:old], self._entries[:old]
         return restarted
 
@@ -251,17 +257,23 @@ class JointHistory:
         self.nameless: set[str] = set()  # topics whose messages name no joints
 
     def add(self, topic: str, stamp: int, message: Any) -> None:
-        """Take a sensor_msgs/JointState stamped `stamp` ns."""
+        """Take a sensor_msgs/JointState stamped `stamp` ns, unless its names are of no robot."""
+        if sum(map(len, message.name)) > _LONGEST_NAMES:
+            return
         newest = self.newest
         if self._histories[topic].add(stamp, message):
             self._known[topic], newest, self._looked, self._contradiction = {}, None, 0, ""
             self._late.clear()
+        if len(self._known[topic]) > _MOST_NAMES:
+            self._known[topic] = {}
         self._known[topic].update(dict.fromkeys(message.name))
         if not len(message.name) and len(message.position):
             self.nameless.add(topic)
         if newest is not None and 0 < newest - stamp <= _WAITED:
             self._late.append((newest, newest - stamp))
-        while self._late and self._late[0][0] < self.newest - _KEPT:
+        while self._late and (
+            self._late[0][0] < self.newest - _KEPT or len(self._late) > _MOST_KEPT
+        ):
             self._late.popleft()
 
     @property

@@ -2,12 +2,15 @@
 
 import pytest
 import rclpy
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
 from rclpy.context import Context
 from rclpy.parameter import Parameter as RclpyParameter
 
 from vla_ros.nodes.command_gate import CommandGateNode
 from vla_ros.ros.lifecycle import FAILURE, LifecycleNode
 from vla_ros.ros.parameters import Parameter, ParameterError
+from vla_ros.ros.texts import LONGEST, shorten
 
 TABLE = {
     "speed": Parameter(1.0, "How fast, m/s.", 0.0, 2.0, live=True),
@@ -122,6 +125,22 @@ def test_whole_cycle_can_be_repeated(make):
     assert node.bring_up() == ""
     node.trigger_shutdown()
     assert node.state == "finalized"
+
+
+def test_name_of_a_transition_that_is_none_is_cut_before_rcl_logs_it(make, capfd):
+    node = make()
+    for label in ("x" * 100_000, "configure"):
+        request = ChangeState.Request(transition=Transition(label=label))
+        response = node._service_change_state.callback(request, ChangeState.Response())
+        assert response.success == (label == "configure")
+    assert node.state == "inactive"
+    assert len(capfd.readouterr().err) < 1000
+
+
+def test_texts_of_others_are_told_in_one_line_and_command_no_terminal():
+    assert shorten("ein Würfel, 箱") == "ein Würfel, 箱"
+    assert shorten("cube\n[INFO] well\x1b[2J") == r"cube\n[INFO] well\x1b[2J"
+    assert len(shorten("\n" * LONGEST)) <= LONGEST
 
 
 @pytest.mark.parametrize(

@@ -53,11 +53,23 @@ class LifecycleNode(RclpyLifecycleNode):
         self.params = Parameters(
             self, {"autostart": AUTOSTART, **table}, lambda: self.state != "unconfigured"
         )
+        self._shorten_labels()
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.standard())
         # Steady time: a node must be able to say that the ROS clock has stopped.
         self.create_timer(
             1.0, self._publish_diagnostics, clock=Clock(clock_type=ClockType.STEADY_TIME)
         )
+
+    def _shorten_labels(self) -> None:
+        """Of transitions that others ask for: rcl logs one that is unknown as long as it is."""
+        service = self._service_change_state  # rclpy has no public way to look at a request first
+        change_state = service.callback
+
+        def check(request: Any, response: Any) -> Any:
+            request.transition.label = shorten(request.transition.label)
+            return change_state(request, response)
+
+        service.callback = check
 
     # --- hooks ------------------------------------------------------------------------------
 

@@ -10,10 +10,15 @@ _NUMBER = re.compile(r"(?<![\w.])[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?(?!\w)", re.I
 
 
 def shorten(text: str, longest: int = LONGEST) -> str:
-    """Cut a text that is too long, and say how long it was: anyone may send 10 MB of a name."""
-    if len(text) <= longest:
-        return text
-    return f"{text[: longest - 40]} ... ({len(text)} characters)"
+    """Cut a text that is too long, and say how long it was: anyone may send 10 MB of a name.
+
+    What begins a line or commands a terminal is written as in Python: nobody else's line shall look
+    like one of ours.
+    """
+    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[: longest + 1])
+    if len(shown) <= longest:
+        return shown
+    return f"{shown[: longest - 40]} ... ({len(text)} characters)"
 
 
 def kind(text: str) -> str:

@@ -3,6 +3,7 @@
 import json
 import shutil
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from vla_ros.checkpoints import resolve
+from vla_ros.models import checkpoint
 from vla_ros.models.genie.genie import WorldModel
 from vla_ros.models.narrator import Narrator
 from vla_ros.models.vlam import VisionLanguageActionModel
@@ -147,6 +149,10 @@ def test_a_configuration_that_is_none_is_refused(copy, name, text):
     folder = copy(name)
     (folder / "config.json").write_text(text)
     refused(name, folder)
+
+
+def test_what_is_wrong_is_told_in_short_however_long_it_is():
+    assert len(str(checkpoint.damaged(Path("arm"), f"no kind {'x' * 100_000}"))) < 1000
 
 
 def test_what_ships_loads_quickly():

@@ -407,6 +407,9 @@ def test_shards_without_a_camera_are_not_written(tmp_path):
             {"featuresDict": {"features": {"steps/a": {"tensor": {"dtype": True, "shape": {}}}}}},
         ),
         ("metadata.json", {"vla_ros": 7}),
+        ("metadata.json", {"vla_ros": []}),
+        ("metadata.json", {"vla_ros": ""}),
+        ("metadata.json", {"vla_ros": {"robot": ["x"] * 100_000}}),
         ("metadata.json", {"vla_ros": {"dt": "soon"}}),
         ("metadata.json", {"vla_ros": {"action_names": 3}}),
     ],
@@ -415,5 +418,6 @@ def test_damaged_descriptions_of_rlds_are_named(tmp_path, file, change):
     folder = write_rlds(tmp_path, "toys", map(episode, range(2)))
     told = json.loads((folder / file).read_text())
     (folder / file).write_text(json.dumps(told | change))
-    with pytest.raises(ValueError, match=f"{folder}/{file}"):
+    with pytest.raises(ValueError, match=f"{folder}/{file}") as refused:
         list(open_rlds(folder))
+    assert len(str(refused.value)) < 1000

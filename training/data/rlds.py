@@ -47,14 +47,16 @@ def _damage(path: Path) -> Iterator[None]:
     try:
         yield
     except (LookupError, TypeError, AttributeError, ValueError, OverflowError) as error:
-        raise ValueError(f"{path} is damaged: {type(error).__name__}: {error}") from None
+        raise ValueError(f"{path} is damaged: {type(error).__name__}: {error!s:.400}") from None
     except RecursionError:
         raise ValueError(f"{path} is damaged: it is nested too deeply") from None
 
 
 def _checked_metadata(told: dict[str, Any]) -> dict[str, Any]:
     """Raises TypeError or ValueError for what no dataset of this package has."""
-    for name, value in dict(told).items():
+    if not isinstance(told, dict):
+        raise TypeError(f"{OWN} is {told!r}")
+    for name, value in told.items():
         if name in ("robot", "control_mode") and not isinstance(value, str):
             raise TypeError(f"{name} is {value!r}")
         names = name in ("action_names", "proprioception_names")

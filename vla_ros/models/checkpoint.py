@@ -105,7 +105,7 @@ def read_weights(folder: Path, model: nn.Module) -> None:
 
 def damaged(folder: Path, error: Exception | str) -> ValueError:
     text = error if isinstance(error, str) else _one_line(error)
-    return ValueError(f"checkpoint {folder} is damaged ({text}): copy or train it again")
+    return ValueError(f"checkpoint {folder} is damaged ({text:.400}): copy or train it again")
 
 
 def _one_line(error: Exception) -> str:

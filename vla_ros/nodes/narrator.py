@@ -40,6 +40,7 @@ from vla_ros.ros.lifecycle import OK, WARN, LifecycleNode
 from vla_ros.ros.messages import seconds, tokens_from_message
 from vla_ros.ros.robot_history import RESTART, STAMP_ROUNDING, RobotHistory, arm_chunk
 from vla_ros.ros.running import run
+from vla_ros.ros.texts import shorten
 from vla_ros.scene_language.actions import Action
 from vla_ros.scene_language.scenes import to_tokens
 from vla_ros.scene_language.vocabulary import tokens_of
@@ -304,7 +305,7 @@ class NarratorNode(LifecycleNode):
         try:
             said = self._answer(request.question, response)
         except ValueError as error:
-            response.message = str(error)
+            response.message = shorten(str(error))
             return response
         response.success = True
         if response.age > _OLD:

@@ -32,6 +32,7 @@ from vla_ros.recording import UNFINISHED, EpisodeBag, episode_name
 from vla_ros.ros import qos
 from vla_ros.ros.lifecycle import OK, WARN, LifecycleNode
 from vla_ros.ros.running import run
+from vla_ros.ros.texts import shorten
 from vla_ros.ros.types import message_class, message_definition
 
 _INSTRUCTION, _CHUNK, _STATUS = "instruction", "action_chunk", "sim_robot/task_status"
@@ -327,7 +328,7 @@ class RecorderNode(LifecycleNode):
         try:
             response.success, response.message = True, self.obey(name)
         except ValueError as error:
-            response.message = str(error)
+            response.message = shorten(str(error))
         return response
 
     def obey(self, command: str) -> str:

@@ -266,7 +266,7 @@ class SimRobot(Node):
         try:
             task = sample_task(request.family, request.seed)
         except ValueError as error:
-            response.success, response.message = False, str(error)
+            response.success, response.message = False, shorten(str(error))
             return response
         self.reset(task)
         response.success, response.instruction = True, task.instruction

@@ -43,6 +43,7 @@ from vla_ros.ros.messages import (
 )
 from vla_ros.ros.robot_history import RESTART, STAMP_ROUNDING, RobotHistory, arm_chunk
 from vla_ros.ros.running import run
+from vla_ros.ros.texts import shorten
 from vla_ros.srv import Imagine
 
 _PATIENCE = 0.1  # s that a frame waits for the chunk before it; the gate follows no later one
@@ -291,7 +292,7 @@ class WorldModelNode(LifecycleNode):
         try:
             asked = self._ask(request)
         except ValueError as error:
-            response.message = str(error)
+            response.message = shorten(str(error))
             return response
         response.message, response.imagination = await asked
         response.success = not response.message

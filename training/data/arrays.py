@@ -46,8 +46,8 @@ def map_array(
 def damaged(path: Path, why: str, whole: Path | None = None) -> ValueError:
     """An error for a file of a folder that this package wrote, with the cure."""
     return ValueError(
-        f"{path} is damaged ({' '.join(why.split()):.400}): delete the folder {whole or path.parent}, "
-        "to have it written again"
+        f"{path} is damaged ({' '.join(why.split()):.400}): "
+        f"delete the folder {whole or path.parent}, to have it written again"
     )
 
 

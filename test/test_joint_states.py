@@ -184,3 +184,26 @@ def test_a_sender_without_end_does_not_fill_the_memory():
     assert at(made, "a", 1) == [4_999.0] and len(made._known["joint_states"]) <= 1_003
     made.add("joint_states", 10_000, state(**{"a": 7.0, "x" * 10_000_000: 0.0}))
     assert at(made, "a", 1) == [4_999.0], "of no robot"
+
+
+@pytest.mark.parametrize("every", [1, 2, 3, 10, 50])
+@pytest.mark.parametrize("other", [{"a": 0.0, "b": 0.0}, {"a": 1.2, "b": -1.0}])
+@pytest.mark.parametrize("parts", [False, True])
+def test_a_second_publisher_is_noticed_at_any_rate(every, other, parts):
+    said = []
+    for i in range(250):
+        there = {"a": 0.5 + 0.3 * np.sin(i / 40), "b": 0.7 + 0.1 * np.cos(i / 40)}
+        said += [{"a": there["a"]}, {"b": there["b"]}] if parts else [there]
+        if i % every == every // 2:
+            said.append(other)
+    assert contradiction(said, ["a", "b"])
+    assert contradiction([one for one in said if one is not other], ["a", "b"]) == ""
+
+
+def test_a_gripper_that_snaps_contradicts_nothing():
+    closing = np.isin(np.arange(300) % 90, (40,))
+    said = [
+        {"arm": float(np.sin(i / 50)), "gripper": 0.01 if closed else 0.08 + 1e-4 * (i % 9)}
+        for i, closed in enumerate(closing)
+    ]
+    assert contradiction(said, ["arm", "gripper"]) == ""

@@ -239,6 +239,19 @@ def test_points_far_apart_are_joined_as_a_controller_does(tmp_path):
     np.testing.assert_allclose(one.actions[:, 0], 2 * np.arange(11), atol=1e-4)
 
 
+@pytest.mark.parametrize("times", [(0.0, 1.0), (0.0, 0.35, 0.5, 1.0)])
+def test_accelerations_of_points_are_met_as_by_a_controller(tmp_path, times):
+    """A way of the fifth degree is itself between any of its points."""
+    way = np.polynomial.Polynomial([0.2, -0.5, 1.0, 2.0, -3.0, 1.5])
+    points = {at: (way(at), 0) for at in times}
+    told = trajectory(100.0, points)
+    for point, at in zip(told[3].points, times, strict=True):
+        point.velocities = np.array([way.deriv(1)(at), 0.0])
+        point.accelerations = np.array([way.deriv(2)(at), 0.0])
+    (one,) = read(write_bag(tmp_path / "bag", [*without_commands(11), told]))
+    np.testing.assert_allclose(one.actions[:, 0], way(np.arange(11) / 10), atol=1e-5)
+
+
 def test_a_stream_of_short_trajectories_is_its_first_points(tmp_path):
     """As a policy's chunks: of each, the point that is due next."""
     said = without_commands(6)

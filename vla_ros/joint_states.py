@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -199,10 +199,12 @@ def contradiction(said: Sequence[Mapping[str, float]], names: Sequence[str]) -> 
     Two publishers of one joint, such as a driver and a joint_state_publisher that says zeros, make
     it jump there and back from message to message, which no joint can.
     """
-    if zeros := _returning_zeros([p for p in said if len(p.keys() & set(names)) > 1]):
+    if zeros := _returning_zeros(said):
         return f"{zeros} times there is 0 for every joint, in between messages that agree otherwise"
+    elsewhere: Counter[int] = Counter()  # message -> joints that it puts far out of their way
     for name in names:
-        values = np.array([positions[name] for positions in said if name in positions])
+        telling = [place for place, positions in enumerate(said) if name in positions]
+        values = np.array([said[place][name] for place in telling])
         levels = np.unique(values)
         if len(levels) < 8:  # a gripper that is told as open or closed
             continue
@@ -215,29 +217,43 @@ def contradiction(said: Sequence[Mapping[str, float]], names: Sequence[str]) -> 
             & (abs(there + back) <= 0.1 * size)
         )
         count = int(spikes.sum())
-        if count < max(_AGAIN, _OFTEN * len(values)):
+        if count < _AGAIN:
             continue
-        # Of two trains, each is smooth by itself: one of the next two messages is of the same.
-        along = np.minimum(abs(there), abs(there + back))
-        if np.quantile(along, 0.75) <= 0.1 * np.median(size[spikes]):
+        far = 0.1 * np.median(size[spikes])
+        if count < _OFTEN * len(values):
+            jumps = np.append(spikes, False) | np.append(False, spikes)
+            if np.quantile(abs(steps[~jumps]), 0.99) <= far:
+                elsewhere.update(telling[place + 1] for place in np.flatnonzero(spikes))
+            continue
+        # Of two trains, each is smooth by itself: of three messages, two are of the same.
+        along = np.minimum(size, abs(there + back))
+        if np.quantile(along, 0.75) <= far:
             return f"{name} jumps there and back {count} times in {len(values)} messages"
+    # Seldom; one joint alone may be a gripper that snaps, several at once are of another robot.
+    count = sum(joints > 1 for joints in elsewhere.values())
+    if count >= _AGAIN:
+        return f"{count} of {len(said)} messages are far from those around them, which agree"
     return ""
 
 
 def _returning_zeros(said: Sequence[Mapping[str, float]]) -> int:
-    """How often messages of nothing but 0 come between two that are elsewhere, and agree."""
-    count, before = 0, None
-    zeros = False
+    """How often messages of nothing but 0 come between two that are elsewhere, and agree.
+
+    The two may be of some of the joints, as those of an arm and of a gripper.
+    """
+    count, before = 0, {}
+    zeros: Collection[str] = ()  # joints that were said to be 0 since
     for positions in said:
-        if not any(positions.values()):
-            zeros = True
+        if len(positions) > 1 and not any(positions.values()):
+            zeros = positions.keys()
             continue
-        if zeros and before is not None and before.keys() == positions.keys():
-            size = max(map(abs, before.values()))
-            away = sum(abs(value) > _APART for value in before.values())
-            moved = max(abs(positions[name] - value) for name, value in before.items())
-            count += 2 * away >= len(before) and moved <= 0.5 * size
-        before, zeros = positions, False
+        if both := [name for name in positions if name in zeros and name in before]:
+            size = max(abs(before[name]) for name in both)
+            away = sum(abs(before[name]) > _APART for name in both)
+            moved = max(abs(positions[name] - before[name]) for name in both)
+            count += 2 * away >= len(both) and moved <= 0.5 * size
+            zeros = ()
+        before |= positions
     return count if count >= _AGAIN else 0
 
 

@@ -165,7 +165,8 @@ def _of_trajectory(
 ) -> np.ndarray:
     """Set points [n, A] of a JointTrajectory, `elapsed` s after its begin.
 
-    Between two points as a joint_trajectory_controller goes: straight, or by their velocities.
+    Between two points as a joint_trajectory_controller goes: straight, or by their velocities, and
+    accelerations if those are told, too.
     """
     kind = _FIELDS.get(action.control_mode, _PLACES)[1]
     points = message.points
@@ -187,14 +188,17 @@ def _of_trajectory(
     times = np.array([p.time_from_start.sec + 1e-9 * p.time_from_start.nanosec for p in points])
     if np.diff(times).min() <= 0:
         raise ValueError("the points of a joint trajectory have times that do not increase")
-    slopes = None
+    slopes, bends = None, None
     if kind == "positions" and all(len(p.velocities) == len(p.positions) for p in points):
         slopes = np.array([by_name(message.joint_names, p.velocities, names) for p in points])
+        if all(len(p.accelerations) == len(p.positions) for p in points):
+            bends = np.array([by_name(message.joint_names, p.accelerations, names) for p in points])
     # A first point that is due within a step is the command; on the way to one that is due later
     # the robot is told to be in between.
     if times[0] > 1.5 * action.dt and elapsed.min() < times[0] and (here := start()) is not None:
         times, places = np.append(0.0, times), np.vstack([here, places])
         slopes = None if slopes is None else np.vstack([np.zeros(len(names)), slopes])
+        bends = None if bends is None else np.vstack([np.zeros(len(names)), bends])
     at = np.clip(elapsed, times[0], times[-1])
     index = np.clip(np.searchsorted(times, at, side="right") - 1, 0, len(times) - 2)
     width = np.diff(times)[index][:, None]
@@ -202,10 +206,18 @@ def _of_trajectory(
     before, after = places[index], places[index + 1]
     if slopes is None:
         return before + part * (after - before)
-    bend = part * (1 - part)  # cubic Hermite, written around the smooth step
-    smooth = part * part * (3 - 2 * part)
-    lean = (1 - part) * slopes[index] - part * slopes[index + 1]
-    return before + smooth * (after - before) + bend * width * lean
+    # Hermite, of the third degree or, where accelerations are told, of the fifth: x(part) is what
+    # straight motion from `before` leaves, which is 0 in both points.
+    rise = after - before
+    left, right = width * slopes[index] - rise, width * slopes[index + 1] - rise
+    away = part * (1 - part)
+    found = before + part * rise + away * ((1 - part) * left - part * right)
+    if bends is not None:
+        # What the third degree has of acceleration in the points, and what is wanted of it.
+        begin = width**2 * bends[index] + 4 * left + 2 * right
+        end = width**2 * bends[index + 1] - 2 * left - 4 * right
+        found += 0.5 * away**2 * ((1 - part) * begin + part * end)
+    return found
 
 
 def _of_chunk(

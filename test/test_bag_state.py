@@ -132,6 +132,12 @@ def test_a_joint_that_no_topic_has_is_named_with_what_there_is(tmp_path):
         contract("abg", [])
 
 
+def test_joints_of_another_robot_are_named_and_no_silence_is_blamed(tmp_path):
+    path = write_bag(tmp_path / "bag", [*pictures(), *arm(begin=99.9)])
+    with pytest.raises(ValueError, match="no topic of the state has q, r: /joint_states has a"):
+        read(path, contract("qr"))
+
+
 def test_two_topics_of_one_joint_need_to_be_told_apart(tmp_path):
     other = [joints("/hand", 99.8 + 0.1 * i, {"a": 5.0, "g": 0.1 * i}) for i in range(22)]
     path = write_bag(tmp_path / "bag", [*pictures(names="abg"), *arm(), *other])

@@ -46,7 +46,8 @@ class StateReader:
         self._topics = [*made] if names else []
         self.notes = [note for topic in self._topics for note in topic.notes]
         known = [name for topic in self._topics for name in topic.known]
-        if known and (missing := [name for name in names if name not in known]):
+        told = any(topic.all_names for topic in self._topics)
+        if told and (missing := [name for name in names if name not in known]):
             there = "; ".join(
                 f"{topic.name} has {', '.join(topic.all_names)}" for topic in self._topics
             )

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from vla_ros import bringup, cli
 from vla_ros.nodes.parameters import SIM_ROBOT
 from vla_ros.sim.tasks import sample_task
 
@@ -42,6 +43,39 @@ def test_messages_in_the_documents_are_yaml_of_their_type(words):
     values = yaml.safe_load(words[-1])
     assert isinstance(values, dict) and values
     message(**values)  # an unknown field or another type is an error
+
+
+def written() -> list[list[str]]:
+    """Words of the lines of shell in the documents that begin with `vla`."""
+    text = "\n".join(path.read_text().replace("\\\n", " ") for path in DOCUMENTS)
+    lines = [
+        part for line in re.findall(r"^    (vla .+)$", text, re.M) for part in line.split("&&")
+    ]
+    return [shlex.split(line.replace("...", ""), comments=True)[1:] for line in lines]
+
+
+@pytest.mark.parametrize("words", written(), ids=" ".join)
+def test_commands_in_the_documents_are_what_vla_takes(words, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    if words[0] == "bringup":
+        bringup.parse(words[1:])
+    elif words[0] == "bench":
+        assert not words[1:] or words[1] in {path.stem for path in cli._benchmarks()}
+    else:
+        cli._parser(tuple(words)).parse_args(words)
+
+
+def test_options_that_the_documents_speak_of_are_there(capsys):
+    """Within a sentence a command is not always whole."""
+    text = "\n".join(path.read_text() for path in DOCUMENTS)
+    spoken = [words.split() for words in re.findall(r"`vla ((?!bench)[^`]+ --[^`]+)`", text)]
+    assert spoken
+    for words in spoken:
+        with pytest.raises(SystemExit):
+            cli.main([*words[: 1 + (words[0] in ("bag", "train"))], "--help"])
+        told = capsys.readouterr().out
+        for option in filter(lambda word: word.startswith("--"), words):
+            assert re.search(rf"{option}\b", told), " ".join(words)
 
 
 def test_the_documents_say_how_to_instruct_ask_and_stop():

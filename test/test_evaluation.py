@@ -15,15 +15,15 @@ from vla_ros.sim.experts import expert_chunk, expert_description
 from vla_ros.sim.report import EpisodeReport
 from vla_ros.sim.tasks import sample_task
 from vla_ros.training import evaluation
+from vla_ros.training.commands import evaluate
 from vla_ros.training.evaluation_page import draw
 from vla_ros.training.evaluation_text import overview, table
 from vla_ros.training.phrasings import Phrasings
+from vla_ros.training.scenarios import parse_scenario, scenario_name
 from vla_ros.training.simulated_evaluation import (
     Evaluator,
     Played,
     compared,
-    parse_scenario,
-    scenario_name,
 )
 
 
@@ -33,7 +33,7 @@ def report(family="reach", seed=0, success=True, reason="fulfilled", seconds=2.0
 
 def options(*words):
     parser = argparse.ArgumentParser()
-    evaluation.add_arguments(parser)
+    evaluate.add_arguments(parser)
     return parser.parse_args(words)
 
 
@@ -135,7 +135,7 @@ def test_the_file_appears_whole_or_not_at_all(tmp_path):
 def test_an_untrained_policy_is_measured_in_a_worker_process(checkpoint, tmp_path, capsys):
     path = tmp_path / "figures.json"
     words = ["--checkpoint", str(checkpoint), "--episodes", "2", "--families", "reach"]
-    evaluation.main(options(*words, "--seed", "7", "--workers", "1", "--json", str(path)))
+    evaluate.main(options(*words, "--seed", "7", "--workers", "1", "--json", str(path)))
     figures = json.loads(path.read_text())
     assert figures["success"]["reach"] in (0.0, 0.5, 1.0)
     assert len(figures["intervals"]["reach"]) == 2
@@ -150,7 +150,7 @@ def test_conditions_are_measured_in_turn(checkpoint, tmp_path, capsys):
     path, page = tmp_path / "figures.json", tmp_path / "page.png"
     words = ["--checkpoint", str(checkpoint), "--episodes", "1", "--families", "reach"]
     words += ["--condition", "usual", "distractors+meshes", "no-instruction", "usual"]
-    evaluation.main(options(*words, "--workers", "1", "--json", str(path), "--plot", str(page)))
+    evaluate.main(options(*words, "--workers", "1", "--json", str(path), "--plot", str(page)))
     figures = json.loads(path.read_text())
     assert list(figures["conditions"]) == ["usual", "meshes+distractors", "no-instruction"]
     told = [summary["runs"][0]["instruction"] for summary in figures["conditions"].values()]
@@ -162,7 +162,7 @@ def test_conditions_are_measured_in_turn(checkpoint, tmp_path, capsys):
 def test_conditions_are_for_episodes_offline(checkpoint):
     words = ["--checkpoint", str(checkpoint), "--live", "--condition", "camera"]
     with pytest.raises(ValueError, match="leave out --live"):
-        evaluation.main(options(*words))
+        evaluate.main(options(*words))
 
 
 def test_live_episodes_give_the_same_figures_and_the_nodes_rate(checkpoint, tmp_path, monkeypatch):
@@ -181,7 +181,7 @@ def test_live_episodes_give_the_same_figures_and_the_nodes_rate(checkpoint, tmp_
     monkeypatch.setattr(live, "running", running)
     path = tmp_path / "figures.json"
     words = ["--live", "--processes", "--checkpoint", str(checkpoint), "--episodes", "4"]
-    evaluation.main(options(*words, "--json", str(path)))
+    evaluate.main(options(*words, "--json", str(path)))
     figures = json.loads(path.read_text())
     assert set(figures["success"].values()) == {0.75} and figures["live"] is True
     assert figures["failures"]["bowl"] == {"it ended": 1}
@@ -191,7 +191,7 @@ def test_live_episodes_give_the_same_figures_and_the_nodes_rate(checkpoint, tmp_
 
 def test_a_missing_checkpoint_is_one_clear_error():
     with pytest.raises(FileNotFoundError, match="nowhere"):
-        evaluation.main(options("--checkpoint", "nowhere"))
+        evaluate.main(options("--checkpoint", "nowhere"))
 
 
 def test_equal_seeds_give_equal_episodes(checkpoint):
@@ -264,7 +264,7 @@ def test_a_policy_is_told_the_phrasings_and_compared_and_a_refusal_is_a_failure(
     path, page = tmp_path / "figures.json", tmp_path / "page.png"
     words = ["--checkpoint", str(checkpoint), "--episodes", "2", "--families", "reach", "--metrics"]
     words += ["--phrasings", str(phrasings), "--workers", "1"]
-    evaluation.main(options(*words, "--json", str(path), "--plot", str(page)))
+    evaluate.main(options(*words, "--json", str(path), "--plot", str(page)))
     figures = json.loads(path.read_text())
     first, second = figures["runs"]
     goal = sample_task("reach", 0).goal
@@ -312,4 +312,4 @@ def test_the_tasks_stay_those_of_their_seeds(checkpoint, monkeypatch):
 def test_options_that_do_not_go_together_are_told(checkpoint, phrasings, words, said):
     words = [str(phrasings) if word == "FILE" else word for word in words]
     with pytest.raises((ValueError, OSError), match=said):
-        evaluation.main(options("--checkpoint", str(checkpoint), *words))
+        evaluate.main(options("--checkpoint", str(checkpoint), *words))

@@ -109,7 +109,7 @@ def test_an_episode_without_pictures_has_nothing_to_imagine_from(world):
 
 
 def test_the_demo_says_how_much_was_imagined_when(world, monkeypatch, capsys):
-    from vla_ros import demo
+    from vla_ros.film import demo
 
     monkeypatch.setattr(demo.WorldModel, "from_pretrained", lambda _: world)
     watcher = SimpleNamespace(expectations=Expectations(), commands=commands())

@@ -24,8 +24,9 @@ from vla_ros.models.genie.genie import WorldModel
 from vla_ros.observations import preprocess_image
 from vla_ros.robots.action_config import ActionConfig
 from vla_ros.training import genie_sheets, genie_starts
+from vla_ros.training.commands.imagine import parse_codes
 from vla_ros.training.data.shards import write_shards
-from vla_ros.training.genie_play import filmed, parse_codes
+from vla_ros.training.genie_play import filmed
 from vla_ros.training.genie_sheets import FILM_SIZE, Run, contact_sheet, meanings
 from vla_ros.training.genie_terminal import half_blocks
 from vla_ros.video import Video

@@ -12,7 +12,8 @@ from rclpy.parameter import Parameter
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
-from vla_ros import demo, live
+from vla_ros import live
+from vla_ros.film import demo
 from vla_ros.film.states import Recorder
 from vla_ros.film.timeline import Sayings
 from vla_ros.msg import ActionChunk, GateStatus, Imagination, Narration

@@ -52,6 +52,7 @@ ARROWS = {
     "cameras": {"joint_states"},
     "images": set(),
     "joint_states": set(),
+    "paths": set(),
     "observations": {"images", "robots", "joint_states"},
     "recording": set(),
     "stack": {"ros", "nodes"},
@@ -63,7 +64,7 @@ ARROWS = {
     | {"checkpoints", "sim", "recording", "scene_language", "joint_states", "msg", "srv", "action"},
     "training": {"models", "images", "observations", "robots", "scene_language", "safety", "sim"}
     # live: only inside a function, see below
-    | {"cameras", "joint_states", "checkpoints", "video", "live"},
+    | {"cameras", "joint_states", "checkpoints", "paths", "video", "live"},
 }
 WITH_ROS = {"ros", "nodes", "stack"}  # rooms that may import ROS packages
 # Not rooms but the ways in: they run the whole stack and may import all. No room imports them.

@@ -14,7 +14,8 @@ from vla_ros.models import language
 from vla_ros.models.vlam import VisionLanguageActionModel
 from vla_ros.robots.action_config import ActionConfig
 from vla_ros.scene_language.instructions import VOCABULARY
-from vla_ros.training import evaluation, imitation
+from vla_ros.training import imitation
+from vla_ros.training.commands import evaluate
 from vla_ros.training.data.bag_to_rlds import write_rlds
 from vla_ros.training.data.recordings import Robot
 from vla_ros.training.data.rlds_to_bag import write_bags
@@ -90,8 +91,8 @@ def sources(tmp_path_factory):
 
 def evaluated(policy, robot, *words):
     parser = argparse.ArgumentParser()
-    evaluation.add_arguments(parser)
-    evaluation.main(
+    evaluate.add_arguments(parser)
+    evaluate.main(
         parser.parse_args(["--checkpoint", str(policy), "--robot", robot, *map(str, words)])
     )
 

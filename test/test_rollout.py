@@ -8,7 +8,8 @@ from vla_ros.safety.gate import CommandGate
 from vla_ros.sim.arm import TICK, ArmWorld
 from vla_ros.sim.experts import expert_chunk
 from vla_ros.sim.tasks import Outcome, sample_task
-from vla_ros.training.rollout import FRAME_TICKS, MAX_LATENCY, Rollout
+from vla_ros.training.rollout import FRAME_TICKS, Rollout
+from vla_ros.training.scenarios import MAX_LATENCY
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from vla_ros.models.checkpoint import WEIGHTS
-from vla_ros.models.svl import SVL, SVLConfig
+from vla_ros.models.svl import SVL
+from vla_ros.models.svl_config import SVLConfig
 
 PAD, BOS, EOS = 0, 1, 2
 TINY = SVLConfig(24, context=32, width=24, heads=2, layers=2, prefix_width=5, prefix_tokens=4)

@@ -315,7 +315,7 @@ def test_words_alone_are_trained_without_sight(tmp_path):
         ({"form": "verse"}, "form is 'verse': choose spatial, words, mixed"),
         ({"form": "words"}, "give --sight-steps 0"),
         ({"glances": 0, "episodes": 0}, "nothing to be seen"),
-        ({"rows": 0}, "rows and frames are 1 or more"),
+        ({"rows": 0}, "rows is 0: give 1 or more"),
         ({"precision": "fp8"}, "choose bf16 or fp32"),
     ],
 )

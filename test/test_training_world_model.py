@@ -17,7 +17,7 @@ from rounding import assert_same_codes, quantized_by
 from safetensors.torch import load_file
 
 from vla_ros import cli
-from vla_ros.models.genie import config
+from vla_ros.models.genie import sizes
 from vla_ros.models.genie.genie import WorldModel
 from vla_ros.models.genie.latent_actions import LatentActionConfig, LatentActionModel
 from vla_ros.models.genie.tokenizer import TokenizerConfig, VideoTokenizer
@@ -55,7 +55,7 @@ COMMON = {
 
 @pytest.fixture(autouse=True)
 def _tiny(monkeypatch):
-    monkeypatch.setitem(config.SIZES, "tiny", TINY)
+    monkeypatch.setitem(sizes.SIZES, "tiny", TINY)
     monkeypatch.setattr(genie_robot_actions, "_STEPS", 300)
     torch.manual_seed(0)
 

@@ -10,7 +10,6 @@ import multiprocessing
 import os
 import time
 from concurrent.futures import Future, ProcessPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,9 +30,10 @@ from vla_ros.sim.tasks import FIRST_TRAINING_SEED
 from vla_ros.training.data.folders import whole_folder
 from vla_ros.training.data.provenance import Provenance, code
 from vla_ros.training.data.simulation import collect, task_list
-from vla_ros.training.data.windows import LENGTHS, Batch, Windows
+from vla_ros.training.data.windows import Batch, Windows
+from vla_ros.training.recipes import DaggerRecipe as Recipe
 from vla_ros.training.run_folder import begin, settle
-from vla_ros.training.trainer import Objective, PolicyTrainer, Settings, at_least
+from vla_ros.training.trainer import Objective, PolicyTrainer
 
 # Reaching is learned first and its episodes are short: it takes every second turn of the others.
 _TURNS = ("reach", "push", "pick", "pad", "bowl", "push", "pick", "pad", "bowl")
@@ -52,30 +52,6 @@ _HELD_OUT = 99  # the "round" of the held-out episodes
 _HELD_OUT_BATCHES = 8
 _POLL = 0.2  # s
 _CODE = ("sim/*", "scene_language/*.py", "training/rollout.py")
-
-
-@dataclass(frozen=True)
-class Recipe(Settings):
-    """What the shipped policy is trained with; the defaults are its recipe."""
-
-    steps: int = 900  # of a round
-    demonstrations: int = 900  # expert episodes before the first round
-    learner_episodes: int = 250  # DAgger episodes of each later round
-    rounds: int = 8
-    held_out_episodes: int = 20  # expert episodes that are not trained on
-    hold_out_pairs: bool = False  # of colour and shape, to measure the policy on them
-    workers: int = 2  # processes that collect while this one trains
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.frames < max(LENGTHS):
-            raise ValueError(f"frames is {self.frames}: a batch holds {max(LENGTHS)} or more")
-        at_least(self, 1, "demonstrations", "rounds", "held_out_episodes", "workers")
-        at_least(self, 1 if self.rounds > 2 else 0, "learner_episodes")
-
-    @property
-    def total(self) -> int:
-        return self.rounds * self.steps
 
 
 def train(

@@ -1,4 +1,4 @@
-"""How good a policy is: `vla eval`, in the simulator or on recordings.
+"""How good a policy is, in the simulator or on recordings.
 
 In the simulator: how often it succeeds in each task family, with 95 % intervals. Offline, episodes
 run as fast as the machine can, under the conditions asked for, and if asked for beside the scripted
@@ -14,7 +14,7 @@ import math
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,45 +26,23 @@ from tqdm import tqdm
 from vla_ros.checkpoints import resolve
 from vla_ros.models.vlam import VisionLanguageActionModel
 from vla_ros.scene_language.instructions import FAMILIES
-from vla_ros.sim.conditions import Condition
 from vla_ros.sim.report import EpisodeReport
 from vla_ros.sim.tasks import check_seeds
 from vla_ros.training import metrics
-from vla_ros.training.data.recordings import DATA_HELP, ROBOT_HELP, Robot
-from vla_ros.training.data.sources import add_msg_argument
-from vla_ros.training.evaluation_page import check_kind, draw
+from vla_ros.training.data.recordings import Robot
 from vla_ros.training.evaluation_text import comparison, overview, table
 from vla_ros.training.phrasings import Phrasings
 from vla_ros.training.recorded_evaluation import Recordings, time_figures
-from vla_ros.training.rollout import check_latency
+from vla_ros.training.scenarios import Scenario, scenario_name
 from vla_ros.training.simulated_evaluation import (
-    USUAL,
     Played,
-    Scenario,
     check_comparable,
-    check_telling,
     compared,
     evaluate,
     evaluate_live,
-    parse_scenario,
-    scenario_name,
 )
 
 _Z = 1.959963984540054  # 95 % of a normal distribution lie within so many standard deviations
-# Options of the simulator and their defaults: recordings have no use for them.
-_SIMULATED = {
-    "episodes": 100,
-    "seed": 0,
-    "condition": [USUAL],
-    "families": FAMILIES,
-    "phrasings": None,
-    "metrics": False,
-    "workers": 2,
-    "latency_ticks": 2,
-    "live": False,
-    "processes": False,
-    "compare": None,
-}
 
 
 def inference_times(model: VisionLanguageActionModel, steps: int = 300) -> dict[str, Any]:
@@ -159,115 +137,17 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
     os.replace(partial, path)
 
 
-# -- command ---------------------------------------------------------------------------------------
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    default = _SIMULATED
-    parser.add_argument(
-        "--robot",
-        type=_robot,
-        default="sim",
-        help=f"sim; with --data {ROBOT_HELP}; default sim",
-    )
-    add_msg_argument(parser)
-    parser.add_argument("--checkpoint", default="arm", help="name or folder; default arm")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw them on one page there")
-    parser.add_argument(
-        "--minilm",
-        nargs="?",
-        const="",
-        metavar="FOLDER",
-        help="semantic similarity of sentences too, by the MiniLM in FOLDER; without FOLDER by "
-        "that of the wheel in environment/minilm.txt",
-    )
-    parser.add_argument(
-        "--data",
-        nargs="+",
-        type=Path,
-        metavar="PATH",
-        help=DATA_HELP,
-    )
-    sim = parser.add_argument_group("in the simulator")
-    sim.add_argument(
-        "--episodes", type=int, default=default["episodes"], help="of each family; default 100"
-    )
-    sim.add_argument(
-        "--seed", type=int, default=default["seed"], help="of the first episode; default 0"
-    )
-    sim.add_argument(
-        "--condition",
-        nargs="+",
-        default=default["condition"],
-        metavar="NAME",
-        help=f"offline: each of these in turn, joined with + at once; default {USUAL}; "
-        f"all: {USUAL} and each alone; {', '.join(Condition)}",
-    )
-    sim.add_argument(
-        "--families", nargs="+", choices=FAMILIES, default=FAMILIES, help="default all", metavar="F"
-    )
-    sim.add_argument(
-        "--phrasings", type=Path, metavar="FILE", help="offline: goals as this JSON file says them"
-    )
-    sim.add_argument(
-        "--metrics",
-        action="store_true",
-        help="offline: actions, trajectories, sentences beside the scripted expert's too (slower)",
-    )
-    sim.add_argument("--workers", type=int, default=default["workers"], help="processes; default 2")
-    sim.add_argument(
-        "--latency-ticks",
-        type=int,
-        default=default["latency_ticks"],
-        help="offline: ticks of 10 ms from a frame to its chunk; default 2",
-    )
-    sim.add_argument("--live", action="store_true", help="through the ROS 2 nodes, in real time")
-    sim.add_argument(
-        "--processes",
-        action="store_true",
-        help="with --live: each node as its own process, not just those that no command waits for",
-    )
-    sim.add_argument(
-        "--compare", type=Path, metavar="FILE", help="JSON of another evaluation to compare with"
-    )
-
-
-def _robot(text: str) -> str:
-    if text != "sim":
-        try:
-            Robot.load(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(f"{error}; or sim") from None
-    return text
-
-
-def main(arguments: argparse.Namespace) -> None:
-    if arguments.plot:
-        check_kind(arguments.plot)
-    figures, text = (on_recordings if arguments.data else in_simulator)(arguments)
-    if arguments.json:
-        write_json(arguments.json, figures)
-    if arguments.plot:
-        draw(figures, arguments.plot)
-    print(text)
-    times = figures["inference_ms"]["both"]
-    print(f"encode and act: {times['median']:.1f} ms, 95 % below {times['p95']:.1f} ms")
+# -- of a policy -----------------------------------------------------------------------------------
 
 
 def on_recordings(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
     """All figures of a policy on recordings, and what to print of them.
 
     Raises:
-        ValueError: options that do not go together, or recordings that are not of the policy.
+        ValueError: recordings that are not of the policy.
         OSError: a checkpoint or model is not there.
         RuntimeError: a package is missing.
     """
-    given = [name for name, value in _SIMULATED.items() if getattr(arguments, name) != value]
-    if given:
-        raise ValueError(f"--{given[0].replace('_', '-')} is for the simulator: leave out --data")
-    if arguments.robot == "sim":
-        raise ValueError("--data needs --robot: arm, joint_arm, ..., or a YAML file")
     metrics.require()
     _embedder(arguments)
     model = VisionLanguageActionModel.from_pretrained(resolve(arguments.checkpoint))
@@ -287,18 +167,26 @@ def on_recordings(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
     return {**found, **settings, "runs": runs}, "\n".join([*lines, comparison(found)])
 
 
-def in_simulator(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
+def in_simulator(
+    arguments: argparse.Namespace,
+    scenarios: Sequence[Scenario],
+    phrasings: Phrasings | None = None,
+    reference: dict[str, Any] | None = None,
+) -> tuple[dict[str, Any], str]:
     """All figures of a policy in the simulator, and what to print of them.
 
+    Args:
+        arguments: of `vla eval`.
+        scenarios: under which the episodes are played.
+        phrasings: how goals are said; None: as each task says its own.
+        reference: figures of another evaluation to compare with.
+
     Raises:
-        ValueError: options that do not go together.
-        OSError: a file, checkpoint or model is not there.
+        ValueError: the policy's actions are not the expert's.
+        OSError: a checkpoint or model is not there.
         RuntimeError: a package is missing, or a live node ends.
     """
     seeds = check_seeds(arguments.seed, arguments.episodes)
-    scenarios = _scenarios(arguments)
-    phrasings = Phrasings.load(arguments.phrasings) if arguments.phrasings else None
-    reference = json.loads(arguments.compare.read_text()) if arguments.compare else None
     checkpoint = resolve(arguments.checkpoint)
     model = VisionLanguageActionModel.from_pretrained(checkpoint)
     if arguments.metrics:
@@ -362,27 +250,6 @@ def in_simulator(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
             f"{1e3 * settings['mean_latency']:.0f} ms from camera to command (mean of episodes)"
         )
     return figures, "\n".join(lines)
-
-
-def _scenarios(arguments: argparse.Namespace) -> list[Scenario]:
-    """The scenarios asked for, when all options go together. Raises ValueError."""
-    if arguments.robot != "sim":
-        raise ValueError(f"--robot {arguments.robot} needs --data: recordings of it")
-    if arguments.workers < 1:
-        raise ValueError(f"--workers is {arguments.workers}: give 1 or more")
-    check_latency(arguments.latency_ticks)
-    names = [USUAL, *Condition] if arguments.condition == ["all"] else arguments.condition
-    scenarios = list(dict.fromkeys(parse_scenario(name) for name in names))
-    if arguments.live:
-        given = {"--condition": scenarios != [()], "--metrics": arguments.metrics}
-        for option, there in {**given, "--phrasings": arguments.phrasings}.items():
-            if there:
-                raise ValueError(f"{option} is for episodes offline: leave out --live")
-    if arguments.phrasings:
-        check_telling(scenarios)
-    if arguments.minilm is not None and not arguments.metrics:
-        raise ValueError("--minilm compares sentences: add --metrics")
-    return scenarios
 
 
 def _embedder(arguments: argparse.Namespace) -> metrics.Embedder | None:

@@ -6,7 +6,6 @@ what the robot did, what maps that to latent actions is trained at the end.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from vla_ros.models.genie.dynamics import Dynamics, DynamicsConfig
 from vla_ros.models.genie.genie import WorldModel
 from vla_ros.models.genie.latent_actions import LatentActionModel
 from vla_ros.models.genie.tokenizer import VideoTokenizer
-from vla_ros.training import world_model
+from vla_ros.training.data.folders import part_checkpoint
 from vla_ros.training.data.tokens import TokenClips
 from vla_ros.training.genie_robot_actions import train_robot_actions
 from vla_ros.training.genie_rollouts import (
@@ -32,10 +31,10 @@ from vla_ros.training.genie_rollouts import (
     random_actions,
 )
 from vla_ros.training.genie_surprise import calibrate
+from vla_ros.training.recipes import DynamicsRecipe as Recipe
 from vla_ros.training.trainer import Objective
 from vla_ros.training.world_model import (
     Videos,
-    WorldSettings,
     fit,
     held_out,
     pixels,
@@ -46,22 +45,6 @@ _WEIGHTS = {"tokens": 1.0, "prior": 0.1}
 _DAMAGE = 0.2  # at most such a share of the tokens of the past is wrong, as in a rollout
 _ROLLOUTS = 24  # clips, whose imaginations are measured
 _SEEN, _HORIZON = 3, 4  # frames of each of them
-
-
-@dataclass(frozen=True)
-class Recipe(WorldSettings):
-    """How the dynamics are trained; the defaults are those of the shipped ones."""
-
-    steps: int = 5000
-    frames: int = 48
-    length: int = 6
-    learning_rate: float = 1.5e-3
-    weight_decay: float = 0.01
-    loaders: int = 0  # batches are indices
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        part(self.size, "dynamics")
 
 
 def train(
@@ -79,7 +62,7 @@ def train(
         ValueError: the data cannot be read, or the folder's run has other settings.
     """
     tokenizer, latent = (
-        kind.from_pretrained(_trained(out, name))
+        kind.from_pretrained(part_checkpoint(out, name))
         for kind, name in ((VideoTokenizer, "tokenizer"), (LatentActionModel, "latent-actions"))
     )
     args = start(recipe, data, robot, out / "dynamics")
@@ -120,13 +103,6 @@ def train(
         except ValueError as error:
             print(f"surprise is not calibrated: {error}")
         world.save_pretrained(folder)
-    return folder
-
-
-def _trained(out: Path, name: str) -> Path:
-    folder = out / name / "checkpoint"
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} is not there: run `vla train {name} --out {out}` first")
     return folder
 
 
@@ -198,11 +174,3 @@ class Watched:
             rows.append(("imagined", torch.cat([again[:_SEEN], told[i]])))
             rows.append(("random actions", torch.cat([again[:_SEEN], astray[i]])))
         return rows, figures
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    world_model.add_arguments(parser, Recipe)
-
-
-def main(arguments: argparse.Namespace) -> None:
-    print(f"world model written to {world_model.run(arguments, Recipe, train)}")

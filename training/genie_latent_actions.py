@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -14,11 +12,10 @@ from vla_ros.models.genie.config import part
 from vla_ros.models.genie.latent_actions import LatentActionConfig, LatentActionModel
 from vla_ros.models.genie.quantizers import codebook_use
 from vla_ros.models.genie.tokenizer import moving
-from vla_ros.training import world_model
+from vla_ros.training.recipes import LatentActionRecipe as Recipe
 from vla_ros.training.trainer import Objective
 from vla_ros.training.world_model import (
     Videos,
-    WorldSettings,
     fit,
     held_out,
     pixels,
@@ -28,20 +25,6 @@ from vla_ros.training.world_model import (
 
 _MOVING = 10.0  # how much more what moves counts than what does not
 _WEIGHTS = {"pixels": 1.0, "commitment": 1.0}
-
-
-@dataclass(frozen=True)
-class Recipe(WorldSettings):
-    """How latent actions are trained; the defaults are those of the shipped ones."""
-
-    steps: int = 4000
-    frames: int = 36
-    length: int = 3
-    learning_rate: float = 1.5e-3
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        part(self.size, "latent_actions")
 
 
 def train(
@@ -113,11 +96,3 @@ def rows(model: LatentActionModel, frames: Tensor) -> list[tuple[str, Tensor]]:
         found.append((f"told code {int(told['actions'][i, 0])}", told["frames"][i, :1]))
         found.append(("codes 0, 1, ...", model.predict(before, codes)[0]))
     return found
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    world_model.add_arguments(parser, Recipe)
-
-
-def main(arguments: argparse.Namespace) -> None:
-    print(f"checkpoint written to {world_model.run(arguments, Recipe, train)}")

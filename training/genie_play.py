@@ -1,4 +1,4 @@
-"""Play a world model: `vla imagine`, by a list of latent actions, a robot's plan, or the keyboard.
+"""Play a world model, by a list of latent actions, a robot's plan, or the keyboard.
 
 Leaves imagined.mp4 and imagined.png in a folder; with --grid codes.png, what each latent action
 does.
@@ -7,7 +7,6 @@ does.
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -18,9 +17,7 @@ from tqdm import tqdm
 
 from vla_ros.checkpoints import resolve
 from vla_ros.models.genie.genie import Dream, Imagined, WorldModel
-from vla_ros.scene_language.instructions import FAMILIES
 from vla_ros.training.data.episode import Episode
-from vla_ros.training.data.recordings import ROBOT_HELP
 from vla_ros.training.genie_sheets import (
     Run,
     contact_sheet,
@@ -40,61 +37,18 @@ from vla_ros.training.genie_starts import (
 from vla_ros.training.genie_terminal import Terminal
 from vla_ros.video import Video
 
-_FRAMES = 8  # that --plan imagines
-_EPISODES = 5  # that --grid looks at
 _REPEATS = 4  # frames of a code in the grid
 _STARTS = 3  # of the grid
 _FAMILY = "pick"
-_CODES = re.compile(r"\d+(,\d+)*")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--checkpoint", default="world", help="name or folder; default world")
-    parser.add_argument("--out", type=Path, default=Path("runs/imagine"), help="folder of pictures")
-    how = parser.add_mutually_exclusive_group(required=True)
-    how.add_argument(
-        "--codes", metavar="C,C,...", help="imagine these latent actions, one a frame: 0,3,3,1"
-    )
-    how.add_argument(
-        "--plan",
-        type=int,
-        nargs="?",
-        const=_FRAMES,
-        metavar="FRAMES",
-        help="imagine what the robot of the episode was told to do, beside what really came; "
-        f"default {_FRAMES} frames",
-    )
-    how.add_argument("--play", action="store_true", help="choose by the keyboard, in a terminal")
-    how.add_argument(
-        "--grid",
-        type=int,
-        nargs="?",
-        const=_EPISODES,
-        metavar="EPISODES",
-        help="what each latent action does, and how the tool moved with it in some episodes; "
-        f"default {_EPISODES}",
-    )
-    begin = parser.add_argument_group("where it begins (if not told, in a simulated episode)")
-    begin.add_argument(
-        "--from", dest="files", type=Path, nargs="+", metavar="FILE", help="pictures, or a video"
-    )
-    begin.add_argument(
-        "--data", type=Path, nargs="+", metavar="PATH", help="bags, RLDS datasets or shards"
-    )
-    begin.add_argument("--robot", metavar="NAME", help=ROBOT_HELP)
-    begin.add_argument("--episode", type=int, help="which one of --data; default 0")
-    begin.add_argument("--seed", type=int, help="of the simulated episode; default 0")
-    begin.add_argument(
-        "--family",
-        choices=FAMILIES,
-        help=f"of the simulated task; default {_FAMILY}, for --grid they take turns",
-    )
-    begin.add_argument("--at", type=float, metavar="S", help="s into the episode; default 1")
+def imagine(arguments: argparse.Namespace, codes: Sequence[int] | None) -> None:
+    """Do what `vla imagine` is told; `codes` are latent actions.
 
-
-def main(arguments: argparse.Namespace) -> None:
-    _check(arguments)
-    codes = parse_codes(arguments.codes) if arguments.codes is not None else None
+    Raises:
+        ValueError: where it begins cannot be read, or does not fit the world model.
+        OSError: the checkpoint is not there.
+    """
     world = WorldModel.from_pretrained(resolve(arguments.checkpoint))
     if arguments.grid is not None:
         show_codes(arguments, world)
@@ -115,37 +69,6 @@ def main(arguments: argparse.Namespace) -> None:
         if len(start.real):
             print(_figures(film.runs[0]))
     print(f"look at {arguments.out}")
-
-
-def parse_codes(text: str) -> list[int]:
-    """Latent actions of "0,3,3,1". Raises ValueError."""
-    if not _CODES.fullmatch(text):
-        raise ValueError(f"--codes is {text!r}: give numbers with commas between, as 0,3,3,1")
-    return [int(code) for code in text.split(",")]
-
-
-def _check(arguments: argparse.Namespace) -> None:
-    """Raises ValueError if options do not go together."""
-    given = {n for n, v in vars(arguments).items() if v is not None and v is not False}
-    for name, other, cure in (
-        ("files", "data", "give one of them"),
-        ("files", "plan", "pictures do not tell what was done: give an episode"),
-        ("files", "at", "it begins at the end of what they show"),
-        *(("files", name, "that is for simulated episodes") for name in ("seed", "family")),
-        *(("data", name, "that is for simulated episodes") for name in ("seed", "family")),
-    ):
-        if {name, other} <= given:
-            raise ValueError(f"--{other} with --{name.replace('files', 'from')}: {cure}")
-    if ("data" in given) != ("robot" in given):
-        raise ValueError("--data and --robot belong together: give both or neither")
-    if "episode" in given and "data" not in given:
-        raise ValueError("--episode is of --data: give recordings, or --seed")
-    for name in ("episode", "at"):
-        if (value := getattr(arguments, name)) is not None and not value >= 0:
-            raise ValueError(f"--{name} is {value}: give 0 or more")
-    for name in ("plan", "grid"):
-        if (value := getattr(arguments, name)) is not None and value < 1:
-            raise ValueError(f"--{name} is {value}: give 1 or more")
 
 
 # -- where it begins -------------------------------------------------------------------------------

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -14,11 +12,10 @@ from torch import Tensor
 from vla_ros.models.genie.config import part
 from vla_ros.models.genie.quantizers import codebook_use
 from vla_ros.models.genie.tokenizer import TokenizerConfig, VideoTokenizer, foreground
-from vla_ros.training import world_model
+from vla_ros.training.recipes import TokenizerRecipe as Recipe
 from vla_ros.training.trainer import Objective
 from vla_ros.training.world_model import (
     Videos,
-    WorldSettings,
     fit,
     held_out,
     pixels,
@@ -31,22 +28,6 @@ _FOREGROUND = 6.0  # how much more what is or moves there counts than the table
 _WEIGHTS = {"pixels": 1.0, "commitment": 1.0, "still": 0.1, "spread": 0.05}
 _REFERENCE = 0.75  # of the clips are decoded with a reference, their first frame
 _SPREAD = 0.8  # standard deviation with which the levels of FSQ are used about equally
-
-
-@dataclass(frozen=True)
-class Recipe(WorldSettings):
-    """How the tokenizer is trained; the defaults are those of the shipped one."""
-
-    steps: int = 7000
-    frames: int = 32
-    length: int = 8
-    learning_rate: float = 1.2e-3
-    warmup: int = 100
-    quantizer: str = "fsq"  # or vq
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        part(self.size, "tokenizer")
 
 
 def train(
@@ -147,11 +128,3 @@ def rows(model: VideoTokenizer, frames: Tensor) -> list[tuple[str, Tensor]]:
         "and the first frame": model.decode(tokens, real[:, 0]),
     }
     return [(label, shown[label][i]) for i in range(len(real)) for label in shown]
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    world_model.add_arguments(parser, Recipe)
-
-
-def main(arguments: argparse.Namespace) -> None:
-    print(f"checkpoint written to {world_model.run(arguments, Recipe, train)}")

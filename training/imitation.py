@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,41 +24,17 @@ from vla_ros.training.data.notices import say
 from vla_ros.training.data.ranges import check_ranges, recorded_ranges, report
 from vla_ros.training.data.recordings import Robot
 from vla_ros.training.data.statistics import StatisticsBuilder
-from vla_ros.training.data.windows import LENGTHS, Batch
+from vla_ros.training.data.windows import Batch
+from vla_ros.training.recipes import ImitationRecipe as Recipe
 from vla_ros.training.recorded_data import load, shards, split, summary
 from vla_ros.training.run_folder import begin
-from vla_ros.training.trainer import Objective, PolicyTrainer, Settings
+from vla_ros.training.trainer import Objective, PolicyTrainer
 from vla_ros.training.vocabulary import new_words, with_words
 
 _HELD_OUT_EPISODES = 32  # the loss is measured on so many
 _HELD_OUT_FRAMES = 256  # of each of them
 _SHOWN = 12  # new words
 _WEIGHTS = {"motion": 1.0, "decision": 0.4, "done": 0.1}
-
-
-@dataclass(frozen=True)
-class Recipe(Settings):
-    """How a policy is trained from recordings."""
-
-    start: str = ""  # a checkpoint to go on from, by name or folder
-    size: str = "tiny"  # of a policy that begins from nothing
-    vision: str = ""  # the size's own
-    freeze_vision: bool = False
-    held_out: float = 0.1  # of the episodes
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.frames < max(LENGTHS):
-            raise ValueError(f"frames is {self.frames}: a batch holds {max(LENGTHS)} or more")
-        if self.size not in SIZES:
-            raise ValueError(f"no size {self.size!r}: choose {', '.join(SIZES)}")
-        made = self.size, self.vision, self.freeze_vision
-        if self.start and made != (Recipe.size, Recipe.vision, Recipe.freeze_vision):
-            raise ValueError(
-                f"the policy {self.start} has its size and vision: leave out either start or those"
-            )
-        if not 0.0 < self.held_out < 1.0:
-            raise ValueError(f"held_out is {self.held_out}: give a share between 0 and 1")
 
 
 def train(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vla_ros.paths import read_json
 from vla_ros.scene_language.instructions import DIRECTIONS, FAMILIES, SHAPES, Goal
 
 _PLACES = {"{color}", "{cube}"}
@@ -34,10 +34,7 @@ class Phrasings:
             OSError: it cannot be read.
             ValueError: it is something else; the place in it is told.
         """
-        try:
-            told = json.loads(path.read_text())
-        except ValueError as error:
-            raise ValueError(f"{path} is no JSON: {error}") from None
+        told = read_json(path)
         _check_names(f"{path}: the file", told, ("nouns", *FAMILIES))
         _check_names(f"{path}: nouns", told["nouns"], SHAPES)
         _check_names(f"{path}: push", told["push"], DIRECTIONS)

@@ -21,10 +21,10 @@ from vla_ros.robots.kinematics import ArmKinematics
 from vla_ros.safety.gate import Chunk, CommandGate, GateConfig
 from vla_ros.sim.arm import CAMERAS, ArmWorld
 from vla_ros.sim.tasks import Outcome, Task
+from vla_ros.training.scenarios import check_latency
 
 FRAME_TICKS = 5  # camera period in controller ticks: 20 Hz
 GATE_TICKS = 2  # gate period in controller ticks: 50 Hz
-MAX_LATENCY = 14  # ticks; the gate refuses chunks whose observation is older than 0.15 s
 
 
 @dataclass(frozen=True)
@@ -34,16 +34,6 @@ class Observation:
     images: list[np.ndarray]  # one uint8 [size, size, 3] a camera, in the order of CAMERAS
     proprioception: np.ndarray  # float32 [4]
     joints: np.ndarray  # float64 [8], rad and m
-
-
-def check_latency(ticks: int) -> None:
-    """Refuse a latency with which the gate would take no action chunk.
-
-    Raises:
-        ValueError: it is negative or more than MAX_LATENCY.
-    """
-    if not 0 <= ticks <= MAX_LATENCY:
-        raise ValueError(f"the latency is {ticks} ticks: give 0 to {MAX_LATENCY}")
 
 
 # Takes the observation, returns the action chunk [K, 4] to execute.

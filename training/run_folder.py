@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import transformers
@@ -14,9 +14,7 @@ from accelerate.utils import set_seed
 
 from vla_ros.training.curves import TABLE
 from vla_ros.training.data.provenance import Provenance
-
-if TYPE_CHECKING:
-    from vla_ros.training.trainer import Settings
+from vla_ros.training.recipes import Settings
 
 _LOG_EVERY = 25  # steps
 # What may change from one part of a run to the next.

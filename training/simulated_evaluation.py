@@ -17,7 +17,7 @@ from vla_ros.robots.action_config import ActionConfig
 from vla_ros.robots.panda import GRIPPER_OPEN
 from vla_ros.scene_language.instructions import FAMILIES
 from vla_ros.sim.arm import ArmWorld
-from vla_ros.sim.conditions import MAX_DISTRACTORS, Condition, Stage, evaluation_stage
+from vla_ros.sim.conditions import MAX_DISTRACTORS, Stage, evaluation_stage
 from vla_ros.sim.experts import expert_chunk, expert_description
 from vla_ros.sim.report import EpisodeReport
 from vla_ros.sim.tasks import Outcome
@@ -31,42 +31,7 @@ from vla_ros.training.metrics import (
 )
 from vla_ros.training.phrasings import Phrasings
 from vla_ros.training.rollout import Observation, Rollout
-
-USUAL = "usual"  # the scenario of no condition
-Scenario = tuple[Condition, ...]  # conditions that hold together
-_TELLING = {Condition.SWAPPED_INSTRUCTION, Condition.NO_INSTRUCTION}
-
-
-def parse_scenario(text: str) -> Scenario:
-    """Conditions joined by "+", or "usual" for none.
-
-    Raises:
-        ValueError: one of them is unknown.
-    """
-    names = [] if text == USUAL else text.split("+")
-    if unknown := set(names) - set(Condition):
-        known = ", ".join([USUAL, *Condition])
-        raise ValueError(f"unknown condition '{min(unknown)}': use one of {known}, or some with +")
-    return tuple(condition for condition in Condition if condition in names)
-
-
-def scenario_name(scenario: Scenario) -> str:
-    return "+".join(scenario) or USUAL
-
-
-def check_telling(scenarios: Sequence[Scenario]) -> None:
-    """Refuse conditions that say themselves what the policy is told, where phrasings do.
-
-    Raises:
-        ValueError: there is one.
-    """
-    for scenario in scenarios:
-        if told := _TELLING & set(scenario):
-            raise ValueError(
-                f"--condition {min(told)} and --phrasings both say what the policy is told: leave "
-                "out one"
-            )
-
+from vla_ros.training.scenarios import Scenario
 
 # -- episodes --------------------------------------------------------------------------------------
 

@@ -13,12 +13,10 @@ a run saves is safetensors and JSON, nothing that is unpickled; and its folders 
 
 from __future__ import annotations
 
-import argparse
 import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -34,61 +32,12 @@ from vla_ros.models.vlam import VisionLanguageActionModel
 from vla_ros.training.curves import TABLE, Curves, ProgressLine
 from vla_ros.training.data.folders import whole_folder
 from vla_ros.training.data.windows import Batch
+from vla_ros.training.recipes import Settings
 from vla_ros.training.run_folder import newest_state, state_folder, step_of
 
 _OPTIMIZER = "optimizer.safetensors"
 _STATE = "trainer_state.json"
 _LAST_RATE = 0.02  # of the learning rate, at the end of the cosine
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What all runs have. `frames` is of a batch, of each process."""
-
-    seed: int = 0
-    steps: int = 4000
-    frames: int = 256
-    learning_rate: float = 1.2e-3
-    weight_decay: float = 1e-3
-    warmup: int = 200
-    save_every: int = 250
-    precision: str = "bf16"  # or fp32
-    threads: int = 1  # of torch
-    loaders: int = 1  # processes that prepare batches; 0: the one that trains does
-
-    def __post_init__(self) -> None:
-        if self.precision not in ("bf16", "fp32"):
-            raise ValueError(f"precision is {self.precision!r}: choose bf16 or fp32")
-        at_least(self, 0, "seed", "weight_decay", "warmup", "loaders")
-        at_least(self, 1, "steps", "frames", "save_every", "threads")
-        if not 0.0 < self.learning_rate < math.inf:
-            raise ValueError(f"learning_rate is {self.learning_rate}: give a number above 0")
-
-    @property
-    def total(self) -> int:
-        """Optimizer steps of the whole run."""
-        return self.steps
-
-
-def at_least(settings: Settings, least: int, *names: str) -> None:
-    """Raises ValueError if one of these settings is less, or not finite."""
-    for name in names:
-        if not least <= (value := getattr(settings, name)) < math.inf:
-            raise ValueError(f"{name} is {value}: give {least} or more")
-
-
-def setting_arguments(
-    parser: argparse.ArgumentParser, recipe: type[Settings], without: Sequence[str] = ()
-) -> None:
-    """An option for each setting of a recipe but `without`, with its default."""
-    for field in fields(recipe):
-        if field.name not in without:
-            parser.add_argument(
-                f"--{field.name.replace('_', '-')}",
-                type=type(field.default),
-                default=field.default,
-                help=f"default {field.default}",
-            )
 
 
 class Objective(nn.Module):

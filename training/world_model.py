@@ -11,11 +11,10 @@ runs/world/
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 import transformers
@@ -25,43 +24,15 @@ from vla_ros.training.data.clips import Clips, videos
 from vla_ros.training.data.episode import Episode
 from vla_ros.training.data.notices import say
 from vla_ros.training.data.provenance import Provenance
-from vla_ros.training.data.recordings import ROBOT_HELP, Robot
+from vla_ros.training.data.recordings import Robot
 from vla_ros.training.genie_pictures import Look, Watch
 from vla_ros.training.genie_videos import collect, provenance
+from vla_ros.training.recipes import WorldSettings
 from vla_ros.training.recorded_data import split
 from vla_ros.training.run_folder import begin, settle
-from vla_ros.training.trainer import Objective, PolicyTrainer, Settings, setting_arguments
+from vla_ros.training.trainer import Objective, PolicyTrainer
 
-_DATA_HELP = "bags, RLDS datasets or shards instead of new videos of the simulator"
 _HELD_OUT_BATCHES = 4
-
-
-@dataclass(frozen=True)
-class WorldSettings(Settings):
-    """What the trainings of all parts have. `frames` is of a batch."""
-
-    size: str = "nano"
-    camera: str = "camera"
-    dt: float = 0.2  # s between frames; at 20 Hz nothing moves, and copying the last frame wins
-    length: int = 6  # frames of a clip
-    held_out: float = 0.05  # of the episodes
-    episodes: int = 1000  # to collect, if no data are given
-    loaders: int = 1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.length < 2 or self.frames < self.length:
-            raise ValueError(
-                f"length is {self.length} and frames {self.frames}: a clip has 2 frames or more, a "
-                "batch a clip or more"
-            )
-        if not 0.0 < self.held_out < 1.0:
-            raise ValueError(f"held_out is {self.held_out}: give a share between 0 and 1")
-
-    @property
-    def clips(self) -> int:
-        """Clips of a batch."""
-        return self.frames // self.length
 
 
 @dataclass(frozen=True)
@@ -167,27 +138,3 @@ def pixels(frames: Tensor) -> Tensor:
 def psnr(error: Tensor) -> Tensor:
     """Peak signal-to-noise ratio, dB, of mean squared errors of pixels from 0 to 1."""
     return -10 * torch.log10(error.clamp(min=1e-10))
-
-
-# -- the command line ------------------------------------------------------------------------------
-
-
-def add_arguments(parser: argparse.ArgumentParser, recipe: type[WorldSettings]) -> None:
-    parser.add_argument("--out", type=Path, default=Path("runs/world"), help="folder of the runs")
-    parser.add_argument("--data", type=Path, nargs="+", metavar="PATH", help=_DATA_HELP)
-    parser.add_argument("--robot", metavar="NAME", help=ROBOT_HELP)
-    parser.add_argument("--tensorboard", action="store_true", help="write curves for it too")
-    setting_arguments(parser, recipe)
-
-
-def run(
-    arguments: argparse.Namespace, recipe: type[WorldSettings], train: Callable[..., Path]
-) -> Path:
-    """Call the `train` of a part as the command line says."""
-    told: dict[str, Any] = {f.name: getattr(arguments, f.name) for f in fields(recipe)}
-    data, robot, out = arguments.data, arguments.robot, arguments.out
-    if robot and not data:
-        raise ValueError("--robot is for training from recordings: give --data too")
-    if robot:
-        Robot.load(robot)  # what is wrong with it is told before anything is written
-    return train(recipe(**told), data, robot, out, tensorboard=arguments.tensorboard)

@@ -20,27 +20,33 @@ _COMMANDS = {
     ("bag", "report"): ("vla_ros.training.data.bag_report", "rates, gaps and jumps of a recording"),
     ("bag", "to-rlds"): ("vla_ros.training.data.bag_to_rlds", "recordings as an RLDS dataset"),
     ("demo",): ("vla_ros.demo", "the simulated arm follows instructions; leaves a video"),
-    ("eval",): ("vla_ros.training.evaluation", "measure a policy, simulated or on recordings"),
-    ("imagine",): ("vla_ros.training.genie_play", "what a world model expects; by codes or keys"),
+    ("eval",): (
+        "vla_ros.training.commands.evaluate",
+        "measure a policy, simulated or on recordings",
+    ),
+    ("imagine",): (
+        "vla_ros.training.commands.imagine",
+        "what a world model expects; by codes or keys",
+    ),
     ("record",): ("vla_ros.record", "record episodes of the running stack, one bag each"),
     ("train", "policy"): (
-        "vla_ros.training.policy",
+        "vla_ros.training.commands.policy",
         "train a policy, simulated or from recordings",
     ),
     ("train", "narrator"): (
-        "vla_ros.training.narrator.train",
+        "vla_ros.training.commands.narrator",
         "train a narrator: its language, then what it sees",
     ),
     ("train", "tokenizer"): (
-        "vla_ros.training.genie_tokenizer",
+        "vla_ros.training.commands.tokenizer",
         "train a world model, first part: from video to tokens",
     ),
     ("train", "latent-actions"): (
-        "vla_ros.training.genie_latent_actions",
+        "vla_ros.training.commands.latent_actions",
         "train a world model, second part: what actions there are",
     ),
     ("train", "dynamics"): (
-        "vla_ros.training.genie_dynamics",
+        "vla_ros.training.commands.dynamics",
         "train a world model, last part: what follows from what",
     ),
 }
@@ -48,6 +54,7 @@ _GROUPS = {
     "bag": ("look into recordings, or convert them", "ACTION"),
     "train": ("train a model", "MODEL"),
 }
+_LONGEST = 2000  # characters of an error
 _BRINGUP = "run all nodes of the arm in one process (arguments: vla bringup --help)"
 _BENCH = "measure, from a checkout of the repository (vla bench lists what)"
 
@@ -117,6 +124,12 @@ def _bench(arguments: Sequence[str]) -> int:
     return subprocess.call([sys.executable, str(scripts[name]), *rest])
 
 
+def _line(error: Exception) -> str:
+    """What an error says, in one line that can be read, whatever it quotes."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command. Returns the exit code: 1 after an error, which is told in one line."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
@@ -129,8 +142,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _bench(arguments[1:])
         options = _parser(tuple(arguments)).parse_args(arguments)
         return options.main(options) or 0
-    except (ValueError, OSError, RuntimeError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (ValueError, OSError, RuntimeError, ArithmeticError) as error:
+        print(f"error: {_line(error)}", file=sys.stderr)
+        return 1
+    except MemoryError as error:
+        told = _line(error) or "out of memory"
+        print(f"error: {told}: give smaller numbers, or smaller files", file=sys.stderr)
         return 1
     except ModuleNotFoundError as error:
         print(f"error: {error}: install it, or source ROS 2 for the live stack", file=sys.stderr)

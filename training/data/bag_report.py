@@ -7,14 +7,18 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vla_ros.paths import to_path
 from vla_ros.training.data.alignment import clock_jumps
 from vla_ros.training.data.bag import SECOND, Bag, Topic
 from vla_ros.training.data.ranges import check_ranges, recorded_ranges, report
 from vla_ros.training.data.sources import Kind, add_msg_argument, sources
+
+if TYPE_CHECKING:
+    from vla_ros.training.data.recordings import Robot
 
 _UNSTEADY = 0.5  # spread of the middle half of all periods, in periods, of what is not periodic
 _LATE = 1.5  # periods between two messages from which one in between is missing
@@ -229,7 +233,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "paths",
         nargs="+",
-        type=Path,
+        type=to_path,
         metavar="PATH",
         help="a recording, one of its files, or a folder of recordings",
     )
@@ -242,27 +246,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Returns the exit code: 1 when one of the recordings cannot be read."""
+    """Returns the exit code: 1 when one of the recordings cannot be read.
+
+    Raises:
+        ValueError: something is wrong with the robot.
+    """
+    robot = None if arguments.robot is None else _robot(arguments.robot, arguments.msg)
     code, seen = 0, set()
-    for path in arguments.paths:
+    for each in arguments.paths:
         try:
-            for kind, place in sources(path, damaged=True, seen=seen):
+            for kind, place in sources(each, damaged=True, seen=seen):
                 code |= _print(kind, place, arguments.msg)
         except (OSError, ValueError) as error:
             code |= _print(Kind.DAMAGED, error, ())
-    return code | _print_ranges(arguments) if arguments.robot else code
+    return code if robot is None else code | _print_ranges(robot, arguments.paths)
 
 
-def _print_ranges(arguments: argparse.Namespace) -> int:
-    """Report on the numbers of all recordings together; returns 1 if they cannot be right."""
+def _robot(name: str, msg: Sequence[Path]) -> Robot:
     from vla_ros.training.data.recordings import Robot  # which reads more than bags
 
+    return Robot.load(name, msg)
+
+
+def _print_ranges(robot: Robot, paths: Sequence[Path]) -> int:
+    """Report on the numbers of all recordings together; returns 1 if they cannot be right."""
     try:
-        contract = Robot.load(arguments.robot, arguments.msg)
-        episodes = [*contract.episodes(arguments.paths)]
+        episodes = [*robot.episodes(paths)]
         if not episodes:
             return 1
-        ranges = recorded_ranges(episodes, contract.action)
+        ranges = recorded_ranges(episodes, robot.action)
         print("\n".join(report(ranges)))
         check_ranges(ranges)
     except (OSError, ValueError) as error:

@@ -15,6 +15,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from vla_ros.paths import check_folder, check_there, to_path
 from vla_ros.training.data.bag import Bag
 from vla_ros.training.data.bags import open_bag
 from vla_ros.training.data.episode import Episode
@@ -253,8 +254,8 @@ def _dictionary(features: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("bags", type=Path, nargs="+", metavar="BAG", help="recordings, in order")
-    parser.add_argument("datasets", type=Path, help="folder in which NAME/1.0.0 is made")
+    parser.add_argument("bags", type=to_path, nargs="+", metavar="BAG", help="recordings, in order")
+    parser.add_argument("datasets", type=to_path, help="folder in which NAME/1.0.0 is made")
     parser.add_argument("--name", required=True, help="name of the dataset")
     parser.add_argument("--split", default="train")
     parser.add_argument("--images", choices=list(_ENCODERS), default="png")
@@ -267,6 +268,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> None:
+    check_folder(arguments.datasets, "the folder")
+    check_there(arguments.bags)
     if arguments.robot:
         episodes = Robot.load(arguments.robot, arguments.msg).episodes(arguments.bags)
     else:
@@ -279,11 +282,11 @@ def main(arguments: argparse.Namespace) -> None:
     print(target)
 
 
-def _open(path: Path, msg: Sequence[Path], seen: set[Path]) -> Iterator[Episode]:
-    for kind, place in sources(path, seen=seen):
+def _open(place: Path, msg: Sequence[Path], seen: set[Path]) -> Iterator[Episode]:
+    for kind, found in sources(place, seen=seen):
         if kind is not Kind.BAG:
-            raise ValueError(f"{place} is {kind.value}, not a ROS 2 recording")
-        bag = Bag(place, msg)
+            raise ValueError(f"{found} is {kind.value}, not a ROS 2 recording")
+        bag = Bag(found, msg)
         contract = contract_of(bag)
         if contract is None:
             raise ValueError(f"{bag.path} does not say what its actions are: give --robot")

@@ -9,7 +9,8 @@ import torch
 
 from vla_ros.robots.action_config import ActionConfig
 from vla_ros.training.data.episode import Episode
-from vla_ros.training.data.windows import LENGTHS, Batch, jitter, shift_images
+from vla_ros.training.data.windows import Batch, jitter, shift_images
+from vla_ros.training.recipes import LENGTHS
 
 _DONE = 0.25  # s at the end of a success in which the instruction counts as fulfilled
 _FELT_NOISE = 0.02  # of each standard deviation

@@ -24,3 +24,15 @@ def whole_folder(target: Path) -> Iterator[Path]:
         content.mkdir()
         yield content
         os.replace(content, target)
+
+
+def part_checkpoint(out: Path, name: str) -> Path:
+    """Checkpoint folder of a world model's part that was trained into `out`.
+
+    Raises:
+        FileNotFoundError: it was not yet.
+    """
+    folder = out / name / "checkpoint"
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is not there: run `vla train {name} --out {out}` first")
+    return folder

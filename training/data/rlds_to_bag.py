@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import math
 import re
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import numpy as np
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
+from vla_ros.paths import check_folder, check_there, to_path
 from vla_ros.robots.action_config import ActionConfig, RobotType
 from vla_ros.training.data.alignment import Align, Stream
 from vla_ros.training.data.bag import SECOND, Bag
@@ -188,9 +191,11 @@ def _image(stamp: int, frame: str, pixels: np.ndarray) -> Any:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "dataset", type=Path, help="folder of a version, with features.json (for example X/1.0.0)"
+        "dataset",
+        type=to_path,
+        help="folder of a version, with features.json (for example X/1.0.0)",
     )
-    parser.add_argument("bags", type=Path, help="folder to make, with a recording an episode")
+    parser.add_argument("bags", type=to_path, help="folder to make, with a recording an episode")
     parser.add_argument("--split", default="train")
     parser.add_argument("--limit", type=int, help="only the first so many episodes")
     parser.add_argument("--dt", type=float, help="s between steps, where the dataset is silent")
@@ -208,6 +213,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> None:
+    check_there([arguments.dataset])
+    check_folder(arguments.bags, "the folder")
+    if arguments.limit is not None and not 1 <= arguments.limit <= sys.maxsize:
+        raise ValueError(f"--limit is {arguments.limit}: give 1 or more")
+    if arguments.dt is not None and not 0.0 < arguments.dt < math.inf:
+        raise ValueError(f"--dt is {arguments.dt}: give seconds")
     options = vars(arguments)
     names = ("cameras", "state", "action", "instruction", "dt", "robot", "control_mode")
     names += ("action_names", "proprioception_names")

@@ -87,7 +87,11 @@ def read(path: Path) -> dict[str, Any]:
         line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
         tab = ", indent with spaces" if "\\t" in str(error.problem) else ""
         raise ValueError(f"{path} is no YAML: {line}{error.problem}{tab}") from None
-    except (yaml.YAMLError, RecursionError) as error:
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
+    except RecursionError:
+        raise ValueError(f"{path} is no YAML: nested too deeply") from None
+    except yaml.YAMLError as error:
         raise ValueError(f"{path} is no YAML: {str(error).splitlines()[0]}") from None
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None

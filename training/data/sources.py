@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from enum import Enum
 from pathlib import Path
 
+from vla_ros.paths import to_path
 from vla_ros.training.data.bag_files import is_storage
 from vla_ros.training.data.bag_folders import BagFiles, recordings_in
 from vla_ros.training.data.notices import say
@@ -117,7 +118,7 @@ def _newest_version(folders: Iterable[Path]) -> Path | None:
 def add_msg_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--msg",
-        type=Path,
+        type=to_path,
         action="append",
         default=[],
         metavar="FOLDER",

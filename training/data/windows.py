@@ -12,10 +12,10 @@ from vla_ros.models.vlam_config import Statistics
 from vla_ros.scene_language.instructions import ESSENTIAL_WORDS
 from vla_ros.scene_language.words import words_of
 from vla_ros.training.data.simulation import Shard
+from vla_ros.training.recipes import LENGTHS
 
 _SHIFT = 3  # pixels of random shift
 _NEVER_TAUGHT = "unk"  # a word that no vocabulary has
-LENGTHS = {1: 0.5, 2: 0.1, 8: 0.2, 24: 0.1, 64: 0.1}  # frames of a window: share of batches
 
 # Of B windows of T frames: tensors [B, T, ...] by name, and "instruction".
 Batch = dict[str, Tensor | list[str]]

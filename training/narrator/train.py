@@ -11,11 +11,10 @@ runs/narrator/
 
 from __future__ import annotations
 
-import argparse
 import math
 import random
 import shutil
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,10 +22,11 @@ import torch
 from accelerate import PartialState
 from torch import Tensor
 
-from vla_ros.models.narrator import EYE, Narrator, NarratorConfig, prefix_of
+from vla_ros.models.narrator import Narrator, NarratorConfig, prefix_of
 from vla_ros.models.svl import fourier
+from vla_ros.models.svl_config import EYE
 from vla_ros.scene_language.scenes import BINS
-from vla_ros.scene_language.stories import FORMS, Stories
+from vla_ros.scene_language.stories import Stories
 from vla_ros.sim.truth import AHEAD
 from vla_ros.training.data.folders import whole_folder
 from vla_ros.training.narrator.eye import WEIGHTS as FINDING
@@ -35,49 +35,14 @@ from vla_ros.training.narrator.eye import batch as shown
 from vla_ros.training.narrator.eye import losses as finding
 from vla_ros.training.narrator.rows import narration_row, pack, sight_row
 from vla_ros.training.narrator.sightings import Cameras, Sightings, collect
+from vla_ros.training.recipes import NarratorRecipe as Recipe
 from vla_ros.training.run_folder import begin
-from vla_ros.training.trainer import Objective, PolicyTrainer, Settings, setting_arguments
+from vla_ros.training.trainer import Objective, PolicyTrainer
 
 _HELD_OUT_BATCHES = 8
 _HELD_OUT_GLANCES, _HELD_OUT_EPISODES = 1 / 30, 1 / 12  # of what is trained on
 _SCALED = 64  # sightings whose features tell how large they are
 _WEIGHTS = {"said": 1.0, "seen": 1.0}
-
-
-@dataclass(frozen=True)
-class Recipe(Settings):
-    """How the narrator is trained; the defaults are those of the shipped one. Batches are `rows` of
-    stories, in the last stage with as many of sights; those of the eye are `frames`."""
-
-    steps: int = 19000
-    eye_steps: int = 16000
-    sight_steps: int = 3000
-    rows: int = 24
-    frames: int = 32
-    learning_rate: float = 3e-3
-    warmup: int = 100
-    weight_decay: float = 1e-2
-    save_every: int = 500
-    size: str = "nano"
-    context: int = 256
-    form: str = "spatial"
-    glances: int = 30_000
-    episodes: int = 600
-    image_size: int = EYE["image_size"]
-    channels: int = EYE["channels"]
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.form not in FORMS:
-            raise ValueError(f"form is {self.form!r}: choose {', '.join(FORMS)}")
-        if min(self.glances, self.episodes, self.eye_steps, self.sight_steps) < 0:
-            raise ValueError("glances, episodes, eye_steps and sight_steps are 0 or more")
-        if min(self.rows, self.frames) < 1:
-            raise ValueError("rows and frames are 1 or more")
-        if self.sight_steps and self.form == "words":
-            raise ValueError("what is seen is told in spatial tokens: give --sight-steps 0")
-        if self.sight_steps and not self.glances + self.episodes:
-            raise ValueError("nothing to be seen: give --glances, --episodes or --sight-steps 0")
 
 
 Batch = dict[str, Tensor]
@@ -257,18 +222,3 @@ def seen_tokens(model: Narrator, images: Tensor) -> Tensor:
     with torch.autocast(images.device.type, enabled=False):
         tokens = model.eye(images.flatten(0, 1).permute(0, 3, 1, 2))
     return tokens.unflatten(0, images.shape[:2]).to(torch.float16)
-
-
-# -- the command line ------------------------------------------------------------------------------
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", type=Path, default=Path("runs/narrator"), help="of the run")
-    parser.add_argument("--tensorboard", action="store_true", help="write curves for it too")
-    setting_arguments(parser, Recipe)
-
-
-def main(arguments: argparse.Namespace) -> None:
-    told = {field.name: getattr(arguments, field.name) for field in fields(Recipe)}
-    folder = train(Recipe(**told), arguments.out, tensorboard=arguments.tensorboard)
-    print(f"checkpoint written to {folder}")

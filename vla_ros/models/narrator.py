@@ -24,8 +24,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vla_ros.models.part import Part, config_from
-from vla_ros.models.svl import SVL, Allowed, Generated, SVLConfig, fourier
+from vla_ros.models.config_fields import config_from
+from vla_ros.models.part import Part
+from vla_ros.models.svl import SVL, Allowed, Generated, fourier
+from vla_ros.models.svl_config import EYE, SVLConfig
 from vla_ros.models.vision import VisionEncoder, build_encoder, encode_images, fingerprint
 from vla_ros.scene_language import questions
 from vla_ros.scene_language.actions import LEVELS, ZERO, Action
@@ -61,8 +63,6 @@ from vla_ros.scene_language.vocabulary import (
 )
 
 PUNCTUATION = (".", ",", "?")
-# Of the one that ships: a policy's eye of 64 pixels does not tell a cube from a cylinder.
-EYE = {"model_type": "small", "image_size": 128, "channels": 48, "mixing": 3}
 _POOL = 2  # tokens of either side of a camera's grid that are one feature of the prefix
 _STD = 0.02  # of what is learned about places in the picture, at first
 _LONGEST_SCENE = 100  # tokens: twelve things

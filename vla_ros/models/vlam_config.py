@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vla_ros.models.part import check_fields
+from vla_ros.models.config_fields import check_fields
 from vla_ros.robots.action_config import ActionConfig
 
 SMALL_ENCODER = {"model_type": "small", "image_size": 64, "channels": 32}

@@ -29,12 +29,11 @@ from vla_ros.scene_language.topics import (
     sample_question,
     sample_relation,
 )
-from vla_ros.scene_language.vocabulary import PAD, encode
+from vla_ros.scene_language.vocabulary import FORMS, PAD, encode
 from vla_ros.scene_language.words import words_of
 from vla_ros.scene_language.worlds import Moment, sample_moments, sample_scene
 
 SPLITS = ("train", "held_out")
-FORMS = ("spatial", "words", "mixed")
 # Kinds of stories and how often each comes. "tell" and "picture" lead from one form to the other,
 # so a form that is not mixed leaves them out.
 KINDS = {

@@ -11,6 +11,7 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 
 VERSION = 1
+FORMS = ("spatial", "words", "mixed")  # in which stories are told
 SPECIALS = (
     *("<pad>", "<bos>", "<eos>", "<scene>", "<obj>", "<grip>"),
     *("<rel>", "<q>", "<ans>", "<act>", "<next>", "<text>"),

@@ -14,7 +14,7 @@ from enum import StrEnum
 import numpy as np
 
 from vla_ros.scene_language.instructions import COLORS, FAMILIES, Goal, phrase
-from vla_ros.sim.table_model import COLORS_RGB, DISTRACTORS
+from vla_ros.sim.looks import COLORS_RGB, DISTRACTORS
 from vla_ros.sim.tasks import (
     DIRECTION_VECTORS,
     HELD_OUT_PAIRS,

@@ -5,31 +5,19 @@ from __future__ import annotations
 import mujoco
 import numpy as np
 
+from vla_ros.sim.looks import COLORS_RGB, DISTRACTORS
 from vla_ros.sim.panda_model import panda_spec
 from vla_ros.sim.tasks import BOWL_RADIUS, Appearance, Task
 
 TIMESTEP = 0.002  # s of physics
 _CAMERA_POSITION = np.array([1.15, 0.0, 0.62])
 _CAMERA_TARGET = np.array([0.45, 0.0, 0.06])
-COLORS_RGB = {
-    "red": (0.80, 0.12, 0.10),
-    "green": (0.10, 0.60, 0.18),
-    "blue": (0.10, 0.25, 0.80),
-    "purple": (0.55, 0.15, 0.65),
-    "pad": (0.90, 0.80, 0.10),
-    "bowl": (0.88, 0.88, 0.90),
-}
-# What distractors are made of: parts of (geom type, size, height of its centre), m.
 _BOX, _CYLINDER = mujoco.mjtGeom.mjGEOM_BOX, mujoco.mjtGeom.mjGEOM_CYLINDER
-_ELLIPSOID, _CAPSULE = mujoco.mjtGeom.mjGEOM_ELLIPSOID, mujoco.mjtGeom.mjGEOM_CAPSULE
-DISTRACTORS = {
-    "bar": ((_BOX, (0.034, 0.011, 0.011), 0.011), (_BOX, (0.012, 0.010, 0.016), 0.016)),
-    "dome": ((_BOX, (0.022, 0.022, 0.004), 0.004), (_ELLIPSOID, (0.020, 0.020, 0.016), 0.018)),
-    "post": ((_CYLINDER, (0.022, 0.005, 0), 0.005), (_CYLINDER, (0.009, 0.020, 0), 0.020)),
-    "steps": ((_BOX, (0.028, 0.020, 0.008), 0.008), (_BOX, (0.016, 0.012, 0.018), 0.018)),
-    "cross": ((_BOX, (0.032, 0.009, 0.012), 0.012), (_BOX, (0.009, 0.032, 0.012), 0.012)),
-    "mushroom": ((_CYLINDER, (0.015, 0.012, 0), 0.012), (_ELLIPSOID, (0.026, 0.026, 0.012), 0.028)),
-    "pill": ((_CAPSULE, (0.014, 0.010, 0), 0.024), (_CYLINDER, (0.018, 0.003, 0), 0.003)),
+_GEOMS = {
+    "box": _BOX,
+    "cylinder": _CYLINDER,
+    "ellipsoid": mujoco.mjtGeom.mjGEOM_ELLIPSOID,
+    "capsule": mujoco.mjtGeom.mjGEOM_CAPSULE,
 }
 PARK = (2.0, 2.0, 0.5)  # where bodies that a scene does not use wait, out of sight
 
@@ -53,7 +41,7 @@ def paint(model: mujoco.MjModel, task: Task) -> None:
     for i, thing in enumerate(task.distractors):
         for j, (kind, size, height) in enumerate(DISTRACTORS[thing.kind]):
             geom = model.geom(f"distractor{i}_{j}")
-            geom.type[:], geom.size[:], geom.pos[2] = kind, size, height
+            geom.type[:], geom.size[:], geom.pos[2] = _GEOMS[kind], size, height
             model.geom_sameframe[geom.id] = 0  # compiled at its body's place, now above it
             geom.rgba[:3] = thing.rgb
     model.body("pad").pos[:2] = task.pad

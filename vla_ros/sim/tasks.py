@@ -35,6 +35,7 @@ REACH_HEIGHT = 0.05  # m, tool above the object's top when hovering
 HOLD_TIME = 0.2  # s a success condition must last
 TIME_LIMIT = {"reach": 6.0, "push": 10.0, "pick": 10.0, "pad": 14.0, "bowl": 14.0}  # s
 DISTURBANCE = 0.06  # m another object may be moved before the task counts as failed
+_MOST_EPISODES = 100_000  # that are played at once
 FIRST_TRAINING_SEED = 1_000_000_000  # from here on for training, those below for evaluation
 
 
@@ -190,8 +191,8 @@ def check_seeds(first: int, count: int) -> range:
     Raises:
         ValueError: none, or the training may have seen some.
     """
-    if count < 1:
-        raise ValueError(f"--episodes is {count}: give 1 or more")
+    if not 1 <= count <= _MOST_EPISODES:
+        raise ValueError(f"--episodes is {count}: give 1 or more, {_MOST_EPISODES} at most")
     if first < 0 or first + count > FIRST_TRAINING_SEED:
         raise ValueError(
             f"seeds {first} to {first + count - 1} are not all from 0 to "

@@ -1,0 +1,114 @@
+"""`vla imagine`: play a world model, by latent actions, a robot's plan, or the keyboard."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+
+from vla_ros.checkpoints import resolve
+from vla_ros.paths import check_folder, check_there, to_path
+from vla_ros.scene_language.instructions import FAMILIES
+from vla_ros.sim.tasks import check_seeds
+from vla_ros.training.data.recordings import ROBOT_HELP, Robot
+from vla_ros.training.recipes import MOST
+
+_FRAMES = 8  # that --plan imagines
+_EPISODES = 5  # that --grid looks at
+_MOST_EPISODES = 1000  # for --grid
+_FAMILY = "pick"
+_CODES = re.compile(r"\d{1,9}(,\d{1,9})*")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--checkpoint", default="world", help="name or folder; default world")
+    parser.add_argument(
+        "--out", type=to_path, default=Path("runs/imagine"), help="folder of pictures"
+    )
+    how = parser.add_mutually_exclusive_group(required=True)
+    how.add_argument(
+        "--codes", metavar="C,C,...", help="imagine these latent actions, one a frame: 0,3,3,1"
+    )
+    how.add_argument(
+        "--plan",
+        type=int,
+        nargs="?",
+        const=_FRAMES,
+        metavar="FRAMES",
+        help="imagine what the robot of the episode was told to do, beside what really came; "
+        f"default {_FRAMES} frames",
+    )
+    how.add_argument("--play", action="store_true", help="choose by the keyboard, in a terminal")
+    how.add_argument(
+        "--grid",
+        type=int,
+        nargs="?",
+        const=_EPISODES,
+        metavar="EPISODES",
+        help="what each latent action does, and how the tool moved with it in some episodes; "
+        f"default {_EPISODES}",
+    )
+    begin = parser.add_argument_group("where it begins (if not told, in a simulated episode)")
+    begin.add_argument(
+        "--from", dest="files", type=to_path, nargs="+", metavar="FILE", help="pictures, or a video"
+    )
+    begin.add_argument(
+        "--data", type=to_path, nargs="+", metavar="PATH", help="bags, RLDS datasets or shards"
+    )
+    begin.add_argument("--robot", metavar="NAME", help=ROBOT_HELP)
+    begin.add_argument("--episode", type=int, help="which one of --data; default 0")
+    begin.add_argument("--seed", type=int, help="of the simulated episode; default 0")
+    begin.add_argument(
+        "--family",
+        choices=FAMILIES,
+        help=f"of the simulated task; default {_FAMILY}, for --grid they take turns",
+    )
+    begin.add_argument("--at", type=float, metavar="S", help="s into the episode; default 1")
+
+
+def main(arguments: argparse.Namespace) -> None:
+    _check(arguments)
+    codes = parse_codes(arguments.codes) if arguments.codes is not None else None
+    resolve(arguments.checkpoint)
+    from vla_ros.training.genie_play import imagine
+
+    imagine(arguments, codes)
+
+
+def parse_codes(text: str) -> list[int]:
+    """Latent actions of "0,3,3,1". Raises ValueError."""
+    if not _CODES.fullmatch(text):
+        raise ValueError(f"--codes is {text!r}: give numbers with commas between, as 0,3,3,1")
+    return [int(code) for code in text.split(",")]
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """Raises ValueError if options do not go together, or something is wrong with one."""
+    given = {n for n, v in vars(arguments).items() if v is not None and v is not False}
+    for name, other, cure in (
+        ("files", "data", "give one of them"),
+        ("files", "plan", "pictures do not tell what was done: give an episode"),
+        ("files", "at", "it begins at the end of what they show"),
+        *(("files", name, "that is for simulated episodes") for name in ("seed", "family")),
+        *(("data", name, "that is for simulated episodes") for name in ("seed", "family")),
+    ):
+        if {name, other} <= given:
+            raise ValueError(f"--{other} with --{name.replace('files', 'from')}: {cure}")
+    if ("data" in given) != ("robot" in given):
+        raise ValueError("--data and --robot belong together: give both or neither")
+    if "episode" in given and "data" not in given:
+        raise ValueError("--episode is of --data: give recordings, or --seed")
+    for name, least, most in (
+        ("episode", 0, MOST),
+        ("at", 0, MOST),
+        ("plan", 1, MOST),
+        ("grid", 1, _MOST_EPISODES),
+    ):
+        if (value := getattr(arguments, name)) is not None and not least <= value <= most:
+            raise ValueError(f"--{name} is {value}: give {least} or more, {most} at most")
+    if "seed" in given:
+        check_seeds(arguments.seed, arguments.grid or 1)
+    check_there([*(arguments.files or ()), *(arguments.data or ())])
+    if arguments.robot is not None:
+        Robot.load(arguments.robot)
+    check_folder(arguments.out, "--out")

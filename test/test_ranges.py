@@ -113,3 +113,16 @@ def test_every_dimension_is_in_the_report():
     assert "0% used; little of its bounds: the same unit?" in lines[2]
     assert "100% used; binary" in lines[3] and "state  pan" in lines[4]
     assert "state  lift" in lines[5] and lines[5].endswith("never moves")
+
+
+@pytest.mark.parametrize(
+    ("scale", "offset", "told"),
+    [(31.4, 0.0, "moves 0.0318 times as far"), (15.9, 50.0, "0.0629"), (-1.0, 0.0, "moves -1 ")],
+)
+def test_a_joint_that_moves_otherwise_than_commanded_is_noted(scale, offset, told):
+    states = {"j": np.sin(TIME)}
+    wide = {"j": (min(-2, offset - abs(scale)), max(2, offset + abs(scale)))}
+    (action, _) = ranges({"j": offset + scale * np.sin(TIME)}, wide, (), states)
+    assert told in action.note
+    (action, _) = ranges({"j": 1.2 * np.sin(TIME + 0.3)}, {"j": (-3.2, 3.2)}, (), states)
+    assert not action.note

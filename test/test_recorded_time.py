@@ -319,6 +319,17 @@ def test_the_same_instruction_again_goes_on_and_after_an_end_begins_anew(tmp_pat
     assert (len(first), len(second), first.outcome) == (11, 9, True)
 
 
+def test_a_topic_that_is_named_and_not_there_is_noted_with_what_there_is(tmp_path):
+    path = write_bag(tmp_path / "bag", [*robot(6), text("/task/told", 99.0, "pick")])
+    (one,) = read(path, instruction="/task/tolt", task_status="done")
+    there = "there are /camera, /command, /joint_states, /task/told"
+    assert one.notes == (
+        f"there is no topic /task/tolt, so no instruction; {there}",
+        f"there is no topic done, so no outcome; {there}",
+    )
+    assert read(path)[0].notes == ()
+
+
 def test_a_flag_that_is_false_ends_nothing_and_an_old_one_tells_of_no_new_task(tmp_path):
     again = [text("/instruction", 99.5 + 0.25 * i, "pick") for i in range(12)]
     flags = [flag(99.0 + 0.1 * i, i > 30) for i in range(40)]

@@ -77,6 +77,7 @@ def test_numbers_of_streams_are_numbers(load):
     ("old", "new", "said"),
     [
         ("cameras: [front]", "camera: [front]", "camera is not known: did you mean cameras"),
+        ("control_mode: joint_p", "control_mode: joint_pp", "did you mean joint_position?"),
         ("control_mode", "contol_mode", "action.contol_mode is not known: did you mean control_m"),
         ("  state:", "  states:", "bag.states is not known: did you mean state?"),
         ("{topic: /c", "{topics: /c", "bag.command.topics is not known: did you mean topic?"),

@@ -12,6 +12,7 @@ from vla_ros.training.data.alignment import Align, Stream
 
 _TOOL = ("tool_x", "tool_y", "tool_z", "finger_opening")
 _NUMBERS_HELD = 0.2  # s
+INSTRUCTION, TASK_STATUS = "instruction", "sim_robot/task_status"  # which need not be there
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,8 @@ class Contract:
     )
     state: Stream | Sequence[Stream] = Stream("joint_states")
     command: Stream = Stream("joint_trajectory", Align.HOLD)
-    instruction: str = "instruction"
-    task_status: str = "sim_robot/task_status"
+    instruction: str = INSTRUCTION
+    task_status: str = TASK_STATUS
     depth: Mapping[str, Stream] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

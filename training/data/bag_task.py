@@ -10,7 +10,7 @@ import numpy as np
 
 from vla_ros.training.data.alignment import Lookup, Span
 from vla_ros.training.data.bag import SECOND, Bag, Topic
-from vla_ros.training.data.bag_contract import Contract
+from vla_ros.training.data.bag_contract import INSTRUCTION, TASK_STATUS, Contract
 
 _TEXT, _FLAG = "std_msgs/msg/String", "std_msgs/msg/Bool"
 # What a message says of the task: it succeeded, it failed, nothing yet.
@@ -18,6 +18,22 @@ _OUTCOMES: dict[str, Callable[[Any], bool | None]] = {
     "vla_ros/msg/TaskStatus": lambda message: {1: True, 2: False}.get(message.outcome),
     _FLAG: lambda message: bool(message.data),
 }
+
+
+def absent(bag: Bag, contract: Contract) -> list[str]:
+    """Notes on topics that the contract names for itself and the recording lacks."""
+    notes = []
+    for name, usual, what in (
+        (contract.instruction, INSTRUCTION, "instruction"),
+        (contract.task_status, TASK_STATUS, "outcome"),
+    ):
+        topics = {topic.lstrip("/") for topic in bag.topics}
+        named = name.lstrip("/") != usual and what not in bag.custom
+        if named and name.lstrip("/") not in topics:
+            notes.append(
+                f"there is no topic {name}, so no {what}; there are {', '.join(bag.topics)}"
+            )
+    return notes
 
 
 class TaskReader:

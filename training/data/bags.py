@@ -34,7 +34,7 @@ from vla_ros.training.data.bag_commands import (
 )
 from vla_ros.training.data.bag_contract import Contract, held_for
 from vla_ros.training.data.bag_state import StateReader
-from vla_ros.training.data.bag_task import TaskReader
+from vla_ros.training.data.bag_task import TaskReader, absent
 from vla_ros.training.data.bag_values import VALUES
 from vla_ros.training.data.episode import Episode
 from vla_ros.training.data.gaps import SLOWEST, steady_parts
@@ -67,7 +67,7 @@ def open_bag(path: str | Path | Bag, contract: Contract) -> Iterator[Episode]:
             is older than its contract allows, or no frame is left.
     """
     bag = path if isinstance(path, Bag) else Bag(path)
-    numbers, left_out, last = itertools.count(), list(bag.notes), None
+    numbers, left_out, last = itertools.count(), [*bag.notes, *absent(bag, contract)], None
     for span in steady_spans(_wanted(bag, contract)):
         reader = _SpanReader(bag, contract, span, left_out, numbers)
         for episode in reader.episodes():

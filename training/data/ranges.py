@@ -20,6 +20,7 @@ _EXTREME, _TWO_LEVELS = 0.15, 0.75  # share of the range at its ends, and of fra
 _FACTORS = {180 / math.pi: "degrees and radians", 1000.0: "millimetres and metres"}
 _NEAR = 1.2  # two ranges that differ by a factor to so much
 _ALIKE = 0.9  # cosine of what is commanded and what is measured, but for a factor
+_OTHER_SCALE = 2.0  # between what is commanded and what is measured; less may be a soft arm
 _MOVED = 0.02  # in the larger unit (rad, m): nearer to 0 a factor means nothing
 # Control modes whose actions are places of the joints, as the state's numbers are.
 _PLACES = ("joint_position", "base_velocity_and_joint_position")
@@ -75,8 +76,9 @@ def recorded_ranges(episodes: Sequence[Episode], action: ActionConfig) -> list[R
         problem, note = _binary(made, values) if binary else ("", _narrow(made))
         problem = _outside(made) or problem
         if name in action.proprioception_names and action.control_mode in _PLACES:
-            column = action.proprioception_names.index(name)
-            problem = problem or _other_unit(name, values, measured[:, column])
+            felt = measured[:, action.proprioception_names.index(name)]
+            problem = problem or _other_unit(name, values, felt)
+            note = note or _other_scale(values, felt)
         found.append(Range("action", name, low, high, bounds, binary, problem, note))
     for name, values in zip(action.proprioception_names, states.T, strict=True):
         low, high = _percentiles(values)
@@ -150,6 +152,19 @@ def _narrow(one: Range) -> str:
     if one.high - one.low == 0.0:
         return "never moves"
     return "little of its bounds: the same unit?" if one.share < _NARROW else ""
+
+
+def _other_scale(commanded: np.ndarray, measured: np.ndarray) -> str:
+    """A note if a joint moves by another factor than it is commanded to; "" if not."""
+    sizes = np.std(commanded), np.std(measured)
+    if not len(commanded) or min(sizes) == 0.0:
+        return ""
+    alike = np.corrcoef(commanded, measured)[0, 1]
+    factor = sizes[0] / sizes[1]
+    if abs(alike) < _ALIKE or (alike > 0 and 1 / _OTHER_SCALE < factor < _OTHER_SCALE):
+        return ""
+    against = "-" if alike < 0 else ""
+    return f"moves {against}{1 / factor:.3g} times as far as commanded: the same unit?"
 
 
 def _other_unit(name: str, commanded: np.ndarray, measured: np.ndarray) -> str:

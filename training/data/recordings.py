@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -26,6 +27,18 @@ _PRESETS = {
     "humanoid": ActionConfig.get_humanoid_config,
     "mobile_manipulator": ActionConfig.get_mobile_manipulator_config,
 }
+# Control modes that have a meaning for what reads recordings; there may be others.
+_MODES = (
+    "joint_position",
+    "joint_velocity",
+    "joint_effort",
+    "joint_torque",
+    "joint_delta",
+    "base_velocity_and_joint_position",
+    "end_effector_offset",
+    "end_effector_delta",
+    "end_effector_velocity",
+)
 DATA_HELP = "recordings (bags, RLDS datasets, shards, folders of them) instead of the simulator"
 _REASONS = 10  # of recordings that hold no episode, in the error about all of them
 ROBOT_HELP = f"what they are of: {', '.join(_PRESETS)}, or a YAML file"
@@ -157,6 +170,12 @@ def _from_file(told: dict[str, Any]) -> Robot:
     if not isinstance(told.get("action"), dict):
         raise ValueError("action is missing: say what the numbers of an action are")
     action = fill(ActionConfig, _with_defaults(told["action"]), "action")
+    near = difflib.get_close_matches(action.control_mode, _MODES, 1, 0.9)
+    if near and action.control_mode not in _MODES:
+        raise ValueError(
+            f"action.control_mode is {action.control_mode!r}: did you mean {near[0]}? Name another "
+            "one unlike it"
+        )
     cameras = convert(told.get("cameras", []), Sequence[str], "cameras")
     bag, rlds = {}, {}
     if "bag" in told:

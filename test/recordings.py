@@ -10,9 +10,20 @@ import numpy as np
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
+from vla_ros.robots.action_config import ActionConfig
+
 STORE = get_typestore(Stores.ROS2_JAZZY)
 PLUGINS = {"mcap": StoragePlugin.MCAP, "sqlite3": StoragePlugin.SQLITE3}
 SECOND = 1_000_000_000
+# Of the robot that `robot` records.
+ACTION = ActionConfig(
+    robot_type="arm",
+    action_dim=2,
+    action_bounds=(-100.0, 100.0),
+    joint_names=("a", "b"),
+    proprioception_names=("a",),
+    dt=0.1,
+)
 # topic, type, time of receipt in s, message or serialized bytes
 Said = tuple[str, str, float, Any]
 

@@ -10,7 +10,19 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from recordings import PLUGINS, SECOND, STORE, image, joints, make, picture, robot, text, write_bag
+from recordings import (
+    ACTION,
+    PLUGINS,
+    SECOND,
+    STORE,
+    image,
+    joints,
+    make,
+    picture,
+    robot,
+    text,
+    write_bag,
+)
 from rosbags.rosbag2 import Writer
 from rosbags.rosbag2.enums import CompressionFormat, CompressionMode
 
@@ -26,14 +38,6 @@ from vla_ros.training.data.bag_report import BagReport
 from vla_ros.training.data.bags import open_bag
 
 STORAGES = ("mcap", "sqlite3")
-ACTION = ActionConfig(
-    robot_type="arm",
-    action_dim=2,
-    action_bounds=(-100.0, 100.0),
-    joint_names=("a", "b"),
-    proprioception_names=("a",),
-    dt=0.1,
-)
 
 
 def contract(**changes) -> Contract:

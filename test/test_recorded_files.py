@@ -5,25 +5,27 @@ import sqlite3
 
 import numpy as np
 import pytest
-from recordings import PLUGINS, SECOND, STORE, image, joints, picture, robot, text, write_bag
+from recordings import (
+    ACTION,
+    PLUGINS,
+    SECOND,
+    STORE,
+    image,
+    joints,
+    picture,
+    robot,
+    text,
+    write_bag,
+)
 from rosbags.rosbag2 import Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 from vla_ros import cli
-from vla_ros.robots.action_config import ActionConfig
 from vla_ros.training.data.alignment import Stream
 from vla_ros.training.data.bag import Bag
 from vla_ros.training.data.bag_report import BagReport
 from vla_ros.training.data.recordings import Robot
 
-ACTION = ActionConfig(
-    robot_type="arm",
-    action_dim=2,
-    action_bounds=(-100.0, 100.0),
-    joint_names=("a", "b"),
-    proprioception_names=("a",),
-    dt=0.1,
-)
 ROBOT = Robot(ACTION, bag={"cameras": {"front": Stream("camera")}, "command": Stream("command")})
 
 

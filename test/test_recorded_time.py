@@ -4,10 +4,10 @@ import dataclasses
 
 import numpy as np
 import pytest
+import recordings
 from episodes import episode as made
 from recordings import SECOND, image, joints, make, picture, robot, text, write_bag
 
-from vla_ros.robots.action_config import ActionConfig
 from vla_ros.training.data.alignment import Align, Stream
 from vla_ros.training.data.bag_contract import Contract
 from vla_ros.training.data.bags import open_bag
@@ -17,15 +17,7 @@ from vla_ros.training.data.gaps import steady_parts
 from vla_ros.training.data.shards import EpisodeShard, shard_folders, write_shards
 from vla_ros.training.recorded_data import split
 
-ACTION = ActionConfig(
-    robot_type="arm",
-    action_dim=2,
-    action_bounds=(-100.0, 100.0),
-    joint_names=("a", "b"),
-    proprioception_names=("a",),
-    horizon=4,
-    dt=0.1,
-)
+ACTION = dataclasses.replace(recordings.ACTION, horizon=4)
 
 
 def contract(action=ACTION, **changes) -> Contract:

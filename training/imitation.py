@@ -58,13 +58,13 @@ def train(
     """
     if missing := [path for path in data if not path.exists()]:
         raise ValueError(f"{missing[0]} does not exist")
-    told = vars(recipe) | {"data": [path.resolve() for path in data], "robot": robot}
+    identity = vars(recipe) | {"data": [path.resolve() for path in data], "robot": robot}
     contract = Robot.load(robot, msg)
     policy = _known(recipe.start, contract) if recipe.start else None
     vision = recipe.vision or SIZES[recipe.size]["vision_model"]
     image_size = policy.image_size if policy else build_encoder(vision).image_size
     begins = [resolve(recipe.start)] if recipe.start else []
-    args = begin(recipe, out, told, deepspeed)
+    args = begin(recipe, out, identity, deepspeed)
     with args.main_process_first(local=False):
         folder = shards(contract, data, out, image_size, begins)
     episodes = load(folder)
@@ -78,17 +78,7 @@ def train(
     if policy:
         model = _taught(policy, recipe.start, texts)
     else:
-        words = {word for text in texts for word in words_of(text)}
-        model = VisionLanguageActionModel.from_size(
-            recipe.size,
-            contract.action,
-            vision_model=vision,
-            freeze_vision=recipe.freeze_vision,
-            cameras=episodes[0].cameras,
-            tokenizer=language.word_tokenizer(words),
-            language_conditioned=bool(words),
-            statistics=statistics,
-        )
+        model = _untrained(recipe, vision, contract.action, episodes[0].cameras, texts, statistics)
     if policy and policy.config.cameras != episodes[0].cameras:
         raise ValueError(
             f"{recipe.start} sees {', '.join(policy.config.cameras)}, the recordings have "
@@ -116,6 +106,28 @@ def _known(start: str, contract: Robot) -> VisionLanguageActionModel:
     return model.train()
 
 
+def _untrained(
+    recipe: Recipe,
+    vision: str,
+    action: ActionConfig,
+    cameras: Sequence[str],
+    texts: Collection[str],
+    statistics: Statistics,
+) -> VisionLanguageActionModel:
+    """A policy that knows the words of these instructions, and nothing else."""
+    words = {word for text in texts for word in words_of(text)}
+    return VisionLanguageActionModel.from_size(
+        recipe.size,
+        action,
+        vision_model=vision,
+        freeze_vision=recipe.freeze_vision,
+        cameras=cameras,
+        tokenizer=language.word_tokenizer(words),
+        language_conditioned=bool(words),
+        statistics=statistics,
+    )
+
+
 def _taught(
     policy: VisionLanguageActionModel, start: str, texts: Collection[str]
 ) -> VisionLanguageActionModel:
@@ -124,16 +136,16 @@ def _taught(
     Raises:
         ValueError: it follows instructions, and there are none.
     """
-    told = [text for text in texts if text]
-    if not told:
+    instructions = [text for text in texts if text]
+    if not instructions:
         if not policy.config.language_conditioned:
             return policy
         raise ValueError(
             f"no episode has an instruction, and {start} follows instructions: record some, or "
             "train a policy from nothing, which will heed none"
         )
-    words, needed = new_words(policy, told), policy.config.needed_words
-    if free := next((text for text in told if not {*needed} & {*words_of(text)}), None):
+    words, needed = new_words(policy, instructions), policy.config.needed_words
+    if free := next((text for text in instructions if not {*needed} & {*words_of(text)}), None):
         if needed:
             say(f"instructions need no longer name one of {', '.join(needed)}: '{free}'")
         needed = ()

@@ -127,9 +127,9 @@ def summary(trained: Sequence[Episode], held: Sequence[Episode]) -> list[str]:
     lines = [f"{len(episodes)} episodes, {frames} frames: {len(held)} held out"]
     if not held:
         lines[0] += ", as there are so few; losses called held out are of what is trained on"
-    told = Counter(" ".join(words_of(e.instruction)) for e in episodes)
-    silent = told.pop("", 0)
-    if not told:
+    instructions = Counter(" ".join(words_of(e.instruction)) for e in episodes)
+    silent = instructions.pop("", 0)
+    if not instructions:
         lines.append(
             "no episode has an instruction: the policy is trained without, and heeds no words; any "
             "instruction starts it"
@@ -137,6 +137,7 @@ def summary(trained: Sequence[Episode], held: Sequence[Episode]) -> list[str]:
     elif silent:
         lines.append(
             f"{silent} of {len(episodes)} episodes have no instruction: they teach what to do when "
-            f"nothing is said, which the nodes never ask for; others have {len(told)} instructions"
+            "nothing is asked of the robot, which the nodes never do; others have "
+            f"{len(instructions)} instructions"
         )
     return lines

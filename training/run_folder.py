@@ -25,7 +25,7 @@ _CURE = "name another folder by --out, or remove this one to train anew"
 def begin(
     settings: Settings,
     out: Path,
-    told: dict[str, Any],
+    identity: dict[str, Any],
     deepspeed: Path | None = None,
     keeps: Sequence[str] = (),
 ) -> transformers.TrainingArguments:
@@ -34,7 +34,7 @@ def begin(
     Args:
         settings: of the run.
         out: its folder.
-        told: all that makes it another run.
+        identity: all that makes it another run.
         deepspeed: a configuration file, see config/.
         keeps: what else in the folder depends on the settings, by name.
 
@@ -65,19 +65,19 @@ def begin(
         report_to="none",
     )
     args._n_gpu = min(args.n_gpu, 1)  # several devices are the launcher's matter
-    told = json.loads(json.dumps(told | {"deepspeed": deepspeed}, default=str))
+    identity = json.loads(json.dumps(identity | {"deepspeed": deepspeed}, default=str))
     path = out / "run.json"
     with args.main_process_first(local=False):
         kept = begun(out) or any((out / name).exists() for name in keeps)
-        before = _settings(path) if kept and path.is_file() else told
-        names = {*before, *told} - set(_FREE)
-        if other := sorted(n for n in names if before.get(n) != told.get(n)):
-            differences = ", ".join(f"{n} {before.get(n)} not {told.get(n)}" for n in other)
+        before = _settings(path) if kept and path.is_file() else identity
+        names = {*before, *identity} - set(_FREE)
+        if other := sorted(n for n in names if before.get(n) != identity.get(n)):
+            differences = ", ".join(f"{n} {before.get(n)} not {identity.get(n)}" for n in other)
             raise ValueError(f"{out} holds a run with {differences}: {_CURE}")
         if not (kept and path.is_file()):
             out.mkdir(parents=True, exist_ok=True)
             partial = path.with_name(".run.json.partial")
-            partial.write_text(json.dumps(told, indent=1) + "\n")
+            partial.write_text(json.dumps(identity, indent=1) + "\n")
             os.replace(partial, path)
     torch.set_num_threads(settings.threads)
     set_seed(settings.seed)

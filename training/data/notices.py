@@ -32,4 +32,5 @@ def announced(episodes: Iterable[Episode]) -> Iterator[Episode]:
     finally:
         for kind, count in counts.items():
             if count > _EACH:
-                say(f"{count - _EACH} more episodes: {kind.replace('#', '...')}")
+                more = "1 more episode" if count == _EACH + 1 else f"{count - _EACH} more episodes"
+                say(f"{more}: {kind.replace('#', '...')}")

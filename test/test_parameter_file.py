@@ -42,6 +42,9 @@ def refused(folder, text, namespace=""):
     ("text", "words"),
     [
         (GATE + "velocity_scal: 0.1\n", ["line 3", "velocity_scal ", "velocity_scale meant"]),
+        (GATE + "velocity_scale: &a 0.1\n    slowdown: *a\n", ["line 4", "no aliases", "*a"]),
+        ("&a\n/**/command_gate: *a\n", ["line 2", "no aliases"]),
+        ("[" * 3000, ["nested too deep"]),
         (GATE + "velocity_scale: \n", ["line 3", "velocity_scale has no value"]),
         (GATE + "velocity_scale: ~\n", ["velocity_scale has no value"]),
         (GATE + "velocity_scale: fast\n", ["velocity_scale", "a number is wanted"]),

@@ -96,6 +96,7 @@ class ParameterFile:
             raise ParameterError(f"{path} is nested too deep for a parameter file") from None
         except yaml.YAMLError as error:
             raise self._not_yaml(error, text if "text" in locals() else "") from None
+        self._refuse_aliases(text)
         self.sections: list[Section] = []
         for document in documents:
             if document is not None:
@@ -157,6 +158,12 @@ class ParameterFile:
 
     def _error(self, line: int, text: str) -> ParameterError:
         return ParameterError(f"{self.path}, line {line}: {text}")
+
+    def _refuse_aliases(self, text: str) -> None:
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            if isinstance(event, yaml.AliasEvent):
+                line = event.start_mark.line + 1
+                raise self._error(line, f"ROS reads no aliases: write out what *{event.anchor} is")
 
     def _not_yaml(self, error: yaml.YAMLError, text: str) -> ParameterError:
         mark = getattr(error, "problem_mark", None)

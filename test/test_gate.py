@@ -654,8 +654,8 @@ def test_command_is_cheap():
     gate = make_gate(chunk_timeout=100.0, state_timeout=100.0)
     gate.update_state(NAMES, START, 0.0)
     gate.accept(make_chunk(0.0, horizon=2000), 0.0)
-    begin = time.perf_counter()
+    begin = time.thread_time()
     for tick in range(1000):
         gate.command(tick * 0.02)
-    # About 15 us alone on a core; the bound leaves room for a busy machine.
-    assert (time.perf_counter() - begin) / 1000 < 500e-6
+    # About 15 us of the processor's time; the bound leaves room for slower ones.
+    assert (time.thread_time() - begin) / 1000 < 500e-6

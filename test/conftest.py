@@ -53,3 +53,15 @@ def checkpoint(tmp_path_factory):
     )
     model.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def context():
+    """A ROS context of its own, for nodes of this test."""
+    import rclpy
+    from rclpy.context import Context
+
+    context = Context()
+    rclpy.init(context=context)
+    yield context
+    context.try_shutdown()

@@ -8,7 +8,6 @@ import pytest
 import rclpy
 from builtin_interfaces.msg import Time
 from probe import wait_for
-from rclpy.context import Context
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecyclePublisher
 from rclpy.parameter import Parameter
@@ -28,14 +27,6 @@ from vla_ros.safety.gate import State
 
 LONG = "x" * 1_000_000
 RCLError = rclpy_implementation.RCLError
-
-
-@pytest.fixture
-def context():
-    context = Context()
-    rclpy.init(context=context)
-    yield context
-    context.try_shutdown()
 
 
 @pytest.fixture

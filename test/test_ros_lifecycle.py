@@ -1,10 +1,8 @@
 """Parameters are checked before they count; transitions fail with the reason and can be mended."""
 
 import pytest
-import rclpy
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
-from rclpy.context import Context
 from rclpy.parameter import Parameter as RclpyParameter
 
 from vla_ros.nodes.command_gate import CommandGateNode
@@ -18,14 +16,6 @@ TABLE = {
     "mode": Parameter("slow", "How.", choices=("slow", "quick")),
     "limits": Parameter([1.0, 2.0], "One a joint.", 0.0, 9.0),
 }
-
-
-@pytest.fixture
-def context():
-    context = Context()
-    rclpy.init(context=context)
-    yield context
-    context.try_shutdown()
 
 
 @pytest.fixture

@@ -215,6 +215,12 @@ def test_restart_after_silence_while_gripping_keeps_the_gripper_closed():
     assert cell.gate.state is State.ACTIVE
 
 
+def test_joint_states_without_names_are_not_guessed_and_the_cure_is_told():
+    gate = make_gate()
+    gate.update_state((), START, 10.0, partial=True)
+    assert gate.command(10.0) is None and "let the driver name them" in gate.reason
+
+
 # --- clocks ---------------------------------------------------------------------------------------
 
 

@@ -132,6 +132,9 @@ class CommandGate:
         joints, order = self._all, self._names.order(names, exact=False)
         if partial and isinstance(order, str):
             joints = self._names.present(names)
+            if not len(joints) and not len(names) and len(positions):
+                self._state_fault = "joint states name no joints: let the driver name them"
+                return self._state_fault
             if not len(joints):
                 return "joint states of other joints"
             order = Names(tuple(np.take(self.config.names, joints))).order(names, exact=False)

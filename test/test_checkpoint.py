@@ -143,6 +143,17 @@ def test_settings_that_no_model_has_are_refused_without_its_memory(copy, name, s
     refused(name, folder)
 
 
+@pytest.mark.parametrize("value", [0, 10**5, 10**12])
+@pytest.mark.parametrize(
+    "setting",
+    ["tokenizer.window", "latent_actions.encoder_window", "dynamics.window", "longest"],
+)
+def test_frames_that_nobody_could_hold_are_refused(copy, setting, value):
+    folder = copy("world")
+    change(folder, "config.json", setting, value)
+    assert setting.rpartition("_")[-1].rpartition(".")[-1] in refused("world", folder)
+
+
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("text", ["", "[]", "null", "7", "{", "[" * 100_000, '{"a": 1}'])
 def test_a_configuration_that_is_none_is_refused(copy, name, text):

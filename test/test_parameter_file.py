@@ -59,6 +59,14 @@ def refused(folder, text, namespace=""):
         (GATE + "rate: 20.0\n" + GATE + "rate: 50.0\n", ["line 6", "rate is given twice"]),
         (GATE + "velocity_limit: [2.0, 2]\n", ["velocity_limit", "2.0 for 2"]),
         (GATE + "velocity_limit: [2.0, a]\n", ["velocity_limit", "one type"]),
+        (
+            GATE + "joint_names: [a, b]\n    velocity_limit: [1.0, 1.0, 1.0]\n",
+            ["line 4", "velocity_limit has 3 numbers, but there are 2 joint_names: give one, or"],
+        ),
+        (
+            GATE + "position_margin: [0.1, 0.1, 0.1]\n    joint_names: [a, b]\n",
+            ["line 3", "position_margin has 3 numbers, but there are 2 joint_names"],
+        ),
         (GATE + "velocity_limit: []\n", ["velocity_limit is an empty list"]),
         (GATE + "velocity_limit: [[2.0], [2.0]]\n", ["velocity_limit", "flat lists"]),
         (GATE + "velocity_limit: 2.0\n", ["velocity_limit", "a list is wanted"]),
@@ -91,6 +99,20 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
     (tmp_path / "x.yaml").write_bytes(b"\x93NUMPY\x01\xff")
     with pytest.raises(ParameterError, match=r"x.yaml is not text"):
         ParameterFile(tmp_path / "x.yaml")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["position_lower", "position_upper", "position_margin", "velocity_limit", "tracking_tolerance"],
+)
+def test_a_list_is_of_the_joints_wherever_they_are_listed(name):
+    """In another file, or nowhere: then the node itself counts."""
+    context = Context()
+    begin(context, [])
+    wrong = [rclpy.Parameter(name, value=[0.1, 0.1])]
+    with pytest.raises(ParameterError, match=f"{name} has 2 numbers, but there are 8 joint_names"):
+        CommandGateNode(context=context, parameter_overrides=wrong)
+    context.try_shutdown()
 
 
 @pytest.mark.parametrize("name", ["command_gate", "/command_gate", "/right/command_gate"])

@@ -43,19 +43,32 @@ PARAMETERS = {
         list(panda.JOINT_NAMES), "Joints to command; a chunk must hold exactly these, in any order."
     ),
     "position_lower": Parameter(
-        panda.LOWER.tolist(), "Lowest position of each joint, rad or m.", -1e3, 1e3
+        panda.LOWER.tolist(),
+        "Lowest position of each joint, rad or m.",
+        -1e3,
+        1e3,
+        per="joint_names",
     ),
     "position_upper": Parameter(
-        panda.UPPER.tolist(), "Highest position of each joint, rad or m.", -1e3, 1e3
+        panda.UPPER.tolist(),
+        "Highest position of each joint, rad or m.",
+        -1e3,
+        1e3,
+        per="joint_names",
     ),
     "position_margin": Parameter(
         panda.MARGIN.tolist(),
         "Targets stay this far inside the position limits; one or one per joint.",
         0.0,
         10.0,
+        per="joint_names",
     ),
     "velocity_limit": Parameter(
-        panda.VELOCITY.tolist(), "Largest speed of each joint, rad/s or m/s.", 1e-6, 100.0
+        panda.VELOCITY.tolist(),
+        "Largest speed of each joint, rad/s or m/s.",
+        1e-6,
+        100.0,
+        per="joint_names",
     ),
     "velocity_scale": Parameter(1.0, "Share of velocity_limit to use.", 0.01, 1.0),
     "tracking_tolerance": Parameter(
@@ -64,6 +77,7 @@ PARAMETERS = {
         "Rad or m, one or one per joint. A finger that grips never reaches its command.",
         1e-3,
         1e3,
+        per="joint_names",
     ),
     "rate": Parameter(50.0, "Commands per second.", 10.0, 1000.0),
     "lookahead": Parameter(

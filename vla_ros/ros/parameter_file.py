@@ -317,20 +317,17 @@ class ParameterFile:
             for table in takers.values():
                 problem = table[name].misfit(name, entry.value)
                 if not problem and (per := table[name].per):
-                    problem = self._wrong_length(name, entry.value, per, table[per].default)
+                    problem = self._wrong_length(section, name, per)
                 if problem:
                     raise self._error(entry.line, f"section {section.pattern}: {problem}")
 
-    def _wrong_length(self, name: str, value: list, per: str, default: list) -> str:
-        """Why a list has neither one number nor one for each item of the list `per`; ""."""
-        given = [s.values[per].value for s in self.sections if per in s.values]
-        count = len(given[-1] if given else default)
-        if len(value) in (1, count):
+    def _wrong_length(self, section: Section, name: str, per: str) -> str:
+        """Why a list has neither one number nor one for each item of the list `per`; "" if it has,
+        or if that list is in another file: the node knows then."""
+        given = [s for s in (section, *reversed(self.sections)) if per in s.values]
+        if not given or not isinstance(given[0].values[per].value, list):
             return ""
-        return (
-            f"{name} has {len(value)} numbers, but there are {count} {per}: give one, or one for "
-            "each"
-        )
+        return wrong_length(name, section.values[name].value, per, given[0].values[per].value)
 
 
 def full_name(namespace: str, name: str) -> str:
@@ -345,6 +342,16 @@ def named_in(arguments: Sequence[str]) -> list[str]:
         for before, after in zip(arguments, arguments[1:], strict=False)
         if before == "--params-file"
     ]
+
+
+def wrong_length(name: str, value: Sequence, per: str, items: Sequence) -> str:
+    """Why a list has neither one number nor one for each of the items that `per` lists; ""."""
+    if len(value) in (1, len(items)):
+        return ""
+    return (
+        f"{name} has {len(value)} numbers, but there are {len(items)} {per}: give one, or one for "
+        "each"
+    )
 
 
 def unknown(name: str, whose: str, names: Collection[str]) -> str:

@@ -18,7 +18,14 @@ from rcl_interfaces.msg import (
 )
 from rclpy.node import Node
 
-from vla_ros.ros.parameter_file import ParameterError, is_foreign, noted, shared_names, unknown
+from vla_ros.ros.parameter_file import (
+    ParameterError,
+    is_foreign,
+    noted,
+    shared_names,
+    unknown,
+    wrong_length,
+)
 
 
 @dataclass(frozen=True)
@@ -131,6 +138,13 @@ class Parameters:
             file.check_values(node.get_fully_qualified_name(), table)
         for name, entry in table.items():
             self._values[name] = self._declare(node, name, entry)
+        for name, entry in table.items():
+            if entry.per and (
+                problem := wrong_length(
+                    name, self._values[name], entry.per, self._values[entry.per]
+                )
+            ):
+                raise ParameterError(f"parameter {problem}")
         shared = shared_names(node.context)
         for name in node._parameter_overrides:
             if name not in table and name not in shared and not is_foreign(name):

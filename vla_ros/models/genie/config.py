@@ -12,6 +12,7 @@ from vla_ros.models.genie.dynamics import DynamicsConfig
 from vla_ros.models.genie.latent_actions import LatentActionConfig
 from vla_ros.models.genie.robot_actions import RobotActionConfig
 from vla_ros.models.genie.sizes import part
+from vla_ros.models.genie.st_transformer import MOST_FRAMES
 from vla_ros.models.genie.surprise import Calibration
 from vla_ros.models.genie.tokenizer import TokenizerConfig
 
@@ -48,9 +49,10 @@ class WorldModelConfig:
             if isinstance(value := getattr(self, name), Mapping):  # from JSON
                 object.__setattr__(self, name, config_from(kind, value))
         object.__setattr__(self, "calibration", tuple(map(tuple, self.calibration)))
-        if not 0.0 < self.dt <= 60.0 or self.longest < 1:
+        if not 0.0 < self.dt <= 60.0 or not 1 <= self.longest <= MOST_FRAMES:
             raise ValueError(
-                f"dt is {self.dt}, longest {self.longest}: give seconds, and 1 or more"
+                f"dt is {self.dt}, longest {self.longest}: give seconds up to 60, and frames from "
+                f"1 to {MOST_FRAMES}"
             )
         if len(self.calibration) != 2:
             raise ValueError(f"calibration has {len(self.calibration)} pairs of numbers, not 2")

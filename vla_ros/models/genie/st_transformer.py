@@ -17,6 +17,7 @@ from torch import Tensor, nn
 # Of each block: keys and values over time of the frames before, [B, N, H, <= window - 1, D / H].
 Past = list[tuple[Tensor, Tensor]]
 _ROTARY_BASE = 100.0  # periods from 6 to some 600 frames
+MOST_FRAMES = 1024  # of a window: attention takes their square of memory
 
 
 class STTransformer(nn.Module):
@@ -34,6 +35,8 @@ class STTransformer(nn.Module):
         super().__init__()
         if width % (2 * heads):
             raise ValueError(f"width {width} is not an even multiple of {heads} heads")
+        if not 1 <= window <= MOST_FRAMES:
+            raise ValueError(f"window is {window} frames: give 1 to {MOST_FRAMES}")
         self.window = window
         self.position = nn.Parameter(torch.randn(positions, width) * 0.02)
         self.blocks = nn.ModuleList(STBlock(width, heads) for _ in range(layers))

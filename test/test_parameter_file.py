@@ -105,13 +105,14 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
     "name",
     ["position_lower", "position_upper", "position_margin", "velocity_limit", "tracking_tolerance"],
 )
-def test_a_list_is_of_the_joints_wherever_they_are_listed(name):
+def test_a_list_is_of_the_joints_wherever_they_are_listed(tmp_path, name):
     """In another file, or nowhere: then the node itself counts."""
     context = Context()
-    begin(context, [])
-    wrong = [rclpy.Parameter(name, value=[0.1, 0.1])]
-    with pytest.raises(ParameterError, match=f"{name} has 2 numbers, but there are 8 joint_names"):
-        CommandGateNode(context=context, parameter_overrides=wrong)
+    path = written(tmp_path, GATE + f"{name}: [0.1, 0.1]\n")
+    begin(context, ["--ros-args", "--params-file", str(path)])
+    said = f"{path}: parameter {name} has 2 numbers, but there are 8 joint_names"
+    with pytest.raises(ParameterError, match=said):
+        CommandGateNode(context=context)
     context.try_shutdown()
 
 

@@ -321,6 +321,10 @@ class ParameterFile:
                 if problem:
                     raise self._error(entry.line, f"section {section.pattern}: {problem}")
 
+    def gives(self, name: str) -> bool:
+        """Whether a section has a parameter of that name."""
+        return any(name in section.values for section in self.sections)
+
     def _wrong_length(self, section: Section, name: str, per: str) -> str:
         """Why a list has neither one number nor one for each item of the list `per`; "" if it has,
         or if that list is in another file: the node knows then."""

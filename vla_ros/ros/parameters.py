@@ -139,12 +139,12 @@ class Parameters:
         for name, entry in table.items():
             self._values[name] = self._declare(node, name, entry)
         for name, entry in table.items():
-            if entry.per and (
-                problem := wrong_length(
-                    name, self._values[name], entry.per, self._values[entry.per]
-                )
-            ):
-                raise ParameterError(f"parameter {problem}")
+            if not entry.per:
+                continue
+            problem = wrong_length(name, self._values[name], entry.per, self._values[entry.per])
+            if problem:
+                paths = [str(file.path) for file in noted(node.context) if file.gives(name)]
+                raise ParameterError(": ".join([*paths[-1:], f"parameter {problem}"]))
         shared = shared_names(node.context)
         for name in node._parameter_overrides:
             if name not in table and name not in shared and not is_foreign(name):

@@ -37,6 +37,10 @@ _COMMANDS = {
         "vla_ros.training.commands.narrator",
         "train a narrator: its language, then what it sees",
     ),
+    ("train", "scenes"): (
+        "vla_ros.training.scenes.train",
+        "train text -> scene -> text: what words look like",
+    ),
     ("train", "tokenizer"): (
         "vla_ros.training.commands.tokenizer",
         "train a world model, first part: from video to tokens",

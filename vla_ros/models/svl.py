@@ -94,7 +94,7 @@ class SVL(Part):
         Raises:
             ValueError: wrong shapes or types, ids outside the vocabulary, too many of them.
         """
-        return self._logits(self._hidden(ids, prefix, seen)[0])
+        return self.head(self._hidden(ids, prefix, seen)[0])
 
     def loss(
         self,
@@ -117,7 +117,7 @@ class SVL(Part):
         if not chosen.any():
             raise ValueError("no id is a target: mark some after the first that are no pads")
         x = self._hidden(ids[:, :-1], prefix, seen)[0][chosen]
-        return F.cross_entropy(self._logits(x).float(), ids[:, 1:][chosen])
+        return F.cross_entropy(self.head(x).float(), ids[:, 1:][chosen])
 
     @torch.no_grad()
     def score(
@@ -130,7 +130,7 @@ class SVL(Part):
         """Log-likelihood [B], nats, of the targets of each row (0 without any) given all that comes
         before them. Arguments and errors are those of `loss`."""
         chosen = self._chosen(ids, targets)
-        nats = self._logits(self._hidden(ids[:, :-1], prefix, seen)[0]).float().log_softmax(-1)
+        nats = self.head(self._hidden(ids[:, :-1], prefix, seen)[0]).float().log_softmax(-1)
         return nats.gather(2, ids[:, 1:, None])[..., 0].where(chosen, 0.0).sum(1)
 
     @torch.inference_mode()
@@ -183,7 +183,7 @@ class SVL(Part):
         hidden = not within.all()
         chances, going = [0.0] * len(rows), dict(enumerate(rows))
         while True:
-            logits = self._logits(x).float()
+            logits = self.head(x).float()
             if allowed is not None:
                 logits = self._constrain(logits, going, allowed)
             drawn = draw(logits, temperature, top_k, generator)
@@ -260,7 +260,12 @@ class SVL(Part):
             x = block(x, turns, attend, past)
         return x
 
-    def _logits(self, x: Tensor) -> Tensor:
+    def hidden(self, ids: Tensor) -> Tensor:
+        """What the blocks make of ids [B, T], before the head: [B, T, D]. Raises as `forward`."""
+        return self._hidden(ids, None, None)[0]
+
+    def head(self, x: Tensor) -> Tensor:
+        """Logits [..., V] of the next id, for `hidden` [..., D]."""
         return F.linear(self.norm(x), self.embed.weight, self._no_pad)
 
     def _chosen(self, ids: Tensor, targets: Tensor | None) -> Tensor:

@@ -30,6 +30,13 @@ _LOWEST = 0.6  # brightness of what is at height 0; the highest has 1
 _KINDS = (*SHAPES, *FIXTURES)
 _APART = {True: 4, False: 3}  # pixels from the gripper's place to its fingers, open and closed
 _FINGER_RGB = (20, 20, 24)
+_STEPS, _CORNERS = (5, 6, 7, 8), [(r, c) for r in (-4, 4) for c in (-4, -2, 2, 4)]
+_TRAILS = {
+    **{"left": [(0, -i) for i in _STEPS], "right": [(0, i) for i in _STEPS]},
+    **{"away": [(-i, 0) for i in _STEPS], "closer": [(i, 0) for i in _STEPS]},
+    **{"up": _CORNERS, "down": _CORNERS},
+}
+_TRAIL_RGB = (255, 250, 205), (40, 36, 60)
 
 
 def _mask(shape: str) -> np.ndarray:
@@ -82,8 +89,14 @@ _FINGERS = {
 }
 
 
-def draw(scene: Scene) -> np.ndarray:
+def draw(scene: Scene, gripper: bool = True, motion: str = "") -> np.ndarray:
     """The scene from above, uint8 RGB [64, 64, 3].
+
+    Args:
+        scene: what to draw.
+        gripper: whether to draw it too.
+        motion: one of facts.DIRECTIONS: light dots lead from the gripper that way, or mark its
+            corners: light ones for up, dark ones for down.
 
     The robot stands below the picture: up is away from it (x), left is its left (y); a pixel is a
     bin. Higher things are drawn later and brighter. The gripper is two dark fingers with a bright
@@ -96,7 +109,12 @@ def draw(scene: Scene) -> np.ndarray:
         inside = (rows >= 0) & (rows < SIZE) & (columns >= 0) & (columns < SIZE)
         image[rows[inside], columns[inside]] = _fill(name.color, place.z)
         image[_pixel(place)] = _middle(name, place.z)
+    if not gripper:
+        return image
     row, column = _pixel(scene.gripper)
+    for down, right in _TRAILS.get(motion, ()):
+        if 0 <= row + down < SIZE and 0 <= column + right < SIZE:
+            image[row + down, column + right] = _TRAIL_RGB[motion == "down"]
     for side in (-1, 1):
         beside = column + side * _APART[scene.open]
         if 0 <= beside < SIZE:

@@ -1,0 +1,198 @@
+"""`vla train scenes`: text -> scene -> text, from texts alone.
+
+No picture belongs to any text. What the words of a text say is asked of the layout of its scene;
+what is painted is compared with the drawing of that layout; and the captioner, which sees pixels
+only, has to read it again. The names of the settings are those of the original's flags.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vla_ros.models.scenes.config import ScenesConfig
+from vla_ros.models.scenes.cycle import CycleScenes, eight_bits
+from vla_ros.models.scenes.decoder import Decoded
+from vla_ros.models.scenes.layout import layout_of
+from vla_ros.training.scenes import losses as loss
+from vla_ros.training.scenes.crowds import MOST, with_more_things
+from vla_ros.training.scenes.texts import Texts, Wanted, contradiction, nn_pad, wanted
+from vla_ros.training.trainer import Objective, PolicyTrainer, Settings, begin, setting_arguments
+
+_HELD_OUT_BATCHES = 8
+_DAMAGE = 0.03  # standard deviation of noise on what the captioner sees
+Batch = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Recipe(Settings):
+    """How text -> scene -> text is trained; the defaults are those of the one that ships."""
+
+    epochs: int = 12
+    num_samples: int = 8000  # texts of an epoch
+    batch_size: int = 32
+    learning_rate: float = 1.5e-3
+    warmup: int = 100
+    weight_decay: float = 1e-3
+    save_every: int = 250
+    d_model: int = 512
+    hidden_dim: int = 256
+    z_dim: int = 128
+    use_vae: bool = True
+    use_vq: bool = False
+    painter: str = "sprites"
+    dropout: float = 0.0
+    lambda_told: float = 1.0
+    lambda_spatial: float = 0.3
+    lambda_kl: float = 0.02
+    lambda_diversity: float = 0.05
+    lambda_unmoved: float = 0.1
+    lambda_reconstruction: float = 4.0
+    lambda_perceptual: float = 4.0
+    lambda_color: float = 1.0
+    lambda_consistency: float = 1.0
+    lambda_matching: float = 0.5
+    lambda_language: float = 0.2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if min(self.epochs, self.num_samples, self.batch_size) < 1:
+            raise ValueError("epochs, num_samples and batch_size are 1 or more")
+        if self.use_vae and self.use_vq:
+            raise ValueError("use_vae and use_vq: a bottleneck is one of them; give --no-use-vae")
+
+    @property
+    def total(self) -> int:
+        return max(self.epochs * self.num_samples // self.batch_size, 1)
+
+    @property
+    def model(self) -> ScenesConfig:
+        bottleneck = "vae" if self.use_vae else "vq" if self.use_vq else "none"
+        return ScenesConfig(
+            d_model=self.d_model, hidden_dim=self.hidden_dim, z_dim=self.z_dim,
+            bottleneck=bottleneck, painter=self.painter, dropout=self.dropout,
+        )  # fmt: skip
+
+    @property
+    def weights(self) -> dict[str, float]:
+        prefix = "lambda_"
+        return {
+            field.name.removeprefix(prefix): getattr(self, field.name)
+            for field in fields(self)
+            if field.name.startswith(prefix)
+        }
+
+
+def batch(texts: Texts, step: int, count: int, things: int) -> Batch:
+    """Texts, each with one of another word ("other_ids") and one that contradicts it ("not_ids"),
+    and what they ask for, see `Wanted`."""
+    pairs = [texts.pair(step * count + i) for i in range(count)]
+    rng = random.Random(f"{texts.seed}/{step}")
+    opposites = [contradiction(text, rng) or other for text, other in pairs]
+    asked = wanted([text for text, _ in pairs], things)
+    return {
+        **vars(asked),
+        "other_ids": nn_pad([other.ids for _, other in pairs]),
+        "not_ids": nn_pad([text.ids for text in opposites]),
+        "changed": torch.tensor([text.words != other.words for text, other in pairs]),
+        "seeds": torch.tensor(step * count).expand(count) + torch.arange(count),
+    }
+
+
+def losses(model: CycleScenes, batch: Batch) -> dict[str, Tensor]:
+    """All losses of a batch by name."""
+    asked = Wanted(**{field.name: batch[field.name] for field in fields(Wanted)})
+    rows = len(asked.ids)
+    generator = torch.Generator().manual_seed(int(batch["seeds"][0]))
+    noise = torch.randn(2, rows, model.config.z_dim, generator=generator).to(asked.ids.device)
+    logits, text = model.language(asked.ids, return_embeddings=True)
+    other, opposite = model.language.embed(batch["other_ids"]), model.language.embed(
+        batch["not_ids"]
+    )  # fmt: skip
+    with torch.autocast(asked.ids.device.type, enabled=False):
+        first, second = model.decoder(text, noise[0]), model.decoder(text, noise[1])
+        # Not in whole bins: what is moved by less than one counts too.
+        here, there = (model.decoder.layout(z) for z in (first.z, _z(model, other, noise[0])))
+    pictures = loss.pictures_of(first.layout.detach())
+    target = loss.drawn(pictures, text.device)
+    damage = _DAMAGE * torch.randn(first.scene.shape, generator=generator).to(text.device)
+    strength = torch.rand(rows, 1, 1, 1, generator=generator).to(text.device)
+    shown = first.scene + (eight_bits(first.scene) - first.scene).detach() + strength * damage
+    more = np.random.default_rng(int(batch["seeds"][0]))
+    with torch.no_grad():  # what a robot sees has things in it that a sentence does not name
+        crowd = [with_more_things(picture, more) for picture in pictures]
+        crowded = eight_bits(model.decoder.paint(layout_of(crowd, MOST).to(text.device)))
+    unfitting = torch.cat([other[batch["changed"]], opposite])
+
+    def _matching(scene: Tensor) -> Tensor:
+        seen = model.captioner.embed(scene)
+        return loss.contrastive(text, unfitting, seen, model.temperature)
+
+    found = {
+        "told": _both(loss.told, first, second, asked),
+        "spatial": _both(loss.related, first, second, asked)
+        + 0.5 * _both(loss.apart, first, second, asked),
+        "kl": loss.kl(first) + first.commitment,
+        "diversity": loss.diverse(first.layout, second.layout, asked),
+        "unmoved": loss.unmoved(here, there, asked),
+        **loss.painted(first.scene, target),
+        "consistency": loss.captioned(model, shown, first.layout),
+        "matching": (_matching(shown) + _matching(crowded)) / 2,
+        "language": F.cross_entropy(
+            logits[:, :-1].flatten(0, 1).float(), asked.ids[:, 1:].flatten(),
+            ignore_index=model.config.language.pad,
+        ),
+    }  # fmt: skip
+    return found
+
+
+def _z(model: CycleScenes, text: Tensor, noise: Tensor) -> Tensor:
+    return model.decoder.bottleneck(text.float(), noise)[0]
+
+
+def _both(of: callable, first: Decoded, second: Decoded, asked: Wanted) -> Tensor:
+    return (of(first.layout, asked) + of(second.layout, asked)) / 2
+
+
+def train(recipe: Recipe, out: Path, *, tensorboard: bool = False) -> Path:
+    """Train, resuming whatever `out` holds; returns its folder checkpoint/.
+
+    Raises:
+        ValueError: a run there has other settings.
+    """
+    args = begin(recipe, out, dict(vars(recipe)))
+    torch.manual_seed(recipe.seed)
+    model, things = CycleScenes(recipe.model), recipe.model.things
+    texts, held = Texts(recipe.seed), Texts(recipe.seed, "held_out")
+    trainer = PolicyTrainer(
+        Objective(model, losses, recipe.weights),
+        recipe,
+        args,
+        lambda step, rank: batch(texts, step + (rank << 32), recipe.batch_size, things),
+        [batch(held, i, recipe.batch_size, things) for i in range(_HELD_OUT_BATCHES)],
+        tensorboard=tensorboard,
+    )
+    return trainer.fit()
+
+
+# -- the command line ------------------------------------------------------------------------------
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", type=Path, default=Path("runs/scenes"), help="of the run")
+    parser.add_argument("--tensorboard", action="store_true", help="write curves for it too")
+    setting_arguments(parser, Recipe, without=("steps", "frames"))
+
+
+def main(arguments: argparse.Namespace) -> None:
+    names = {field.name for field in fields(Recipe)} & set(vars(arguments))
+    told = {name: getattr(arguments, name) for name in names}
+    folder = train(Recipe(**told), arguments.out, tensorboard=arguments.tensorboard)
+    print(f"checkpoint written to {folder}")

@@ -1,0 +1,1 @@
+"""Text -> scene -> text: what words look like, and whether a picture means the same words again."""

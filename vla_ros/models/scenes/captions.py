@@ -1,0 +1,168 @@
+"""The caption network: what a picture shows, in tokens. It sees pixels only.
+
+Captions are spatial tokens of the scene language: `<obj> red cube <x36> <y42>` for each thing, what
+is farther away first and of equally far things the left one; then, if the gripper is there, `<grip>
+open <x34> <y27>` and the word for its motion.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vla_ros.models.scenes.config import ScenesConfig
+from vla_ros.models.scenes.layout import MOTIONS, Picture
+from vla_ros.scene_language.drawing import SIZE
+from vla_ros.scene_language.scenes import FIXTURES, NAMES, Name, Place, Thing
+from vla_ros.scene_language.vocabulary import EOS, IDS, TOKENS
+from vla_ros.scene_language.vocabulary import PAD as PAD_ID
+
+_STAYS = "nothing"  # the word for no motion
+_GRID = 16  # cells of either side that the captioner looks at
+_KNOWN = frozenset(NAMES)
+
+
+class CaptionNetwork(nn.Module):
+    """Convolutions, then an LSTM that looks at one part of the picture after the other (Xu et al.
+    2015, "Show, attend and tell", section 3.1.2)."""
+
+    def __init__(self, config: ScenesConfig) -> None:
+        super().__init__()
+        self.config = config
+        width, inner = config.hidden_dim, 64
+        self.see = nn.Sequential(
+            _layer(3, 32), _layer(32, 48, 2), _layer(48, 48), _layer(48, inner, 2),
+            _layer(inner, inner), _layer(inner, inner),
+        )  # fmt: skip
+        self.where = nn.Parameter(torch.randn(_GRID**2, inner) * 0.3)
+        self.words = nn.Embedding(len(TOKENS), 64)
+        self.cell = nn.LSTMCell(64 + inner, width)
+        self.query, self.key = nn.Linear(width, 64), nn.Linear(inner, 64)
+        self.say = nn.Sequential(
+            nn.Linear(width + inner, width), nn.SiLU(), nn.Linear(width, len(TOKENS))
+        )
+        self.gist = nn.Sequential(
+            nn.Conv2d(inner, 16, 3, stride=2, padding=1), nn.SiLU(), nn.Flatten(),
+            nn.Linear(16 * (_GRID // 2) ** 2, width), nn.SiLU(), nn.Linear(width, config.d_model),
+        )  # fmt: skip
+
+    def look(self, scene: Tensor) -> Tensor:
+        """Features [B, 64, 16, 16] of pictures [B, 3, 64, 64], 0 to 1. Raises ValueError."""
+        if scene.shape[1:] != (3, SIZE, SIZE) or not scene.is_floating_point():
+            raise ValueError(
+                f"pictures are {scene.dtype} {list(scene.shape)}: give float [B, 3, {SIZE}, {SIZE}]"
+            )
+        return self.see(scene - 0.5)
+
+    def embed(self, scene: Tensor) -> Tensor:
+        """Embeddings [B, d_model] of pictures, to be compared with those of texts."""
+        return self.gist(self.look(scene))
+
+    def forward(self, scene: Tensor, ids: Tensor) -> Tensor:
+        """Training form: logits [B, T, V] of each of the ids [B, T] given those before it."""
+        places = self._places(self.look(scene))
+        state = self._start(len(scene), scene.device)
+        logits, last = [], torch.full((len(scene),), PAD_ID, device=scene.device)
+        for step in range(ids.shape[1]):
+            said, state = self._step(places, state, last)
+            logits.append(said)
+            last = ids[:, step]
+        return torch.stack(logits, dim=1)
+
+    @torch.no_grad()
+    def generate_caption(self, scene: Tensor, max_tokens: int = 40) -> list[list[str]]:
+        """Captions of pictures, said word by word by itself."""
+        places = self._places(self.look(scene))
+        state = self._start(len(scene), scene.device)
+        last = torch.full((len(scene),), PAD_ID, device=scene.device)
+        captions: list[list[str]] = [[] for _ in scene]
+        going = set(range(len(scene)))
+        for _ in range(max_tokens):
+            said, state = self._step(places, state, last)
+            last = said.argmax(-1)
+            for row, i in enumerate(last.tolist()):
+                if row in going and i == EOS:
+                    going.discard(row)
+                elif row in going:
+                    captions[row].append(TOKENS[i])
+            if not going:
+                break
+        return captions
+
+    def _start(self, rows: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        zeros = torch.zeros(rows, self.config.hidden_dim, device=device)
+        return zeros, zeros
+
+    def _places(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        cells = features.flatten(2).transpose(1, 2) + self.where  # [B, 256, 64]
+        return cells, self.key(cells)
+
+    def _step(
+        self, places: tuple[Tensor, Tensor], state: tuple[Tensor, Tensor], last: Tensor
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        cells, keys = places
+        scores = torch.einsum("bd,bpd->bp", self.query(state[0]), keys) / 8
+        seen = torch.einsum("bp,bpd->bd", scores.float().softmax(-1).to(cells.dtype), cells)
+        hidden, cell = self.cell(torch.cat([self.words(last).to(seen.dtype), seen], -1), state)
+        return self.say(torch.cat([hidden.to(seen.dtype), seen], -1)).float(), (hidden, cell)
+
+
+def _layer(inputs: int, outputs: int, stride: int = 1) -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1), nn.GroupNorm(4, outputs), nn.SiLU()
+    )
+
+
+# -- captions and what they say --------------------------------------------------------------------
+
+
+def caption_of(picture: Picture) -> list[str]:
+    """The caption that a picture should get."""
+    tokens = []
+    for name, place in sorted(picture.things, key=lambda thing: (-thing.place.x, -thing.place.y)):
+        tokens += ["<obj>", *name, f"<x{place.x}>", f"<y{place.y}>"]
+    if picture.gripper is not None:
+        x, y, _ = picture.gripper
+        tokens += ["<grip>", "open" if picture.open else "closed", f"<x{x}>", f"<y{y}>"]
+        tokens.append(picture.motion or _STAYS)
+    return tokens
+
+
+def caption_ids(pictures: Sequence[Picture]) -> Tensor:
+    """Captions with their end, as ids int64 [B, T], padded."""
+    rows = [torch.tensor([*(IDS[t] for t in caption_of(p)), EOS]) for p in pictures]
+    return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=PAD_ID)
+
+
+def read_caption(tokens: Sequence[str]) -> Picture:
+    """What a caption says; what is no caption, or says a thing twice, is left out."""
+    things: dict[Name, Thing] = {}
+    gripper, opened, motion, at = None, True, "", 0
+    while at < len(tokens):
+        part = tokens[at : at + 5]
+        place = _place(part[3:5] if tokens[at] == "<obj>" else part[2:4])
+        if tokens[at] == "<obj>" and place is not None and Name(*part[1:3]) in _KNOWN:
+            name = Name(*part[1:3])
+            things.setdefault(name, Thing(name, place._replace(z=int(name.shape not in FIXTURES))))
+            at += 5
+        elif tokens[at] == "<grip>" and place is not None and len(part) == 5:
+            gripper, opened = place, part[1] == "open"
+            motion = part[4] if part[4] in MOTIONS else ""
+            at += 5
+        else:
+            at += 1
+    return Picture(tuple(things.values()), gripper, opened, motion)
+
+
+def _place(tokens: Sequence[str]) -> Place | None:
+    if len(tokens) < 2 or not (tokens[0].startswith("<x") and tokens[1].startswith("<y")):
+        return None
+    return Place(int(tokens[0][2:-1]), int(tokens[1][2:-1]), 1)
+
+
+def caption_loss(logits: Tensor, ids: Tensor) -> Tensor:
+    """Cross-entropy, nats a token."""
+    return F.cross_entropy(logits.flatten(0, 1).float(), ids.flatten(), ignore_index=PAD_ID)

@@ -1,0 +1,117 @@
+"""Text -> scene -> text: what words look like, and whether a picture means the same words again.
+
+text ─ language model ─ embedding ─ decoder ─ picture ─ captioner ─ caption
+                           └──────────── match ──────────── embedding ┘
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vla_ros.models.part import Part
+from vla_ros.models.scenes.captions import CaptionNetwork, read_caption
+from vla_ros.models.scenes.config import ScenesConfig
+from vla_ros.models.scenes.decoder import SceneDecoder
+from vla_ros.models.scenes.language import AutoregressiveLanguageModel
+from vla_ros.models.scenes.layout import Picture, layout_of
+from vla_ros.scene_language.vocabulary import BOS, EOS, IDS, PAD, tokens_of
+
+
+@dataclass(frozen=True)
+class Imagined:
+    """What a text looks like.
+
+    Attributes:
+        image: uint8 [64, 64, 3], from above.
+        picture: what the captioner reads in it.
+        score: see `CycleScenes.match`.
+    """
+
+    image: np.ndarray
+    picture: Picture
+    score: float
+
+
+class CycleScenes(Part):
+    """See the module's text."""
+
+    Config = ScenesConfig
+
+    def __init__(self, config: ScenesConfig | None = None) -> None:
+        super().__init__()
+        self.config = config or ScenesConfig()
+        self.language = AutoregressiveLanguageModel(self.config)
+        self.decoder = SceneDecoder(self.config)
+        self.captioner = CaptionNetwork(self.config)
+        self.temperature = nn.Parameter(torch.tensor(2.5))  # log of what similarities are scaled by
+        # Logistic regression from a similarity to a score, see `match`; fitted after the training.
+        self.register_buffer("calibration", torch.tensor([10.0, -3.0]))
+
+    def encode(self, texts: Sequence[str | Sequence[str]]) -> Tensor:
+        """Ids [B, T] of texts (or their tokens), padded.
+
+        Raises:
+            ValueError: words that the model was never taught (all are named), an empty text, or one
+                that is too long.
+        """
+        rows = []
+        for text in texts:
+            words = tokens_of(text) if isinstance(text, str) else list(text)
+            if not words:
+                raise ValueError("the text is empty: describe a scene, as in 'a red cube'")
+            rows.append(torch.tensor([BOS, *(IDS[word] for word in words), EOS]))
+        ids = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=PAD)
+        return ids.to(self.temperature.device)
+
+    def noise(self, seeds: Sequence[int]) -> Tensor:
+        """What the bottleneck draws for seeds: [B, z_dim], the same on every machine."""
+        draws = [
+            torch.randn(self.config.z_dim, generator=torch.Generator().manual_seed(seed))
+            for seed in seeds
+        ]
+        return torch.stack(draws).to(self.temperature.device)
+
+    @torch.inference_mode()
+    def imagine(self, text: str | Sequence[str], seed: int = 0) -> Imagined:
+        """A picture of a text; the same text and seed give the same picture.
+
+        Raises:
+            ValueError: as for `encode`.
+        """
+        embedding = self.language.embed(self.encode([text]))
+        scene = eight_bits(self.decoder(embedding, self.noise([seed])).scene)
+        (caption,) = self.captioner.generate_caption(scene)
+        score = self._score(embedding, self.captioner.embed(scene))
+        return Imagined(_image(scene[0]), read_caption(caption), score.item())
+
+    @torch.inference_mode()
+    def match(self, text: str | Sequence[str], picture: Picture) -> float:
+        """How well a text fits what is seen, 0 to 1: the cycle score. The scene is painted, as an
+        imagined one would be, and what the captioner makes of it is compared with the text.
+
+        Raises:
+            ValueError: as for `encode`.
+        """
+        embedding = self.language.embed(self.encode([text]))
+        layout = layout_of([picture], max(len(picture.things), 1))
+        scene = eight_bits(self.decoder.paint(layout))
+        return self._score(embedding, self.captioner.embed(scene)).item()
+
+    def _score(self, text: Tensor, scene: Tensor) -> Tensor:
+        slope, offset = self.calibration
+        return (slope * F.cosine_similarity(text, scene) + offset).sigmoid()
+
+
+def eight_bits(scene: Tensor) -> Tensor:
+    """Pictures as they are after they were a message: whole levels of 255."""
+    return (scene * 255).round() / 255
+
+
+def _image(scene: Tensor) -> np.ndarray:
+    return (scene * 255).round().byte().permute(1, 2, 0).contiguous().cpu().numpy()

@@ -238,13 +238,16 @@ def _sample_moving(rng: random.Random) -> _Draft:
 def _exchanged(draft: _Draft, rng: random.Random) -> _Draft | None:
     """With one colour or shape of a thing changed; as it is if nothing can be; None if there would
     be two things of one name."""
-    movable = [i for i, name in enumerate(draft.names) if name not in (PAD, BOWL)]
+    # Gray can be said in two ways, which would word the rest otherwise too.
+    movable = [
+        i for i, name in enumerate(draft.names) if name not in (PAD, BOWL) and name.color != "gray"
+    ]
     if not movable:
         return draft
     names, i = list(draft.names), rng.choice(movable)
     color, shape = names[i]
     if rng.random() < 0.5:
-        names[i] = Name(rng.choice([c for c in COLORS if c != color]), shape)
+        names[i] = Name(rng.choice([c for c in COLORS if c not in (color, "gray")]), shape)
     else:
         names[i] = Name(color, rng.choice([s for s in SHAPES if s != shape]))
     if len(set(names)) < len(names):

@@ -11,8 +11,9 @@ from vla_ros.scene_language.instructions import DIRECTIONS, FAMILIES, Goal, phra
 from vla_ros.scene_language.references import Unresolved, resolve, what_is_there
 from vla_ros.scene_language.references import references as references_of
 from vla_ros.scene_language.references import tokens as tokens_of
-from vla_ros.scene_language.requests import ground, steps_of
-from vla_ros.scene_language.scenes import BOWL, PAD, Name, Scene
+from vla_ros.scene_language.recent_scenes import RecentScenes
+from vla_ros.scene_language.requests import completed, ground, steps_of
+from vla_ros.scene_language.scenes import BOWL, PAD, Name, Place, Scene, Thing
 from vla_ros.scene_language.worlds import sample_scene
 from vla_ros.training.phrasings import Phrasings
 
@@ -176,3 +177,53 @@ def test_any_words_are_refused_in_a_sentence_or_left_alone():
                 assert ground(step, SCENE).text
             except Unresolved as refused:
                 assert str(refused)
+
+
+def test_an_answer_to_what_was_asked_completes_the_step():
+    assert completed("lift the cube", "the blue one", SCENE) == "lift the blue cube"
+    assert completed("push the cube left", "the one nearest to the bowl", SCENE) == (
+        "push the red cube left"
+    )
+    assert completed("lift the cube", "push the can away", SCENE) is None, "it is no answer"
+    assert completed("lift the cube", "the pink one", SCENE) is None
+    assert completed("lift the can", "the blue one", SCENE) is None, "nothing was unclear"
+
+
+def _seen(*names: Name, holds: Name | None = None) -> Scene:
+    things = tuple(Thing(name, Place(10 + 9 * i, 20, 1)) for i, name in enumerate(names))
+    return Scene(things, Place(5, 5, 8), holds is None, holds)
+
+
+def test_what_most_readings_agree_on_is_there():
+    recent = RecentScenes(life=5.0, most=5)
+    assert recent.at(1.0) is None
+    cube, can = Name("green", "cube"), Name("green", "cylinder")
+    for stamp, scene in enumerate([_seen(RED, can), _seen(RED, cube), _seen(can), _seen(RED, can)]):
+        recent.add(float(stamp), scene)
+    assert [name for name, _ in recent.at(3.0).things] == [RED, can], "one mistook its shape"
+    assert [name for name, _ in recent.at(7.9).things] == [RED, can]
+    assert recent.at(8.1) is None, "too old"
+
+
+def test_what_was_seen_once_in_three_is_not_there():
+    recent = RecentScenes()
+    for stamp, scene in enumerate([_seen(RED), _seen(RED, BLUE), _seen(RED)]):
+        recent.add(float(stamp), scene)
+    assert [name for name, _ in recent.at(2.0).things] == [RED]
+
+
+def test_two_things_of_one_colour_are_told_apart():
+    recent, ball = RecentScenes(), Name("red", "sphere")
+    for stamp in range(3):
+        recent.add(float(stamp), _seen(RED, ball))
+    assert [name for name, _ in recent.at(2.0).things] == [RED, ball]
+
+
+def test_readings_of_before_a_change_do_not_count():
+    recent = RecentScenes()
+    recent.add(1.0, _seen(RED))
+    recent.add(2.0, _seen(BLUE))
+    recent.forget(before=1.5)
+    assert [name for name, _ in recent.at(2.0).things] == [BLUE]
+    recent.add(0.5, _seen(GREEN))
+    assert [name for name, _ in recent.at(0.6).things] == [GREEN], "the clock was set back"

@@ -126,6 +126,34 @@ def ground(step: str, scene: Scene, it: Name | None = None) -> Step:
     return Step(text, movable[0] if movable else None, tuple(dict.fromkeys([*movable, *names])))
 
 
+def completed(step: str, reply: str, scene: Scene) -> str | None:
+    """The step that could not be resolved, with what a person answered put in its place.
+
+    Args:
+        step: its words; one thing of it was not clear.
+        reply: such as "the red one"; an instruction of its own is no reply.
+        scene: as it is now.
+
+    Returns:
+        The step that is meant now, or None if the reply names no thing of the scene, or asks for
+        something itself.
+    """
+    words, said = tokens(step), references(tokens(reply))
+    if len(said) != 1 or _VERBS & set(tokens(reply)):
+        return None
+    for reference in references(words):
+        try:
+            resolve(reference, scene)
+        except Unresolved:
+            try:
+                name = resolve(said[0], scene)
+            except Unresolved:
+                return None
+            words[reference.begin : reference.end] = str(name).split()
+            return _text(words)
+    return None
+
+
 # -- steps -----------------------------------------------------------------------------------------
 
 

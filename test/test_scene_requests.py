@@ -8,10 +8,10 @@ import pytest
 
 from vla_ros.scene_language.facts import related
 from vla_ros.scene_language.instructions import DIRECTIONS, FAMILIES, Goal, phrase
+from vla_ros.scene_language.recent_scenes import RecentScenes
 from vla_ros.scene_language.references import Unresolved, resolve, what_is_there
 from vla_ros.scene_language.references import references as references_of
 from vla_ros.scene_language.references import tokens as tokens_of
-from vla_ros.scene_language.recent_scenes import RecentScenes
 from vla_ros.scene_language.requests import completed, ground, steps_of
 from vla_ros.scene_language.scenes import BOWL, PAD, Name, Place, Scene, Thing
 from vla_ros.scene_language.worlds import sample_scene

@@ -107,6 +107,7 @@ def test_where_a_thing_is_becomes_what_it_is_called():
         "grab the cube on the right": "grab the blue cube",
         "lift the cube that's behind the can": "lift the red cube",
         "put the block in front of the red cube in the bowl": "put the blue cube in the bowl",
+        "push the can left right away": "push the green cylinder left right away",
         "reach for the can": "reach for the green cylinder",
         "lift the green one, not the red one": "lift the green one, not the red one",
         "put the red one on the yellow carpet": "put the red one on the yellow carpet",

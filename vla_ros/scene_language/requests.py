@@ -245,12 +245,13 @@ def _of_the_thing(reference: Reference, words: Sequence[str]) -> Reference:
 def _check_directions(words: Sequence[str], found: Sequence[Reference]) -> None:
     if not _PUSHING & set(words):
         return
-    within = {place for r in found for place in range(r.begin, r.end)}
-    plain = [
-        word
-        for place, word in enumerate(words)
-        if place not in within and words[place + 1 : place + 2] not in (["of"], ["away"], ["now"])
-    ]
+    silent = {place for r in found for place in range(r.begin, r.end)}
+    for place, pair in enumerate(zip(words, [*words[1:], ""], strict=True)):
+        if pair[1] == "of":
+            silent.add(place)
+        if pair in (("right", "away"), ("right", "now")):
+            silent |= {place, place + 1}
+    plain = [word for place, word in enumerate(words) if place not in silent]
     for one, other in _OPPOSITE:
         if one & set(plain) and other & set(plain):
             said = [word for word in plain if word in one | other]

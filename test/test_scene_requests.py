@@ -8,12 +8,12 @@ import pytest
 
 from vla_ros.scene_language.facts import related
 from vla_ros.scene_language.instructions import DIRECTIONS, FAMILIES, Goal, phrase
-from vla_ros.scene_language.recent_scenes import RecentScenes
+from vla_ros.scene_language.plan import Plan
 from vla_ros.scene_language.references import Unresolved, resolve, what_is_there
 from vla_ros.scene_language.references import references as references_of
 from vla_ros.scene_language.references import tokens as tokens_of
-from vla_ros.scene_language.requests import completed, ground, steps_of
-from vla_ros.scene_language.scenes import BOWL, PAD, Name, Place, Scene, Thing
+from vla_ros.scene_language.requests import completed, ground, subtasks_of
+from vla_ros.scene_language.scenes import BOWL, PAD, Name, Scene
 from vla_ros.scene_language.worlds import sample_scene
 from vla_ros.training.phrasings import Phrasings
 
@@ -48,7 +48,7 @@ def test_an_instruction_about_what_is_there_stays_as_it_is():
     for rng, scene, names in scenes(600, seed=0):
         name = rng.choice(names)
         text = phrase(goal_about(name, rng), numbers)
-        assert steps_of(text) == [text]
+        assert subtasks_of(text) == [text]
         step = ground(text, scene)
         assert (step.text, step.thing) == (text, name), text
 
@@ -60,7 +60,7 @@ def test_so_does_one_in_the_words_of_an_outsider():
         name = rng.choice(names)
         text = phrasings.instruction(goal_about(name, rng), seed)
         try:
-            assert steps_of(text) == [text]
+            assert subtasks_of(text) == [text]
             assert ground(text, scene).thing == name, text
         except Unresolved:
             refused += 1
@@ -146,12 +146,12 @@ def test_a_sequence_is_taken_apart():
         "go to the can and then stop": 1,
     }
     for text, count in cases.items():
-        assert len(steps_of(text)) == count, (text, steps_of(text))
-    assert steps_of("  ") == []
+        assert len(subtasks_of(text)) == count, (text, subtasks_of(text))
+    assert subtasks_of("  ") == []
 
 
-def test_it_is_what_the_step_before_was_about():
-    first, second = steps_of("push the block nearest to the bowl left, then push it right")
+def test_it_is_what_the_subtask_before_was_about():
+    first, second = subtasks_of("push the block nearest to the bowl left, then push it right")
     step = ground(first, SCENE)
     assert step.thing == RED
     assert ground(second, SCENE, step.thing).text == "push the red cube right"
@@ -173,14 +173,14 @@ def test_any_words_are_refused_in_a_sentence_or_left_alone():
     )
     for _ in range(3000):
         text = " ".join(rng.choices(words.split(), k=rng.randrange(12)))
-        for step in steps_of(text):
+        for step in subtasks_of(text):
             try:
                 assert ground(step, SCENE).text
             except Unresolved as refused:
                 assert str(refused)
 
 
-def test_an_answer_to_what_was_asked_completes_the_step():
+def test_an_answer_to_what_was_asked_completes_the_subtask():
     assert completed("lift the cube", "the blue one", SCENE) == "lift the blue cube"
     assert completed("push the cube left", "the one nearest to the bowl", SCENE) == (
         "push the red cube left"
@@ -190,41 +190,24 @@ def test_an_answer_to_what_was_asked_completes_the_step():
     assert completed("lift the can", "the blue one", SCENE) is None, "nothing was unclear"
 
 
-def _seen(*names: Name, holds: Name | None = None) -> Scene:
-    things = tuple(Thing(name, Place(10 + 9 * i, 20, 1)) for i, name in enumerate(names))
-    return Scene(things, Place(5, 5, 8), holds is None, holds)
+def test_a_plan_goes_from_subtask_to_subtask():
+    plan = Plan("push the block nearest to the bowl left, then push it right")
+    assert plan.begin(SCENE) == "push the red cube left"
+    plan.end("fulfilled")
+    assert not plan.finished and plan.begin(SCENE) == "push the red cube right"
+    plan.end("time limit")
+    assert plan.finished and plan.outcomes == ["fulfilled", "time limit"]
 
 
-def test_what_most_readings_agree_on_is_there():
-    recent = RecentScenes(life=5.0, most=5)
-    assert recent.at(1.0) is None
-    cube, can = Name("green", "cube"), Name("green", "cylinder")
-    for stamp, scene in enumerate([_seen(RED, can), _seen(RED, cube), _seen(can), _seen(RED, can)]):
-        recent.add(float(stamp), scene)
-    assert [name for name, _ in recent.at(3.0).things] == [RED, can], "one mistook its shape"
-    assert [name for name, _ in recent.at(7.9).things] == [RED, can]
-    assert recent.at(8.1) is None, "too old"
+def test_nothing_is_begun_of_which_a_later_part_cannot_be_done():
+    with pytest.raises(Unresolved, match="'lift the green cube': I see .* no green cube"):
+        Plan("put the red cube in the bowl, then lift the green cube").check(SCENE)
+    with pytest.raises(Unresolved, match="yellow pad or in the white bowl"):
+        Plan("lift the can, then stack the red cube on the blue cube").check(SCENE)
+    # What may have come about by then is no reason.
+    Plan("put the red cube in the bowl, then lift the cube in the bowl").check(SCENE)
 
 
-def test_what_was_seen_once_in_three_is_not_there():
-    recent = RecentScenes()
-    for stamp, scene in enumerate([_seen(RED), _seen(RED, BLUE), _seen(RED)]):
-        recent.add(float(stamp), scene)
-    assert [name for name, _ in recent.at(2.0).things] == [RED]
-
-
-def test_two_things_of_one_colour_are_told_apart():
-    recent, ball = RecentScenes(), Name("red", "sphere")
-    for stamp in range(3):
-        recent.add(float(stamp), _seen(RED, ball))
-    assert [name for name, _ in recent.at(2.0).things] == [RED, ball]
-
-
-def test_readings_of_before_a_change_do_not_count():
-    recent = RecentScenes()
-    recent.add(1.0, _seen(RED))
-    recent.add(2.0, _seen(BLUE))
-    recent.forget(before=1.5)
-    assert [name for name, _ in recent.at(2.0).things] == [BLUE]
-    recent.add(0.5, _seen(GREEN))
-    assert [name for name, _ in recent.at(0.6).things] == [GREEN], "the clock was set back"
+def test_without_a_scene_words_stay_as_they_are():
+    plan = Plan("lift the leftmost cube, then put the can on the pad")
+    assert plan.begin(None) == "lift the leftmost cube"

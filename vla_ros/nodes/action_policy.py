@@ -3,6 +3,11 @@
 An instruction comes as a goal of `follow_instruction` or as a string on `instruction`. The newest
 replaces the one before, also when it cannot be followed, and "" stops. Each starts the policy's
 memory anew and ends when the policy judges it fulfilled, when its time is up or by a cancel.
+
+Before it is begun it is held against what the narrator sees (service `ask`): things that are not
+there, or not to be told apart, end it with a sentence that says what is there, and things that are
+named by where they are become the policy's words for them. Without a narrator it is followed as it
+was said. What asks for several things, one after the other, is followed subtask by subtask.
 """
 
 from __future__ import annotations
@@ -37,10 +42,19 @@ from vla_ros.ros.messages import chunk_message, seconds, tokens_from_message
 from vla_ros.ros.robot_history import STAMP_ROUNDING, RobotHistory, several_publishers
 from vla_ros.ros.running import run
 from vla_ros.ros.texts import shorten
+from vla_ros.scene_language.plan import FULFILLED, Plan
+from vla_ros.scene_language.references import AMBIGUOUS, Unresolved
+from vla_ros.scene_language.requests import completed
+from vla_ros.scene_language.scenes import Scene, from_tokens
+from vla_ros.srv import Ask
 
 CONTROL_MODE = "end_effector_offset"  # the one that this node can turn into joint targets
 
 _DESCRIBE_EVERY = 10  # steps
+_LOOK_TIME = 2.0  # s that the narrator may take to look at the scene
+_LOOKS = 3  # of pictures that may have been taken before an instruction came
+_PICTURE_AGE = 0.3  # s; a picture of so long before an instruction still shows its scene
+_QUESTION = "what does the gripper hold?"  # any: what is wanted is the scene that comes with it
 _NARRATION_LIFE = 3.0  # s; what the narrator said before tells no more what is being done
 
 
@@ -48,11 +62,15 @@ _NARRATION_LIFE = 3.0  # s; what the narrator said before tells no more what is 
 class Following:
     """The instruction being followed."""
 
-    episode: Episode
+    plan: Plan
     started: float  # s, ROS time
     time_limit: float  # s
     goal: ServerGoalHandle | None
     ended: Future  # of (success, reason)
+    episode: Episode | None = None  # of the subtask; None while the scene is being looked at
+    asked: float = 0.0  # s of the monotonic clock, when the narrator was asked for the scene
+    begun: float = 0.0  # s, ROS time, of the subtask
+    looks: int = 0  # at the scene, for this subtask
     steps: int = 0
     done_steps: int = 0  # in a row
     description: str = ""  # what the policy says that it is doing
@@ -90,6 +108,9 @@ class ActionPolicyNode(LifecycleNode):
             cancel_callback=self._on_cancel,
         )
         self._while_configured.append(server.destroy)
+        self._narrator = self.create_client(Ask, "ask")
+        self._while_configured.append(lambda: self.destroy_client(self._narrator))
+        self._unanswered: str | None = None  # an instruction about which something was asked
 
     def activate(self) -> None:
         self._history = RobotHistory(
@@ -125,7 +146,7 @@ class ActionPolicyNode(LifecycleNode):
         }
         if self._following is None:
             return OK, "waiting for an instruction", details
-        text = f"following: {self._following.episode.instruction}"
+        text = f"following: {self._following.plan.instruction}"
         return (OK if steps else WARN), text if steps else f"{text} (no observations)", details
 
     # --- instructions -----------------------------------------------------------------------
@@ -137,28 +158,90 @@ class ActionPolicyNode(LifecycleNode):
         self._end(False, f"replaced by: {instruction}")
         if not 0.0 <= time_limit < math.inf:
             raise ValueError(f"time_limit is {time_limit}: give seconds, or 0 for the default")
+        plan = Plan(instruction)
         self._following = Following(
-            episode=self._model.start(instruction),
+            plan=plan,
             started=self.now,
-            time_limit=time_limit or self.params.time_limit,
+            time_limit=time_limit or self.params.time_limit * len(plan.subtasks),
             goal=goal,
             ended=Future(),
         )
-        self.get_logger().info(shorten(f"following: {instruction}"))
-        if unheard := self._model.unheard_words(instruction):
+        self._look(self._following)
+        return self._following
+
+    def _look(self, following: Following) -> None:
+        """Begin the next subtask, after a look at the scene if there is a narrator to ask.
+
+        Raises:
+            ValueError: there is none, and the words cannot be followed.
+        """
+        following.episode, following.done_steps = None, 0
+        if self.params.scene_check == "ignore" or not self._narrator.service_is_ready():
+            try:
+                self._begin(following, None)
+            except ValueError:
+                self._following = None
+                raise
+            return
+        following.looks += 1
+        following.asked = time.monotonic()
+        answer = self._narrator.call_async(Ask.Request(question=_QUESTION))
+        answer.add_done_callback(lambda future: self._on_scene(following, future))
+
+    def _on_scene(self, following: Following, answer: Future) -> None:
+        if self._following is not following or following.episode is not None:
+            return  # replaced or ended meanwhile, or begun without
+        response = answer.result()
+        waited = time.monotonic() - following.asked
+        try:
+            if response is None or not response.scene:
+                why = response.message if response else "no answer"
+                self.log_edge("scene", f"the scene cannot be looked at before the start: {why}")
+                self._begin(following, None)
+                return
+            self.log_edge("scene", "")
+            if response.age > waited + _PICTURE_AGE and following.looks < _LOOKS:
+                self._look(following)
+                return
+            scene = from_tokens(response.scene)
+            said = following.plan.instruction
+            if self._unanswered is not None:
+                pending, self._unanswered = self._unanswered, None
+                if (whole := completed(pending, said, scene)) is not None:
+                    following.plan = Plan(whole)
+            if following.plan.number == 0:
+                following.plan.check(scene)
+            self._begin(following, scene)
+        except Unresolved as error:
+            if self.params.scene_check == "ask" and error.kind == AMBIGUOUS:
+                self._unanswered = following.plan.subtasks[following.plan.number]
+            self._end(False, str(error))
+        except ValueError as error:
+            self._end(False, str(error))
+
+    def _begin(self, following: Following, scene: Scene | None) -> None:
+        """Start the policy's memory on a subtask. Raises ValueError: it cannot be followed."""
+        text = following.plan.begin(scene)
+        following.episode = self._model.start(text)
+        following.begun, following.looks, following.description = self.now, 0, ""
+        said = following.plan.subtasks[following.plan.number]
+        meant = f"{said} (which is: {text})" if text != said else text
+        self.get_logger().info(shorten(f"following: {meant}"))
+        if unheard := self._model.unheard_words(text):
             self.get_logger().warning(shorten(f"words never taught: {', '.join(unheard)}"))
         if not self._model.config.language_conditioned:
             self.get_logger().warning(
                 "the policy was trained without instructions: it heeds no words, and does the same "
                 "whatever is said"
             )
-        return self._following
 
     def _end(self, success: bool, reason: str) -> None:
         following, self._following = self._following, None
         if following is not None:
             reason = shorten(reason)
-            text = f"{reason} ({following.steps} steps): {following.episode.instruction}"
+            if not following.plan.finished:
+                following.plan.end(reason)
+            text = f"{reason} ({following.steps} steps): {following.plan.instruction}"
             self.get_logger().info(shorten(text))
             following.ended.set_result((success, reason))
 
@@ -167,7 +250,7 @@ class ActionPolicyNode(LifecycleNode):
             self._end(False, "stopped")
             return
         following = self._following
-        if following and following.episode.instruction.strip() == message.data.strip():
+        if following and following.plan.instruction.strip() == message.data.strip():
             return  # whoever says it again and again means one episode, as in recordings
         try:
             self._follow(message.data)
@@ -203,6 +286,8 @@ class ActionPolicyNode(LifecycleNode):
             reason=reason,
             steps=following.steps,
             duration=max(self.now - following.started, 0.0),
+            subtasks=following.plan.subtasks,
+            outcomes=following.plan.told(),
         )
 
     def _watch_time(self) -> None:
@@ -215,6 +300,12 @@ class ActionPolicyNode(LifecycleNode):
             )  # the clock was not there yet, or a simulation started over
         if self.now - following.started > following.time_limit:
             self._end(False, f"time limit of {following.time_limit:g} s reached")
+        elif following.episode is None and time.monotonic() - following.asked > _LOOK_TIME:
+            self.log_edge("scene", "the narrator does not answer: followed without a look")
+            try:
+                self._begin(following, None)
+            except ValueError as error:
+                self._end(False, str(error))
 
     # --- observations -----------------------------------------------------------------------
 
@@ -231,7 +322,7 @@ class ActionPolicyNode(LifecycleNode):
 
     def _on_tokens(self, message: VisualTokens) -> None:
         following = self._following
-        if following is None:
+        if following is None or following.episode is None:
             return
         if message.encoder_id != self._encoder_id:
             reason = (
@@ -255,7 +346,7 @@ class ActionPolicyNode(LifecycleNode):
         if STAMP_ROUNDING < missing <= self.params.state_timeout:
             return
         self._seen = None
-        if following is None:
+        if following is None or following.episode is None:
             return
         try:
             self._step(following, message)
@@ -304,17 +395,30 @@ class ActionPolicyNode(LifecycleNode):
                 narration=self._narrated(following) or following.description,
                 gate_state=self._gate_state,
                 done=done,
+                subtask=following.plan.number,
+                subtask_text=following.episode.instruction,
             )
             following.goal.publish_feedback(feedback)
         following.done_steps = following.done_steps + 1 if done > self.params.done_threshold else 0
         if following.done_steps >= self.params.done_steps:
-            self._end(True, "fulfilled")
+            self._fulfilled(following)
+
+    def _fulfilled(self, following: Following) -> None:
+        following.plan.end(FULFILLED)
+        if following.plan.finished:
+            self._end(True, FULFILLED)
+            return
+        try:
+            self._look(following)
+        except ValueError as error:
+            self._following = following
+            self._end(False, str(error))
 
     def _narrated(self, following: Following) -> str:
         """What the narrator says about this instruction; "" when it says nothing these seconds."""
         stamp, now = seconds(self._narration.header.stamp), self.now
         about_this = self._narration.instruction == following.episode.instruction
-        recent = max(following.started, now - _NARRATION_LIFE) <= stamp <= now
+        recent = max(following.begun, now - _NARRATION_LIFE) <= stamp <= now
         return self._narration.text if about_this and recent else ""
 
 

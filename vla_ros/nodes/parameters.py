@@ -44,6 +44,12 @@ ACTION_POLICY = {
     "time_limit": Parameter(
         30.0, "Give up after this time, s, unless the goal sets its own.", 0.1, 3600.0, live=True
     ),
+    "scene_check": Parameter(
+        "refuse",
+        "What to do about an instruction that does not fit what the narrator sees: refuse it, ask "
+        "(refuse it with a question, which the next instruction may answer), or ignore that.",
+        choices=("refuse", "ask", "ignore"),
+    ),
     "state_topics": Parameter(
         ["joint_states"],
         "Topics of joint states that together give the robot's, such as arm and gripper.",

@@ -1,6 +1,6 @@
-"""What an instruction asks of a scene: its steps, and each step in words that a policy knows.
+"""What an instruction asks of a scene: its subtasks, each in words that a policy knows.
 
-    steps_of("put the red cube in the bowl, then push the can left")
+    subtasks_of("put the red cube in the bowl, then push the can left")
     ground("pick up the block nearest to the bowl", scene).text  # "pick up the green cube"
 
 A policy follows any instruction that it can read, whether or not the thing is there, and knows
@@ -25,7 +25,7 @@ from vla_ros.scene_language.references import (
 )
 from vla_ros.scene_language.scenes import BOWL, PAD, Name, Scene
 
-_BETWEEN_STEPS = frozenset({"then", "afterwards", "finally", "subsequently"})
+_BETWEEN = frozenset({"then", "afterwards", "finally", "subsequently"})
 _ENDS = frozenset({".", ";", "!", "?"})
 _PUSHING = frozenset(
     {"push", "slide", "shove", "nudge", "scoot", "shift", "bump", "sweep", "poke", "tap", "knock"}
@@ -54,8 +54,8 @@ _PRONOUNS = frozenset({"it", "that", "this", "them"})
 
 
 @dataclass(frozen=True)
-class Step:
-    """One step of an instruction in a scene.
+class Subtask:
+    """One subtask of an instruction in a scene.
 
     Attributes:
         text: what to tell a policy.
@@ -68,15 +68,15 @@ class Step:
     names: tuple[Name, ...]
 
 
-def steps_of(instruction: str) -> list[str]:
-    """The steps of an instruction in their order; one for most instructions.
+def subtasks_of(instruction: str) -> list[str]:
+    """The subtasks of an instruction in their order; one for most instructions.
 
-    A new step begins at "then", "afterwards", the end of a sentence or "and" where another thing
+    A new one begins at "then", "afterwards", the end of a sentence or "and" where another thing
     is named to do something with; "pick up the red cube and put it in the bowl" is one.
     """
     steps: list[list[str]] = []
     for piece in _pieces(tokens(instruction)):
-        if steps and not _begins_a_step(piece, steps[-1]):
+        if steps and not _begins_a_subtask(piece, steps[-1]):
             steps[-1] += ["and", *piece]
         else:
             steps.append(piece if not steps or _VERBS & set(piece) else ["put", *piece])
@@ -85,19 +85,19 @@ def steps_of(instruction: str) -> list[str]:
     return [_text(step) for step in steps]
 
 
-def ground(step: str, scene: Scene, it: Name | None = None) -> Step:
-    """A step, as `steps_of` gives it, in a scene.
+def ground(subtask: str, scene: Scene, it: Name | None = None) -> Subtask:
+    """A subtask, as `subtasks_of` gives it, in a scene.
 
     Args:
-        step: its words; they stay as they are, but for things that are named without colour or by
-            where they are: those are then named by colour and shape.
+        subtask: its words; they stay as they are, but for things that are named without colour or
+            by where they are: those are then named by colour and shape.
         scene: as it is now.
-        it: what "it" means if the step does not say; what the step before was about.
+        it: what "it" means if the words do not say; what the subtask before was about.
 
     Raises:
         Unresolved: absent, ambiguous, or contradictory.
     """
-    words = tokens(step)
+    words = tokens(subtask)
     said = references(words)
     found = [_of_the_thing(reference, words) for reference in said]
     _check_directions(words, found)
@@ -118,27 +118,27 @@ def ground(step: str, scene: Scene, it: Name | None = None) -> Step:
         if at is not None:
             changes.append((at, at + 1, str(it)))
             movable = [it]
-    text = step
+    text = subtask
     if changes:
         for begin, end, said in sorted(changes, reverse=True):
             words[begin:end] = said.split()
         text = _text(words)
-    return Step(text, movable[0] if movable else None, tuple(dict.fromkeys([*movable, *names])))
+    return Subtask(text, movable[0] if movable else None, tuple(dict.fromkeys([*movable, *names])))
 
 
-def completed(step: str, reply: str, scene: Scene) -> str | None:
-    """The step that could not be resolved, with what a person answered put in its place.
+def completed(subtask: str, reply: str, scene: Scene) -> str | None:
+    """The subtask that could not be resolved, with what a person answered put in its place.
 
     Args:
-        step: its words; one thing of it was not clear.
+        subtask: its words; one thing of it was not clear.
         reply: such as "the red one"; an instruction of its own is no reply.
         scene: as it is now.
 
     Returns:
-        The step that is meant now, or None if the reply names no thing of the scene, or asks for
+        The subtask that is meant now, or None if the reply names no thing of the scene, or asks for
         something itself.
     """
-    words, said = tokens(step), references(tokens(reply))
+    words, said = tokens(subtask), references(tokens(reply))
     if len(said) != 1 or _VERBS & set(tokens(reply)):
         return None
     for reference in references(words):
@@ -154,15 +154,15 @@ def completed(step: str, reply: str, scene: Scene) -> str | None:
     return None
 
 
-# -- steps -----------------------------------------------------------------------------------------
+# -- subtasks --------------------------------------------------------------------------------------
 
 
 def _pieces(words: Sequence[str]) -> list[list[str]]:
-    """Parts between what may divide steps, each with something to do; punctuation is dropped at
+    """Parts between what may divide subtasks, each with something to do; punctuation is dropped at
     their ends."""
     pieces: list[list[str]] = [[]]
     for at, word in enumerate(words):
-        divides = word in _BETWEEN_STEPS or word in _ENDS
+        divides = word in _BETWEEN or word in _ENDS
         divides = divides or word in ("and", ",") and _verb_at(words, at + 1)
         if divides:
             pieces.append([])
@@ -184,8 +184,8 @@ def _trimmed(piece: list[str]) -> list[str]:
     return piece
 
 
-def _begins_a_step(piece: Sequence[str], before: Sequence[str]) -> bool:
-    """Whether what a piece says is another thing to do than that of the step before."""
+def _begins_a_subtask(piece: Sequence[str], before: Sequence[str]) -> bool:
+    """Whether what a piece says is another thing to do than that of the subtask before."""
     if not (_VERBS | _PLACING) & set(before):  # "the red cube is too close, push it away"
         return False
     mine = [r for r in references(piece) if r.fixture is None]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vla_ros.models.scenes.config import ScenesConfig
@@ -22,9 +23,15 @@ class AutoregressiveLanguageModel(nn.Module):
         self.config = config
         self.core = SVL(config.language)
         width = config.language.width
-        self.weigh = nn.Linear(width, 4)  # how much each word counts, in four ways
+        # The words are looked at several times, each time knowing what was seen before: "the next
+        # thing that was not mentioned yet" is then a matter of one look.
+        self.looks = config.things + 2
+        self.start = nn.Parameter(torch.zeros(width))
+        self.query, self.key = nn.Linear(width, 2 * width), nn.Linear(width, 2 * width)
+        self.value = nn.Linear(width, width)
+        self.remember = nn.GRUCell(2 * width, width)
         self.project = nn.Sequential(
-            nn.Linear(4 * width, config.d_model), nn.SiLU(), nn.Dropout(config.dropout),
+            nn.Linear(self.looks * width, config.d_model), nn.SiLU(), nn.Dropout(config.dropout),
             nn.Linear(config.d_model, config.d_model),
         )  # fmt: skip
 
@@ -47,9 +54,21 @@ class AutoregressiveLanguageModel(nn.Module):
         real = ids != self.config.language.pad if mask is None else mask
         if real.shape != ids.shape or not real.any(1).all():
             raise ValueError("a text has no ids that count: give one or more")
-        weights = self.weigh(hidden).float().masked_fill(~real[..., None], -1e4).softmax(1)
-        pooled = torch.einsum("btk,btd->bkd", weights.to(hidden.dtype), hidden).flatten(1)
-        return logits, self.project(pooled)
+        return logits, self.project(self._read(hidden.float(), real))
+
+    def _read(self, hidden: Tensor, real: Tensor) -> Tensor:
+        """[B, looks * width] of what the blocks made of the words, [B, T, width]."""
+        hidden = F.rms_norm(hidden, hidden.shape[-1:])
+        keys, values = self.key(hidden).unflatten(-1, (2, -1)), self.value(hidden)
+        state, seen = self.start.expand(len(hidden), -1), []
+        for _ in range(self.looks):
+            query = self.query(state).unflatten(-1, (2, -1))
+            scores = torch.einsum("bhd,bthd->bht", query, keys) * query.shape[-1] ** -0.5
+            weights = scores.float().masked_fill(~real[:, None], -1e4).softmax(-1)
+            looked = torch.einsum("bht,btd->bhd", weights.to(values.dtype), values).flatten(1)
+            state = self.remember(looked.float(), state.float())
+            seen.append(state)
+        return torch.cat(seen, dim=-1)
 
     def embed(self, ids: Tensor) -> Tensor:
         """The texts' embeddings [B, D]."""

@@ -21,10 +21,11 @@ from vla_ros.models.scenes.config import ScenesConfig
 from vla_ros.models.scenes.cycle import CycleScenes, eight_bits
 from vla_ros.models.scenes.decoder import Decoded
 from vla_ros.models.scenes.layout import layout_of
+from vla_ros.training.run_folder import begin
 from vla_ros.training.scenes import losses as loss
 from vla_ros.training.scenes.crowds import MOST, with_more_things
 from vla_ros.training.scenes.texts import Texts, Wanted, contradiction, nn_pad, wanted
-from vla_ros.training.trainer import Objective, PolicyTrainer, Settings, begin, setting_arguments
+from vla_ros.training.trainer import Objective, PolicyTrainer, Settings, setting_arguments
 
 _HELD_OUT_BATCHES = 8
 _DAMAGE = 0.03  # standard deviation of noise on what the captioner sees

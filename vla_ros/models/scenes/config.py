@@ -62,10 +62,10 @@ class ScenesConfig:
         if self.painter not in ("sprites", "convolutions"):
             raise ValueError(f"painter is {self.painter!r}: choose sprites or convolutions")
         sizes = (self.d_model, self.hidden_dim, self.z_dim, self.codes, self.things)
-        if min(sizes) < 1 or self.z_dim % 8:
+        if min(sizes) < 1 or self.z_dim % (8 * self.things) or self.d_model % self.things:
             raise ValueError(
-                f"d_model, hidden_dim, z_dim, codes, things are {sizes}: give 1 or more, and a "
-                "z_dim that 8 divides"
+                f"d_model, hidden_dim, z_dim, codes, things are {sizes}: give 1 or more, a d_model "
+                "that the number of things divides, and a z_dim that eight times it divides"
             )
         if not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"dropout is {self.dropout}: give 0 or more, below 1")

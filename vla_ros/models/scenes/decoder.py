@@ -23,6 +23,7 @@ _REACH = 8  # pixels from the middle of a thing, or of the gripper with its moti
 _SPRITE = 2 * _REACH + 1
 _GROUP = 8  # numbers of z that one code of a discrete vocabulary stands for
 _COMMITMENT = 0.25  # van den Oord et al. 2017, equation 3
+_QUIET = -5.0  # log variance at first
 _EDGE = 3.0  # bins that things keep from the walls
 
 
@@ -52,16 +53,23 @@ class SceneDecoder(nn.Module):
     def __init__(self, config: ScenesConfig) -> None:
         super().__init__()
         self.config = c = config
-        self.to_z = nn.Linear(c.d_model, 2 * c.z_dim if c.bottleneck == "vae" else c.z_dim)
+        # Of each part of the embedding a part of z, by the same numbers for all.
+        part, own = c.d_model // c.things, c.z_dim // c.things
+        self.to_z = nn.Linear(part, 2 * own if c.bottleneck == "vae" else own)
+        if c.bottleneck == "vae":
+            with torch.no_grad():  # else nothing is heard through the noise at first
+                self.to_z.bias[own:] = _QUIET
         if c.bottleneck == "vq":
             groups = c.z_dim // _GROUP
             self.codebook = nn.Parameter(torch.randn(groups, c.codes, _GROUP))
-        each = len(ALL_COLORS) + len(ALL_SHAPES) + 3
-        self._each, outputs = each, c.things * each + 4 + len(MOTIONS)
-        self.to_layout = nn.Sequential(
+        self.to_thing = nn.Sequential(
+            nn.Linear(own, c.hidden_dim), nn.SiLU(),
+            nn.Linear(c.hidden_dim, 1 + len(ALL_COLORS) + len(ALL_SHAPES)),
+        )  # fmt: skip
+        self.to_places = nn.Sequential(
             nn.Linear(c.z_dim, 2 * c.hidden_dim), nn.SiLU(),
             nn.Linear(2 * c.hidden_dim, 2 * c.hidden_dim), nn.SiLU(),
-            nn.Linear(2 * c.hidden_dim, outputs),
+            nn.Linear(2 * c.hidden_dim, 2 * c.things + 4 + len(MOTIONS)),
         )  # fmt: skip
         self.painter = Sprites(c) if c.painter == "sprites" else Convolutions(c)
         self.coherence = SpatialCoherence()
@@ -87,14 +95,14 @@ class SceneDecoder(nn.Module):
     def bottleneck(
         self, embedding: Tensor, noise: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        zero = embedding.new_zeros(())
+        zero, parts = embedding.new_zeros(()), embedding.unflatten(-1, (self.config.things, -1))
         if self.config.bottleneck == "vae":
-            mu, logvar = self.to_z(embedding).chunk(2, dim=-1)
+            mu, logvar = (half.flatten(1) for half in self.to_z(parts).chunk(2, dim=-1))
             # Within what exp can bear, in half precision too.
             logvar = logvar.clamp(-8.0, 4.0)
             z = mu if noise is None else mu + (0.5 * logvar).exp() * noise
             return z, mu, logvar, zero
-        mu = self.to_z(embedding)
+        mu = self.to_z(parts).flatten(1)
         logvar = torch.zeros_like(mu)
         if self.config.bottleneck == "none":
             return mu if noise is None else mu + 0.1 * noise, mu, logvar, zero
@@ -110,15 +118,13 @@ class SceneDecoder(nn.Module):
 
     def layout(self, z: Tensor) -> Layout:
         """Layouts of z [B, z_dim]; places are not yet in whole bins."""
-        c = self.config
-        out = self.to_layout(z).float()
-        things, rest = out[:, : c.things * self._each], out[:, c.things * self._each :]
-        there, place, color, shape = things.unflatten(-1, (c.things, self._each)).split(
-            [1, 2, len(ALL_COLORS), len(ALL_SHAPES)], dim=-1
+        things = self.to_thing(z.unflatten(-1, (self.config.things, -1))).float()
+        there, color, shape = things.split([1, len(ALL_COLORS), len(ALL_SHAPES)], dim=-1)
+        place, gripper, opened, reach, motion = (
+            self.to_places(z).float().split([2 * things.shape[1], 1, 1, 2, len(MOTIONS)], dim=-1)
         )
-        gripper, opened, reach, motion = rest.split([1, 1, 2, len(MOTIONS)], dim=-1)
         return Layout(
-            there[..., 0], color, shape, _within(place),
+            there[..., 0], color, shape, _within(place.unflatten(-1, (-1, 2))),
             gripper[:, 0], _within(reach), opened[:, 0], motion,
         )  # fmt: skip
 

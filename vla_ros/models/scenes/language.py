@@ -23,16 +23,18 @@ class AutoregressiveLanguageModel(nn.Module):
         self.config = config
         self.core = SVL(config.language)
         width = config.language.width
-        # The words are looked at several times, each time knowing what was seen before: "the next
-        # thing that was not mentioned yet" is then a matter of one look.
-        self.looks = config.things + 2
-        self.start = nn.Parameter(torch.zeros(width))
+        # The words are looked at once for each thing, each time knowing what was seen before: "the
+        # next one that was not mentioned yet" is then a matter of one look. A part of the embedding
+        # stands for each look.
+        self.looks = config.things
+        self.start = nn.Parameter(torch.randn(width))
         self.query, self.key = nn.Linear(width, 2 * width), nn.Linear(width, 2 * width)
         self.value = nn.Linear(width, width)
         self.remember = nn.GRUCell(2 * width, width)
+        part = config.d_model // self.looks
         self.project = nn.Sequential(
-            nn.Linear(self.looks * width, config.d_model), nn.SiLU(), nn.Dropout(config.dropout),
-            nn.Linear(config.d_model, config.d_model),
+            nn.Linear(3 * width, width), nn.SiLU(), nn.Dropout(config.dropout),
+            nn.Linear(width, part), nn.RMSNorm(part),
         )  # fmt: skip
 
     def forward(
@@ -54,10 +56,10 @@ class AutoregressiveLanguageModel(nn.Module):
         real = ids != self.config.language.pad if mask is None else mask
         if real.shape != ids.shape or not real.any(1).all():
             raise ValueError("a text has no ids that count: give one or more")
-        return logits, self.project(self._read(hidden.float(), real))
+        return logits, self.project(self._read(hidden.float(), real)).flatten(1)
 
     def _read(self, hidden: Tensor, real: Tensor) -> Tensor:
-        """[B, looks * width] of what the blocks made of the words, [B, T, width]."""
+        """[B, looks, 3 * width] of what the blocks made of the words, [B, T, width]."""
         hidden = F.rms_norm(hidden, hidden.shape[-1:])
         keys, values = self.key(hidden).unflatten(-1, (2, -1)), self.value(hidden)
         state, seen = self.start.expand(len(hidden), -1), []
@@ -67,8 +69,8 @@ class AutoregressiveLanguageModel(nn.Module):
             weights = scores.float().masked_fill(~real[:, None], -1e4).softmax(-1)
             looked = torch.einsum("bht,btd->bhd", weights.to(values.dtype), values).flatten(1)
             state = self.remember(looked.float(), state.float())
-            seen.append(state)
-        return torch.cat(seen, dim=-1)
+            seen.append(torch.cat([looked.float(), state], dim=-1))
+        return torch.stack(seen, dim=1)
 
     def embed(self, ids: Tensor) -> Tensor:
         """The texts' embeddings [B, D]."""

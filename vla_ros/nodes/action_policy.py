@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -41,20 +42,16 @@ from vla_ros.ros.lifecycle import OK, WARN, LifecycleNode
 from vla_ros.ros.messages import chunk_message, seconds, tokens_from_message
 from vla_ros.ros.robot_history import STAMP_ROUNDING, RobotHistory, several_publishers
 from vla_ros.ros.running import run
+from vla_ros.ros.scene_look import SceneLook
 from vla_ros.ros.texts import shorten
 from vla_ros.scene_language.plan import FULFILLED, Plan
 from vla_ros.scene_language.references import AMBIGUOUS, Unresolved
 from vla_ros.scene_language.requests import completed
 from vla_ros.scene_language.scenes import Scene, from_tokens
-from vla_ros.srv import Ask
 
 CONTROL_MODE = "end_effector_offset"  # the one that this node can turn into joint targets
 
 _DESCRIBE_EVERY = 10  # steps
-_LOOK_TIME = 2.0  # s that the narrator may take to look at the scene
-_LOOKS = 3  # of pictures that may have been taken before an instruction came
-_PICTURE_AGE = 0.3  # s; a picture of so long before an instruction still shows its scene
-_QUESTION = "what does the gripper hold?"  # any: what is wanted is the scene that comes with it
 _NARRATION_LIFE = 3.0  # s; what the narrator said before tells no more what is being done
 
 
@@ -68,9 +65,7 @@ class Following:
     goal: ServerGoalHandle | None
     ended: Future  # of (success, reason)
     episode: Episode | None = None  # of the subtask; None while the scene is being looked at
-    asked: float = 0.0  # s of the monotonic clock, when the narrator was asked for the scene
     begun: float = 0.0  # s, ROS time, of the subtask
-    looks: int = 0  # at the scene, for this subtask
     steps: int = 0
     done_steps: int = 0  # in a row
     description: str = ""  # what the policy says that it is doing
@@ -108,8 +103,8 @@ class ActionPolicyNode(LifecycleNode):
             cancel_callback=self._on_cancel,
         )
         self._while_configured.append(server.destroy)
-        self._narrator = self.create_client(Ask, "ask")
-        self._while_configured.append(lambda: self.destroy_client(self._narrator))
+        self._scene_look = SceneLook(self)
+        self._while_configured.append(self._scene_look.destroy)
         self._unanswered: str | None = None  # an instruction about which something was asked
 
     def activate(self) -> None:
@@ -176,42 +171,21 @@ class ActionPolicyNode(LifecycleNode):
             ValueError: there is none, and the words cannot be followed.
         """
         following.episode, following.done_steps = None, 0
-        if self.params.scene_check == "ignore" or not self._narrator.service_is_ready():
+        tell = partial(self._on_scene, following)
+        if self.params.scene_check == "ignore" or not self._scene_look.ask(tell):
             try:
                 self._begin(following, None)
             except ValueError:
                 self._following = None
                 raise
-            return
-        following.looks += 1
-        following.asked = time.monotonic()
-        answer = self._narrator.call_async(Ask.Request(question=_QUESTION))
-        answer.add_done_callback(lambda future: self._on_scene(following, future))
 
-    def _on_scene(self, following: Following, answer: Future) -> None:
-        if self._following is not following or following.episode is not None:
-            return  # replaced or ended meanwhile, or begun without
-        response = answer.result()
-        waited = time.monotonic() - following.asked
+    def _on_scene(self, following: Following, tokens: Sequence[str], why: str) -> None:
+        if self._following is not following:
+            return
+        problem = f"the instruction is not held against the scene: {why}" if why else ""
+        self.log_edge("scene", problem)
         try:
-            if response is None or not response.scene:
-                why = response.message if response else "no answer"
-                self.log_edge("scene", f"the scene cannot be looked at before the start: {why}")
-                self._begin(following, None)
-                return
-            self.log_edge("scene", "")
-            if response.age > waited + _PICTURE_AGE and following.looks < _LOOKS:
-                self._look(following)
-                return
-            scene = from_tokens(response.scene)
-            said = following.plan.instruction
-            if self._unanswered is not None:
-                pending, self._unanswered = self._unanswered, None
-                if (whole := completed(pending, said, scene)) is not None:
-                    following.plan = Plan(whole)
-            if following.plan.number == 0:
-                following.plan.check(scene)
-            self._begin(following, scene)
+            self._begin(following, from_tokens(tokens) if tokens else None)
         except Unresolved as error:
             if self.params.scene_check == "ask" and error.kind == AMBIGUOUS:
                 self._unanswered = following.plan.subtasks[following.plan.number]
@@ -221,9 +195,15 @@ class ActionPolicyNode(LifecycleNode):
 
     def _begin(self, following: Following, scene: Scene | None) -> None:
         """Start the policy's memory on a subtask. Raises ValueError: it cannot be followed."""
+        pending, self._unanswered = self._unanswered, None
+        if scene is not None and pending is not None:
+            whole = completed(pending, following.plan.instruction, scene)
+            following.plan = Plan(whole) if whole is not None else following.plan
+        if scene is not None and following.plan.number == 0:
+            following.plan.check(scene)
         text = following.plan.begin(scene)
         following.episode = self._model.start(text)
-        following.begun, following.looks, following.description = self.now, 0, ""
+        following.begun, following.description = self.now, ""
         said = following.plan.subtasks[following.plan.number]
         meant = f"{said} (which is: {text})" if text != said else text
         self.get_logger().info(shorten(f"following: {meant}"))
@@ -238,6 +218,7 @@ class ActionPolicyNode(LifecycleNode):
     def _end(self, success: bool, reason: str) -> None:
         following, self._following = self._following, None
         if following is not None:
+            self._scene_look.forget()
             reason = shorten(reason)
             if not following.plan.finished:
                 following.plan.end(reason)
@@ -300,12 +281,8 @@ class ActionPolicyNode(LifecycleNode):
             )  # the clock was not there yet, or a simulation started over
         if self.now - following.started > following.time_limit:
             self._end(False, f"time limit of {following.time_limit:g} s reached")
-        elif following.episode is None and time.monotonic() - following.asked > _LOOK_TIME:
-            self.log_edge("scene", "the narrator does not answer: followed without a look")
-            try:
-                self._begin(following, None)
-            except ValueError as error:
-                self._end(False, str(error))
+        elif following.episode is None:
+            self._scene_look.watch()
 
     # --- observations -----------------------------------------------------------------------
 

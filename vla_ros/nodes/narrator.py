@@ -333,8 +333,8 @@ class NarratorNode(LifecycleNode):
         with self._keeping_up.working():
             sight, _ = self._look(frame, measured)
             response.scene = to_tokens(sight.scene)
+            response.age = self.now - seconds(frame.header.stamp)
             said = self._narrator.answer(sight.scene, question)
-        response.age = self.now - seconds(frame.header.stamp)
         if not said.sound:
             raise ValueError(f"the answer '{said.text}' does not hold of the scene that was read")
         return said

@@ -1,0 +1,81 @@
+"""A look at the scene before something is begun: the narrator is asked what is there now."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from rclpy.node import Node
+from rclpy.task import Future
+
+from vla_ros.srv import Ask
+
+PATIENCE = 2.0  # s that the narrator may take
+_LOOKS = 3  # at pictures that may have been taken before it was asked
+_PICTURE_AGE = 0.3  # s; a picture of so long before the question still shows the same scene
+_QUESTION = "what does the gripper hold?"  # any: what is wanted is the scene that comes with it
+
+# Called with the spatial tokens of the scene, or with none and the reason.
+Tell = Callable[[Sequence[str], str], None]
+
+
+class SceneLook:
+    """Asks for the scene on behalf of a node, whose thread calls everything here.
+
+    Args:
+        node: its service `ask` is that of the narrator, by the node's names and remappings.
+    """
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._client = node.create_client(Ask, "ask")
+        self._tell: Tell | None = None  # who waits for an answer
+        self._looks = 0
+        self._asked = 0.0  # s of the monotonic clock
+
+    def destroy(self) -> None:
+        self._tell = None
+        self._node.destroy_client(self._client)
+
+    def ask(self, tell: Tell) -> bool:
+        """Ask; `tell` is called once, unless another question or `forget` comes first.
+
+        Returns whether there is a narrator to ask. Without one `tell` is not called.
+        """
+        self.forget()
+        if not self._client.service_is_ready():
+            return False
+        self._tell, self._looks = tell, 0
+        self._look()
+        return True
+
+    def forget(self) -> None:
+        """Nobody waits any more."""
+        self._tell = None
+
+    def watch(self) -> None:
+        """Give up on a narrator that does not answer; to be called now and then."""
+        if self._tell is not None and time.monotonic() - self._asked > PATIENCE:
+            self._answer((), f"the narrator has not answered for {PATIENCE:g} s")
+
+    def _look(self) -> None:
+        tell = self._tell
+        self._looks += 1
+        self._asked = time.monotonic()
+        answer = self._client.call_async(Ask.Request(question=_QUESTION))
+        answer.add_done_callback(lambda future: self._on_answer(tell, future))
+
+    def _on_answer(self, tell: Tell, answer: Future) -> None:
+        if self._tell is not tell:
+            return
+        response = answer.result()
+        if response is None or not response.scene:
+            self._answer((), response.message if response else "the narrator gave no answer")
+        elif response.age > time.monotonic() - self._asked + _PICTURE_AGE and self._looks < _LOOKS:
+            self._look()
+        else:
+            self._answer(response.scene, "")
+
+    def _answer(self, scene: Sequence[str], why: str) -> None:
+        tell, self._tell = self._tell, None
+        tell(scene, why)

@@ -5,7 +5,9 @@ import shutil
 
 import numpy as np
 import pytest
-from probe import nodes_of
+import rclpy
+from probe import nodes_of, wait_for
+from rclpy.executors import SingleThreadedExecutor
 from std_msgs.msg import Header, String
 
 from vla_ros.msg import Narration
@@ -13,6 +15,8 @@ from vla_ros.nodes.action_policy import ActionPolicyNode
 from vla_ros.robots import panda
 from vla_ros.ros.lifecycle import FAILURE
 from vla_ros.ros.messages import joint_state_message, to_time, tokens_message
+from vla_ros.scene_language.scenes import Scene, to_tokens
+from vla_ros.srv import Ask
 
 INSTRUCTION = "reach for the red cube"
 
@@ -238,3 +242,127 @@ def test_feedback_has_the_narration_of_this_instruction_and_moment(
     assert policy._narrated(following) == ("so it is" if shown else "")
     times["now"] = 25.0  # the narrator has said nothing since
     assert policy._narrated(following) == ""
+
+
+# --- instructions held against the scene ----------------------------------------------------------
+
+SCENE = Scene.of_metres(
+    [("red", "cube", (0.52, 0.10, 0.02)), ("blue", "cube", (0.40, 0.0, 0.02)),
+     ("green", "cylinder", (0.45, -0.10, 0.02)), ("white", "bowl", (0.40, 0.15, 0.0))],
+    gripper=(0.50, 0.0, 0.20), opening=0.04,
+)  # fmt: skip
+
+
+class Narrator:
+    """Answers `ask` with a scene, in a thread of its own, until it is closed."""
+
+    def __init__(self, context, scene=SCENE, age=0.05):
+        self.scene, self.age, self.questions = scene, age, 0
+        self.node = rclpy.create_node("narrator", context=context)
+        self.node.create_service(Ask, "ask", self._answer)
+
+    def _answer(self, request, response):
+        self.questions += 1
+        response.scene = [] if self.scene is None else to_tokens(self.scene)
+        response.message = "" if self.scene else "nothing was seen yet"
+        response.age = self.age
+        return response
+
+
+@pytest.fixture
+def asking(make, checkpoint):
+    """Make a policy beside a narrator; both are spun until something holds."""
+    executors = []
+
+    def start(**parameters):
+        node = make(checkpoint, **parameters)
+        assert node.bring_up() == ""
+        narrator = Narrator(node.context)
+        executor = SingleThreadedExecutor(context=node.context)
+        executor.add_node(node)
+        executor.add_node(narrator.node)
+        executors.append((executor, narrator.node))
+
+        def until(condition):
+            def held():
+                executor.spin_once(timeout_sec=0.01)
+                return condition()
+
+            return wait_for(held)
+
+        until(node._scene_look._client.service_is_ready)
+        return node, narrator, until
+
+    yield start
+    for executor, narrator in executors:
+        executor.shutdown()
+        narrator.destroy_node()
+
+
+def test_what_is_not_there_is_refused_with_what_is(asking):
+    node, narrator, until = asking()
+    following = node._follow("push the green cube to the left")
+    assert following.episode is None, "nothing is begun before the scene is known"
+    until(following.ended.done)
+    success, reason = following.ended.result()
+    assert not success and "a green cylinder and a blue cube, no green cube" in reason
+    assert narrator.questions == 1 and following.plan.told() == [reason]
+
+
+def test_the_policy_is_told_colour_and_shape_of_what_was_named_by_its_place(asking):
+    node, _, until = asking()
+    node._follow("lift the block nearest to the bowl")
+    until(lambda: node._following.episode)
+    assert node._following.episode.instruction == "lift the red cube"
+
+
+def test_subtasks_follow_each_other_and_it_is_what_the_last_was_about(asking):
+    node, narrator, until = asking()
+    following = node._follow("push the can left, then push it right")
+    until(lambda: following.episode)
+    assert following.episode.instruction == "push the green cylinder left"
+    for _ in range(node.params.done_steps):
+        node._judge(following, 1.0)
+    assert following.episode is None, "the scene is looked at again"
+    until(lambda: following.episode)
+    assert following.episode.instruction == "push the green cylinder right"
+    for _ in range(node.params.done_steps):
+        node._judge(following, 1.0)
+    assert following.ended.result() == (True, "fulfilled")
+    assert following.plan.told() == ["fulfilled", "fulfilled"] and narrator.questions == 2
+
+
+def test_an_ambiguous_instruction_can_be_completed_by_an_answer(asking):
+    node, _, until = asking(scene_check="ask")
+    following = node._follow("lift the cube")
+    until(following.ended.done)
+    assert "the red cube or the blue cube: say which" in following.ended.result()[1]
+    node._follow("the blue one")
+    until(lambda: node._following.episode)
+    assert node._following.episode.instruction == "lift the blue cube"
+
+
+def test_an_old_picture_is_not_believed_and_no_scene_is_no_reason_to_refuse(asking):
+    node, narrator, until = asking()
+    narrator.age = 5.0
+    node._follow(INSTRUCTION)
+    until(lambda: node._following.episode)
+    assert narrator.questions == 3, "it asked again for a newer one"
+    narrator.scene = None
+    node._follow("push the green cube to the left")
+    until(lambda: node._following.episode)
+    assert node._following.episode.instruction == "push the green cube to the left"
+
+
+def test_the_scene_can_be_ignored(asking):
+    node, narrator, _ = asking(scene_check="ignore")
+    assert node._follow("push the green cube to the left").episode is not None
+    assert narrator.questions == 0
+
+
+def test_a_stop_while_the_scene_is_looked_at_is_a_stop(asking):
+    node, narrator, until = asking()
+    following = node._follow(INSTRUCTION)
+    node._on_instruction(String(data=""))
+    until(lambda: narrator.questions)
+    assert following.ended.result() == (False, "stopped") and node._following is None

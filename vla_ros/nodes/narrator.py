@@ -333,6 +333,7 @@ class NarratorNode(LifecycleNode):
         with self._keeping_up.working():
             sight, _ = self._look(frame, measured)
             response.scene = to_tokens(sight.scene)
+            response.stamp = frame.header.stamp
             response.age = self.now - seconds(frame.header.stamp)
             said = self._narrator.answer(sight.scene, question)
         if not said.sound:

@@ -8,11 +8,10 @@ from collections.abc import Callable, Sequence
 from rclpy.node import Node
 from rclpy.task import Future
 
+from vla_ros.ros.messages import seconds
 from vla_ros.srv import Ask
 
-PATIENCE = 2.0  # s that the narrator may take
-_LOOKS = 3  # at pictures that may have been taken before it was asked
-_PICTURE_AGE = 0.3  # s; a picture of so long before the question still shows the same scene
+PATIENCE = 2.0  # s that the narrator may take, and its eye for a picture of after the question
 _QUESTION = "what does the gripper hold?"  # any: what is wanted is the scene that comes with it
 
 # Called with the spatial tokens of the scene, or with none and the reason.
@@ -30,22 +29,24 @@ class SceneLook:
         self._node = node
         self._client = node.create_client(Ask, "ask")
         self._tell: Tell | None = None  # who waits for an answer
-        self._looks = 0
         self._asked = 0.0  # s of the monotonic clock
+        self._since = 0.0  # s, ROS time: older pictures may show what was there before
+        self._again = False  # the newest picture was one of those
 
     def destroy(self) -> None:
         self._tell = None
         self._node.destroy_client(self._client)
 
     def ask(self, tell: Tell) -> bool:
-        """Ask; `tell` is called once, unless another question or `forget` comes first.
+        """Ask what is there from now on; `tell` is called once, unless another question or `forget`
+        comes first.
 
         Returns whether there is a narrator to ask. Without one `tell` is not called.
         """
         self.forget()
         if not self._client.service_is_ready():
             return False
-        self._tell, self._looks = tell, 0
+        self._tell, self._asked, self._since = tell, time.monotonic(), self._now()
         self._look()
         return True
 
@@ -54,14 +55,20 @@ class SceneLook:
         self._tell = None
 
     def watch(self) -> None:
-        """Give up on a narrator that does not answer; to be called now and then."""
-        if self._tell is not None and time.monotonic() - self._asked > PATIENCE:
-            self._answer((), f"the narrator has not answered for {PATIENCE:g} s")
+        """Ask again after an old picture, and give up in the end; to be called often."""
+        if self._tell is None:
+            return
+        if time.monotonic() - self._asked > PATIENCE:
+            what = "has seen no new picture" if self._again else "has not answered"
+            self._answer((), f"the narrator {what} for {PATIENCE:g} s")
+        elif self._again:
+            self._look()
+
+    def _now(self) -> float:
+        return self._node.get_clock().now().nanoseconds * 1e-9
 
     def _look(self) -> None:
-        tell = self._tell
-        self._looks += 1
-        self._asked = time.monotonic()
+        tell, self._again = self._tell, False
         answer = self._client.call_async(Ask.Request(question=_QUESTION))
         answer.add_done_callback(lambda future: self._on_answer(tell, future))
 
@@ -71,8 +78,8 @@ class SceneLook:
         response = answer.result()
         if response is None or not response.scene:
             self._answer((), response.message if response else "the narrator gave no answer")
-        elif response.age > time.monotonic() - self._asked + _PICTURE_AGE and self._looks < _LOOKS:
-            self._look()
+        elif seconds(response.stamp) < self._since:
+            self._again = True
         else:
             self._answer(response.scene, "")
 

@@ -29,7 +29,7 @@ SMALL = ScenesConfig(
     language=SVLConfig(
         len(TOKENS), context=96, width=32, heads=2, layers=1, pad=PAD_ID, bos=BOS, eos=EOS
     ),
-    d_model=64, hidden_dim=32, z_dim=16,
+    d_model=64, hidden_dim=32, z_dim=32,
 )  # fmt: skip
 RED, GREEN = Name("red", "cube"), Name("green", "sphere")
 TABLE = Picture(
@@ -170,9 +170,9 @@ def test_more_things_are_put_where_there_is_room():
 # -- losses ----------------------------------------------------------------------------------------
 
 TAUGHT = {  # by each loss
-    **{"told": ("language", "decoder.to_z", "decoder.to_layout")},
-    **{"spatial": ("language", "decoder.to_layout"), "kl": ("decoder.to_z",)},
-    **{"diversity": ("decoder.to_z", "decoder.to_layout"), "unmoved": ("decoder.to_layout",)},
+    **{"told": ("language", "decoder.to_z", "decoder.to_thing", "decoder.to_places")},
+    **{"spatial": ("language", "decoder.to_places"), "kl": ("decoder.to_z",)},
+    **{"diversity": ("decoder.to_z", "decoder.to_places"), "unmoved": ("decoder.to_places",)},
     **{"reconstruction": ("decoder.painter",), "perceptual": ("decoder.painter",)},
     **{"color": ("decoder.painter",), "consistency": ("captioner.see", "captioner.cell")},
     **{"matching": ("language", "captioner.gist", "temperature"), "language": ("language.core",)},
@@ -183,11 +183,7 @@ TAUGHT = {  # by each loss
 def test_each_loss_teaches_its_part_with_finite_gradients(model, name):
     model.zero_grad()
     drawn = batch(Texts(0, moving=0.5), 0, 8, SMALL.things)
-    with torch.no_grad():  # a bottleneck at its prior would have no loss
-        model.decoder.to_z.bias[: SMALL.z_dim] += 1.0
     all_losses(model, drawn)[name].backward()
-    with torch.no_grad():
-        model.decoder.to_z.bias[: SMALL.z_dim] -= 1.0
     for part in TAUGHT[name]:
         gradients = [p.grad for n, p in model.named_parameters() if n.startswith(part)]
         gradients = [g for g in gradients if g is not None]
@@ -200,17 +196,16 @@ def test_a_caption_teaches_the_painter_too(model):
     model.zero_grad()
     all_losses(model, batch(Texts(0), 0, 8, SMALL.things))["consistency"].backward()
     assert model.decoder.painter.thing[0].weight.grad.abs().max() > 0
-    assert model.decoder.to_layout[0].weight.grad.abs().max() > 0
+    assert model.decoder.to_places[0].weight.grad.abs().max() > 0
 
 
-@pytest.mark.parametrize("rows", [8, 16, 32])
-@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize(("rows", "half"), [(8, False), (16, True), (32, True)])
 def test_some_steps_leave_no_nan_whatever_the_batch_and_precision(rows, half):
     torch.manual_seed(0)
     model = CycleScenes(SMALL)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     texts = Texts(0, moving=0.4)
-    for step in range(3):
+    for step in range(2):
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
             found = all_losses(model, batch(texts, step, rows, SMALL.things))
         assert all(value.isfinite() for value in found.values()), found

@@ -234,6 +234,62 @@ class DynamicsRecipe(WorldSettings):
         part(self.size, "dynamics")
 
 
+# -- text -> scene -> text
+
+
+@dataclass(frozen=True)
+class ScenesRecipe(Settings):
+    """How text -> scene -> text is trained; the defaults are those of the one that ships."""
+
+    epochs: int = 12
+    num_samples: int = 8000  # texts of an epoch
+    batch_size: int = 32
+    learning_rate: float = 1.5e-3
+    warmup: int = 100
+    weight_decay: float = 1e-3
+    save_every: int = 250
+    d_model: int = 512
+    hidden_dim: int = 256
+    z_dim: int = 128
+    use_vae: bool = True
+    use_vq: bool = False
+    painter: str = "sprites"
+    dropout: float = 0.0
+    lambda_told: float = 1.0
+    lambda_spatial: float = 0.3
+    lambda_kl: float = 0.02
+    lambda_diversity: float = 0.05
+    lambda_unmoved: float = 0.1
+    lambda_reconstruction: float = 4.0
+    lambda_perceptual: float = 4.0
+    lambda_color: float = 1.0
+    lambda_consistency: float = 1.0
+    lambda_matching: float = 0.5
+    lambda_language: float = 0.2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        between(self, 1, MOST, "epochs", "num_samples", "batch_size", "d_model", "hidden_dim")
+        between(self, 1, MOST, "z_dim")
+        if self.painter not in ("sprites", "convolutions"):
+            raise ValueError(f"painter is {self.painter!r}: choose sprites or convolutions")
+        if self.use_vae and self.use_vq:
+            raise ValueError("use_vae and use_vq: a bottleneck is one of them; give --no-use-vae")
+
+    @property
+    def total(self) -> int:
+        return max(self.epochs * self.num_samples // self.batch_size, 1)
+
+    @property
+    def weights(self) -> dict[str, float]:
+        prefix = "lambda_"
+        return {
+            field.name.removeprefix(prefix): getattr(self, field.name)
+            for field in fields(self)
+            if field.name.startswith(prefix)
+        }
+
+
 # -- checks
 
 
@@ -254,10 +310,12 @@ def setting_arguments(
 ) -> None:
     """An option for each setting of a recipe but `without`, with its default."""
     for field in fields(recipe):
-        if field.name not in without:
-            parser.add_argument(
-                f"--{field.name.replace('_', '-')}",
-                type=type(field.default),
-                default=field.default,
-                help=f"default {field.default}",
-            )
+        if field.name in without:
+            continue
+        name, about = f"--{field.name.replace('_', '-')}", f"default {field.default}"
+        if isinstance(field.default, bool):
+            action = argparse.BooleanOptionalAction
+            parser.add_argument(name, action=action, default=field.default, help=about)
+        else:
+            kind = type(field.default)
+            parser.add_argument(name, type=kind, default=field.default, help=about)

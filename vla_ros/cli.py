@@ -38,7 +38,7 @@ _COMMANDS = {
         "train a narrator: its language, then what it sees",
     ),
     ("train", "scenes"): (
-        "vla_ros.training.scenes.train",
+        "vla_ros.training.commands.scenes",
         "train text -> scene -> text: what words look like",
     ),
     ("train", "tokenizer"): (

@@ -7,9 +7,8 @@ only, has to read it again. The names of the settings are those of the original'
 
 from __future__ import annotations
 
-import argparse
 import random
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -21,74 +20,25 @@ from vla_ros.models.scenes.config import ScenesConfig
 from vla_ros.models.scenes.cycle import CycleScenes, eight_bits
 from vla_ros.models.scenes.decoder import Decoded
 from vla_ros.models.scenes.layout import layout_of
+from vla_ros.training.recipes import ScenesRecipe as Recipe
 from vla_ros.training.run_folder import begin
 from vla_ros.training.scenes import losses as loss
 from vla_ros.training.scenes.crowds import MOST, with_more_things
 from vla_ros.training.scenes.texts import Texts, Wanted, contradiction, nn_pad, wanted
-from vla_ros.training.trainer import Objective, PolicyTrainer, Settings, setting_arguments
+from vla_ros.training.trainer import Objective, PolicyTrainer
 
 _HELD_OUT_BATCHES = 8
 _DAMAGE = 0.03  # standard deviation of noise on what the captioner sees
 Batch = dict[str, Tensor]
 
 
-@dataclass(frozen=True)
-class Recipe(Settings):
-    """How text -> scene -> text is trained; the defaults are those of the one that ships."""
-
-    epochs: int = 12
-    num_samples: int = 8000  # texts of an epoch
-    batch_size: int = 32
-    learning_rate: float = 1.5e-3
-    warmup: int = 100
-    weight_decay: float = 1e-3
-    save_every: int = 250
-    d_model: int = 512
-    hidden_dim: int = 256
-    z_dim: int = 128
-    use_vae: bool = True
-    use_vq: bool = False
-    painter: str = "sprites"
-    dropout: float = 0.0
-    lambda_told: float = 1.0
-    lambda_spatial: float = 0.3
-    lambda_kl: float = 0.02
-    lambda_diversity: float = 0.05
-    lambda_unmoved: float = 0.1
-    lambda_reconstruction: float = 4.0
-    lambda_perceptual: float = 4.0
-    lambda_color: float = 1.0
-    lambda_consistency: float = 1.0
-    lambda_matching: float = 0.5
-    lambda_language: float = 0.2
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if min(self.epochs, self.num_samples, self.batch_size) < 1:
-            raise ValueError("epochs, num_samples and batch_size are 1 or more")
-        if self.use_vae and self.use_vq:
-            raise ValueError("use_vae and use_vq: a bottleneck is one of them; give --no-use-vae")
-
-    @property
-    def total(self) -> int:
-        return max(self.epochs * self.num_samples // self.batch_size, 1)
-
-    @property
-    def model(self) -> ScenesConfig:
-        bottleneck = "vae" if self.use_vae else "vq" if self.use_vq else "none"
-        return ScenesConfig(
-            d_model=self.d_model, hidden_dim=self.hidden_dim, z_dim=self.z_dim,
-            bottleneck=bottleneck, painter=self.painter, dropout=self.dropout,
-        )  # fmt: skip
-
-    @property
-    def weights(self) -> dict[str, float]:
-        prefix = "lambda_"
-        return {
-            field.name.removeprefix(prefix): getattr(self, field.name)
-            for field in fields(self)
-            if field.name.startswith(prefix)
-        }
+def model_config(recipe: Recipe) -> ScenesConfig:
+    """The model that a recipe trains."""
+    bottleneck = "vae" if recipe.use_vae else "vq" if recipe.use_vq else "none"
+    return ScenesConfig(
+        d_model=recipe.d_model, hidden_dim=recipe.hidden_dim, z_dim=recipe.z_dim,
+        bottleneck=bottleneck, painter=recipe.painter, dropout=recipe.dropout,
+    )  # fmt: skip
 
 
 def batch(texts: Texts, step: int, count: int, things: int) -> Batch:
@@ -170,7 +120,7 @@ def train(recipe: Recipe, out: Path, *, tensorboard: bool = False) -> Path:
     """
     args = begin(recipe, out, dict(vars(recipe)))
     torch.manual_seed(recipe.seed)
-    model, things = CycleScenes(recipe.model), recipe.model.things
+    model, things = CycleScenes(model_config(recipe)), model_config(recipe).things
     texts, held = Texts(recipe.seed), Texts(recipe.seed, "held_out")
     trainer = PolicyTrainer(
         Objective(model, losses, recipe.weights),
@@ -181,19 +131,3 @@ def train(recipe: Recipe, out: Path, *, tensorboard: bool = False) -> Path:
         tensorboard=tensorboard,
     )
     return trainer.fit()
-
-
-# -- the command line ------------------------------------------------------------------------------
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", type=Path, default=Path("runs/scenes"), help="of the run")
-    parser.add_argument("--tensorboard", action="store_true", help="write curves for it too")
-    setting_arguments(parser, Recipe, without=("steps", "frames"))
-
-
-def main(arguments: argparse.Namespace) -> None:
-    names = {field.name for field in fields(Recipe)} & set(vars(arguments))
-    told = {name: getattr(arguments, name) for name in names}
-    folder = train(Recipe(**told), arguments.out, tensorboard=arguments.tensorboard)
-    print(f"checkpoint written to {folder}")

@@ -349,6 +349,9 @@ def test_an_action_configuration_that_does_not_fit_is_refused(model, tmp_path, c
 
 
 def test_resolve_names_what_ships(tmp_path):
+    with pytest.raises(FileNotFoundError, match="holds no checkpoint: config.json is missing"):
+        resolve(str(tmp_path))
+    (tmp_path / "config.json").write_text("{}")
     assert resolve(str(tmp_path)) == tmp_path
     with pytest.raises(FileNotFoundError, match="no checkpoint 'nowhere'"):
         resolve("nowhere")

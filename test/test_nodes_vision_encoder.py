@@ -140,7 +140,7 @@ def test_pictures_that_it_cannot_read_are_named(make, checkpoint):
     [
         ("world", "neither a policy's nor a narrator's"),
         ("nowhere", "no checkpoint 'nowhere'"),
-        ("", "no config.json"),  # an empty folder
+        ("", "config.json is missing"),  # an empty folder
     ],
 )
 def test_what_has_no_eye_does_not_configure(tmp_path, name, words):

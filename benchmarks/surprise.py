@@ -28,6 +28,7 @@ from vla_ros.training.data.clips import stride_of
 from vla_ros.training.evaluation import wilson_interval
 from vla_ros.training.genie_faults import Fault, FaultyEpisode, collect, load
 from vla_ros.training.genie_robot_actions import plan
+from vla_ros.training.metrics import auroc
 
 matplotlib.use("Agg")
 from matplotlib import pyplot  # noqa: E402
@@ -143,16 +144,6 @@ def watch_all(
             if phase + stride_of(faulty.episode, world.config.dt) < len(faulty.episode):
                 found.append(watch(world, number, faulty, phase, rivals and phase == RIVAL_PHASE))
     return found
-
-
-def auroc(high: np.ndarray, low: np.ndarray) -> float:
-    """How often one of `high` is above one of `low`."""
-    values, place, count = np.unique(
-        np.concatenate([low, high]), return_inverse=True, return_counts=True
-    )
-    rank = np.cumsum(count) - (count - 1) / 2
-    above = rank[place[len(low) :]].sum() - len(high) * (len(high) + 1) / 2
-    return float(above / (len(high) * len(low)))
 
 
 def resampled(

@@ -18,10 +18,11 @@ from vla_ros.scene_language.sentences import parse
 from vla_ros.scene_language.topics import permitted
 from vla_ros.scene_language.vocabulary import BOS, EOS, TOKENS
 from vla_ros.scene_language.vocabulary import PAD as PAD_ID
+from vla_ros.training.metrics import auroc
 from vla_ros.training.recipes import ScenesRecipe as Recipe
 from vla_ros.training.scenes import losses
 from vla_ros.training.scenes.crowds import MOST, with_more_things
-from vla_ros.training.scenes.measures import agreement, auroc, drawn_scene, narrations, shows
+from vla_ros.training.scenes.measures import agreement, drawn_scene, narrations, shows
 from vla_ros.training.scenes.texts import Texts, Wanted, contradiction, wanted
 from vla_ros.training.scenes.train import batch
 from vla_ros.training.scenes.train import losses as all_losses

@@ -280,3 +280,13 @@ def _wheel() -> Path:
             "folder of one: --minilm FOLDER"
         )
     return Path(next(iter(found.submodule_search_locations))) / "model"
+
+
+def auroc(high: np.ndarray, low: np.ndarray) -> float:
+    """How often one of `high` is above one of `low`; ties count half."""
+    values, place, count = np.unique(
+        np.concatenate([low, high]), return_inverse=True, return_counts=True
+    )
+    rank = np.cumsum(count) - (count - 1) / 2
+    above = rank[place[len(low) :]].sum() - len(high) * (len(high) + 1) / 2
+    return float(above / (len(high) * len(low)))

@@ -277,13 +277,3 @@ def _holds(fact: Moving, before: Scene, after: Scene) -> bool:
         return holds(fact, before, after)
     except ValueError:
         return False
-
-
-def auroc(positive: Sequence[float], negative: Sequence[float]) -> float:
-    """Chance that a positive is above a negative; ties count half."""
-    ranks = np.argsort(np.argsort(np.concatenate([positive, negative]), kind="stable"))
-    joined = np.concatenate([positive, negative])
-    _, inverse, counts = np.unique(joined, return_inverse=True, return_counts=True)
-    mean_rank = np.bincount(inverse, ranks) / counts
-    top = mean_rank[inverse][: len(positive)].sum() - len(positive) * (len(positive) - 1) / 2
-    return float(top / (len(positive) * len(negative)))

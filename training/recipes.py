@@ -256,10 +256,10 @@ class ScenesRecipe(Settings):
     painter: str = "sprites"
     dropout: float = 0.0
     lambda_told: float = 1.0
-    lambda_spatial: float = 0.3
+    lambda_spatial: float = 0.03
     lambda_kl: float = 0.02
-    lambda_diversity: float = 0.05
-    lambda_unmoved: float = 0.1
+    lambda_diversity: float = 0.01
+    lambda_unmoved: float = 0.02
     lambda_reconstruction: float = 4.0
     lambda_perceptual: float = 4.0
     lambda_color: float = 1.0

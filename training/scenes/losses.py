@@ -12,8 +12,7 @@ from torch import Tensor
 
 from vla_ros.models.scenes.captions import caption_ids, caption_loss
 from vla_ros.models.scenes.cycle import CycleScenes
-from vla_ros.models.scenes.decoder import Decoded
-from vla_ros.models.scenes.layout import Layout, Picture, pictures_of
+from vla_ros.models.scenes.layout import Layout, Picture
 from vla_ros.scene_language.drawing import TABLE_RGB, draw
 from vla_ros.training.scenes.texts import KINDS, SIDES, Wanted
 
@@ -93,10 +92,10 @@ def apart(layout: Layout, wanted: Wanted) -> Tensor:
     return (F.relu(room - distance) * pairs).sum() / len(places)
 
 
-def kl(decoded: Decoded) -> Tensor:
+def kl(mu: Tensor, logvar: Tensor) -> Tensor:
     """Kullback-Leibler divergence of the bottleneck from a normal distribution, nats a number
     (Kingma and Welling 2014, appendix B), less what is free."""
-    nats = 0.5 * (decoded.mu.square() + decoded.logvar.exp() - 1 - decoded.logvar)
+    nats = 0.5 * (mu.square() + logvar.exp() - 1 - logvar)
     return F.relu(nats.mean(0) - _FREE_NATS).mean()
 
 
@@ -166,9 +165,9 @@ def contrastive(texts: Tensor, others: Tensor, scenes: Tensor, temperature: Tens
     return (F.cross_entropy(to_texts, here) + F.cross_entropy(to_scenes, here)) / 2
 
 
-def captioned(model: CycleScenes, scene: Tensor, layout: Layout) -> Tensor:
+def captioned(model: CycleScenes, scene: Tensor, pictures: list[Picture]) -> Tensor:
     """Whether the captioner reads from a picture what was painted, nats a token."""
-    ids = caption_ids(pictures_of(layout)).to(scene.device)
+    ids = caption_ids(pictures).to(scene.device)
     return caption_loss(model.captioner(scene, ids), ids)
 
 

@@ -307,6 +307,9 @@ class Wanted:
     kind: Tensor
     between: Tensor
 
+    def __getitem__(self, rows: slice) -> Wanted:
+        return Wanted(*(value[rows] for value in vars(self).values()))
+
 
 def wanted(texts: Sequence[Text], things: int) -> Wanted:
     rows = len(texts)

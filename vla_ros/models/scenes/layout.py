@@ -3,7 +3,7 @@ gradients pass through."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -60,16 +60,17 @@ class Layout:
         return len(self.there)
 
     def __getitem__(self, rows: slice | Tensor) -> Layout:
-        return Layout(*(value[rows] for value in self._values()))
+        return self.map(lambda value: value[rows])
 
-    def _values(self) -> list[Tensor]:
-        return [getattr(self, field.name) for field in fields(self)]
+    def map(self, of: Callable[[Tensor], Tensor]) -> Layout:
+        """With `of` done to each attribute."""
+        return Layout(*(of(getattr(self, field.name)) for field in fields(self)))
 
     def detach(self) -> Layout:
-        return Layout(*(value.detach() for value in self._values()))
+        return self.map(Tensor.detach)
 
     def to(self, device: torch.device) -> Layout:
-        return Layout(*(value.to(device) for value in self._values()))
+        return self.map(lambda value: value.to(device))
 
     def rounded(self) -> Layout:
         """Places in the middles of bins; the gradient passes as if they were not moved."""

@@ -6,33 +6,27 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 import torch
+from tiny_scenes import SMALL
 
 from vla_ros.models.scenes.captions import caption_ids, caption_of, read_caption
-from vla_ros.models.scenes.config import ScenesConfig
 from vla_ros.models.scenes.cycle import CycleScenes
 from vla_ros.models.scenes.layout import MOTIONS, Picture, layout_of, pictures_of
-from vla_ros.models.svl import SVLConfig
+from vla_ros.models.scenes.reading import shows
 from vla_ros.scene_language.facts import Moving, Related, holds
 from vla_ros.scene_language.scenes import BOWL, PAD, Name, Place, Scene, Thing
 from vla_ros.scene_language.sentences import parse
 from vla_ros.scene_language.topics import permitted
-from vla_ros.scene_language.vocabulary import BOS, EOS, TOKENS
+from vla_ros.scene_language.vocabulary import EOS
 from vla_ros.scene_language.vocabulary import PAD as PAD_ID
 from vla_ros.training.metrics import auroc
 from vla_ros.training.recipes import ScenesRecipe as Recipe
 from vla_ros.training.scenes import losses
 from vla_ros.training.scenes.crowds import MOST, with_more_things
-from vla_ros.training.scenes.measures import agreement, drawn_scene, narrations, shows
+from vla_ros.training.scenes.measures import agreement, drawn_scene, narrations
 from vla_ros.training.scenes.texts import Texts, Wanted, contradiction, wanted
 from vla_ros.training.scenes.train import batch
 from vla_ros.training.scenes.train import losses as all_losses
 
-SMALL = ScenesConfig(
-    language=SVLConfig(
-        len(TOKENS), context=96, width=32, heads=2, layers=1, pad=PAD_ID, bos=BOS, eos=EOS
-    ),
-    d_model=64, hidden_dim=32, z_dim=32,
-)  # fmt: skip
 RED, GREEN = Name("red", "cube"), Name("green", "sphere")
 TABLE = Picture(
     (Thing(RED, Place(40, 30, 1)), Thing(GREEN, Place(20, 12, 1)), Thing(BOWL, Place(30, 50, 0))),
@@ -252,7 +246,7 @@ def test_an_unknown_setting_is_refused():
 def test_words_that_were_never_taught_are_named(model):
     with pytest.raises(ValueError, match="'teapot'"):
         model.imagine("a red teapot")
-    with pytest.raises(ValueError, match="empty"):
+    with pytest.raises(ValueError, match="no words"):
         model.imagine(" ")
 
 

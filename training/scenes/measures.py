@@ -25,6 +25,7 @@ from vla_ros.models.scenes.config import ScenesConfig
 from vla_ros.models.scenes.cycle import CycleScenes, eight_bits
 from vla_ros.models.scenes.decoder import Decoded
 from vla_ros.models.scenes.layout import MOTIONS, Picture, pictures_of
+from vla_ros.models.scenes.reading import shows
 from vla_ros.scene_language.facts import (
     INVERSE,
     Fact,
@@ -32,9 +33,8 @@ from vla_ros.scene_language.facts import (
     Related,
     holds,
     narration,
-    true_of,
 )
-from vla_ros.scene_language.scenes import GRIPPER, NAMES, Name, Place, Scene, Thing
+from vla_ros.scene_language.scenes import NAMES, Name, Place, Scene, Thing
 from vla_ros.scene_language.sentences import say
 from vla_ros.scene_language.worlds import sample_moments, sample_scene
 from vla_ros.training.scenes.crowds import with_more_things
@@ -94,27 +94,6 @@ def _is_present(fact: Fact) -> bool:
 
 def _has_gripper(text: Text) -> bool:
     return text.motion is not None
-
-
-def shows(picture: Picture, fact: Fact) -> bool:
-    """Whether a fact holds of a picture, which has one moment and no heights."""
-    scene = picture.scene()
-    if isinstance(fact, Moving):
-        if picture.gripper is None or picture.motion != fact.direction:
-            return False
-        if fact.thing is not None and fact.thing not in scene:
-            return False
-        if fact.target is not None and fact.target not in scene:
-            return False
-        if fact.verb == "carry" and _bins(scene, fact.thing, GRIPPER) > 2:
-            return False
-        return fact.which is None or true_of(fact.which, scene)
-    return true_of(fact, scene)
-
-
-def _bins(scene: Scene, one: Name, other: Name) -> float:
-    a, b = scene.place_of(one), scene.place_of(other)
-    return max(abs(a.x - b.x), abs(a.y - b.y))
 
 
 @torch.inference_mode()
@@ -215,8 +194,7 @@ def narrations(count: int, seed: int) -> list[tuple[Picture, list[str], list[str
             continue
         seed_ = rng.getrandbits(32)
         said = [say(f, random.Random(seed_)) for f in (fact, wrong)]
-        motion = fact.direction
-        found.append((Picture.of(moment.before, motion), *said))
+        found.append((Picture.seen(moment.before, moment.after), *said))
     return found
 
 

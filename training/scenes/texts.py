@@ -18,6 +18,7 @@ from torch import Tensor
 
 from vla_ros.models.language import pad
 from vla_ros.models.scenes.layout import ALL_COLORS, ALL_SHAPES, MOTIONS
+from vla_ros.models.scenes.reading import RELATIONS, SIDES
 from vla_ros.scene_language.facts import INVERSE, Fact, Moving, Present, Related
 from vla_ros.scene_language.scenes import BOWL, COLORS, MOVABLE, PAD, SHAPES, Name
 from vla_ros.scene_language.sentences import say
@@ -25,8 +26,6 @@ from vla_ros.scene_language.topics import permitted
 from vla_ros.scene_language.vocabulary import BOS, EOS, IDS
 
 SPLITS = ("train", "held_out")
-SIDES = ("left", "right", "behind", "front")
-RELATIONS = (*SIDES, "near", "on", "inside", "between")  # that a picture from above shows
 # Where what the gripper comes closer to lies, seen from it.
 _AHEAD = {"left": "left", "right": "right", "away": "behind", "closer": "front"}
 # Kinds of relations between places: those of facts, being at one place, and being pushed.

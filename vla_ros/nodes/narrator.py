@@ -9,6 +9,9 @@ the joint states of their stamp, and the chunk of their stamp while a policy act
 fewer frames than the policy, and come earlier or later with one than the policy with its chunk. It
 looks at one observation at a time, the newest: what came while it was speaking is old by then. The
 service `ask` answers questions about the newest one.
+
+With a checkpoint of text -> scene -> text each sentence has its cycle score: what is seen is
+painted from above, and what is read in that picture is compared with the sentence.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import math
 import sys
 import time
 from collections import deque
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -28,6 +32,9 @@ from sensor_msgs.msg import JointState
 
 from vla_ros.checkpoints import resolve
 from vla_ros.models.narrator import Narrator, Said, Sight, plan_of
+from vla_ros.models.scenes.cycle import CycleScenes
+from vla_ros.models.scenes.layout import Picture
+from vla_ros.models.scenes.reading import can_be_shown
 from vla_ros.msg import ActionChunk, Narration, VisualTokens
 from vla_ros.nodes.parameters import NARRATOR as PARAMETERS
 from vla_ros.observations import proprioception
@@ -41,7 +48,7 @@ from vla_ros.ros.messages import seconds, tokens_from_message
 from vla_ros.ros.robot_history import RESTART, STAMP_ROUNDING, RobotHistory, arm_chunk
 from vla_ros.ros.running import run
 from vla_ros.ros.texts import shorten
-from vla_ros.scene_language.actions import Action
+from vla_ros.scene_language.actions import Action, step
 from vla_ros.scene_language.scenes import to_tokens
 from vla_ros.scene_language.vocabulary import tokens_of
 from vla_ros.srv import Ask
@@ -81,6 +88,8 @@ class NarratorNode(LifecycleNode):
     def configure(self) -> None:
         torch.set_num_threads(1)
         self._narrator = Narrator.from_pretrained(resolve(self.params.checkpoint))
+        scenes = self.params.scenes
+        self._scenes = CycleScenes.from_pretrained(resolve(scenes)) if scenes else None
         self._encoder_id = self._narrator.encoder_id
         self._kinematics = ArmKinematics()
         self._publisher = self.publisher(Narration, "narration", qos.standard())
@@ -94,6 +103,7 @@ class NarratorNode(LifecycleNode):
         self._missed = False  # a sentence came late, or none could be said
         self._inference_time = 0.0
         self._sound: deque[bool] = deque(maxlen=_JUDGED)
+        self._doubts: deque[bool] = deque(maxlen=_JUDGED)  # of sentences with a score
         self._unknown: tuple[str, ...] = ()
         self._problem = ""  # why the newest frames are not narrated
         self.subscribe(VisualTokens, _TOKENS, self._on_tokens, qos.sensor())
@@ -104,7 +114,7 @@ class NarratorNode(LifecycleNode):
         self.subscribe(ActionChunk, "action_chunk", self._on_chunk, qos.standard())
 
     def cleanup(self) -> None:
-        self._narrator = None
+        self._narrator = self._scenes = None
 
     def diagnose(self) -> tuple[bytes, str, dict[str, Any]]:
         received, published = self._received, self._published
@@ -113,7 +123,8 @@ class NarratorNode(LifecycleNode):
         details = {
             "narrations_per_second": published,
             "inference_ms": round(1e3 * self._inference_time, 1),
-            "unsound_share": round(unsound / len(self._sound), 2) if self._sound else "unknown",
+            "unsound_share": _share([not sound for sound in self._sound]),
+            "doubtful_share": _share(self._doubts),
             "unknown_words": ", ".join(self._unknown),
         }
         self._keeping_up.note(self._missed or bool(self._problem))
@@ -261,17 +272,22 @@ class NarratorNode(LifecycleNode):
         )
         began = time.perf_counter()
         sight, felt = self._look(frame, measured)
+        after = None
         if told is None:
             said = self._narrator.describe(sight.scene)
         else:
             (point,) = joint_chunk_to_end_effector(self._kinematics, measured, told.point)
-            known = "" if self._unknown else instruction
-            said = self._narrator.narrate(sight.scene, plan_of(felt, point), known)
+            known, plan = "" if self._unknown else instruction, plan_of(felt, point)
+            said, after = self._narrator.narrate(sight.scene, plan, known), step(sight.scene, plan)
+        score = self._score(said, Picture.seen(sight.scene, after)) if said.sound else math.nan
         self._inference_time = time.perf_counter() - began
         self._missed |= self.now - seconds(frame.header.stamp) > _LATE
         self._sound.append(said.sound)
         if not said.sound:
             return
+        doubtful = score < self.params.doubt_below
+        if not math.isnan(score):
+            self._doubts.append(doubtful)
         self._published += 1
         self._publisher.publish(
             Narration(
@@ -283,8 +299,18 @@ class NarratorNode(LifecycleNode):
                 unknown_words=self._unknown,
                 log_probability=said.log_probability,
                 inference_time=self._inference_time,
+                cycle_score=score,
+                doubtful=doubtful,
             )
         )
+        named = f"the newest sentence has a cycle score of {score:.2f}: it may not be so"
+        self.log_edge("doubt", named if doubtful else "")
+
+    def _score(self, said: Said, picture: Picture) -> float:
+        """The cycle score of a sentence; NaN if it has none."""
+        if self._scenes is None or not can_be_shown(said.fact):
+            return math.nan
+        return self._scenes.match(said.words, picture)
 
     def _measured(self, frame: VisualTokens) -> np.ndarray:
         """Joint positions [D]. Raises ValueError when they are not known."""
@@ -339,6 +365,11 @@ class NarratorNode(LifecycleNode):
         if not said.sound:
             raise ValueError(f"the answer '{said.text}' does not hold of the scene that was read")
         return said
+
+
+def _share(judged: Collection[bool]) -> float | str:
+    """How many are true, 0 to 1; "unknown" of none."""
+    return round(sum(judged) / len(judged), 2) if judged else "unknown"
 
 
 def _unknown_words(instruction: str) -> tuple[str, ...]:

@@ -67,6 +67,14 @@ NARRATOR = {
         1.0, "Narrate this often, Hz; 0: only when what the robot is told changes.", 0.0, 20.0,
         live=True,
     ),
+    "scenes": Parameter(
+        "",
+        "Scores each sentence against what is seen: a checkpoint of text -> scene -> text by name, "
+        "or the path of a folder; empty: no scores.",
+    ),
+    "doubt_below": Parameter(
+        0.1, "A sentence with a lower cycle score is doubtful.", 0.0, 1.0, live=True
+    ),
     "state_topics": Parameter(
         ["joint_states"],
         "Topics of joint states that together give the robot's, such as arm and gripper.",
@@ -92,6 +100,11 @@ WORLD_MODEL = {
     ),
     "imagine_period": Parameter(
         1.0, "Imagine what comes next this often, s; 0: only when asked.", 0.0, 3600.0, live=True
+    ),
+    "scenes": Parameter(
+        "",
+        "Paints what imagine_scene is asked for: a checkpoint of text -> scene -> text by name, or "
+        "the path of a folder; empty: that service refuses.",
     ),
 }
 

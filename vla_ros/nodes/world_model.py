@@ -2,7 +2,8 @@
 
 It observes a frame every `dt` of the model, with the robot actions that led to it where they are
 known, and says how much the frame surprised it. Every so often, and when the service `imagine`
-asks, it imagines what comes next: one frame at a time, so that no real one waits for long.
+asks, it imagines what comes next: one frame at a time, so that no real one waits for long. Between
+them it paints what the service `imagine_scene` asks for.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from vla_ros.checkpoints import resolve
 from vla_ros.images import image_from_message
 from vla_ros.models.genie.genie import Dream, Imagined, WorldModel
 from vla_ros.msg import ActionChunk, GateStatus, Imagination
+from vla_ros.nodes.imagined_scenes import ImaginedScenes
 from vla_ros.nodes.parameters import WORLD_MODEL as PARAMETERS
 from vla_ros.nodes.plan_reader import PlanReader
 from vla_ros.observations import preprocess_image
@@ -80,6 +82,7 @@ class WorldModelNode(LifecycleNode):
         # an unfinished call would keep the other callbacks of its group waiting.
         group = ReentrantCallbackGroup()
         self.create_service(Imagine, "imagine", self._on_imagine, callback_group=group)
+        self._scenes = ImaginedScenes(self, lambda: self._work.reset())
 
     def configure(self) -> None:
         torch.set_num_threads(1)
@@ -98,6 +101,7 @@ class WorldModelNode(LifecycleNode):
                 f"horizon is {self.params.horizon}, but the checkpoint {path} imagines at most "
                 f"{config.longest} frames: give 1 to {config.longest}"
             )
+        self._scenes.load(self.params.scenes)
         self._topic = self.params.camera_topic or f"{config.camera}/image_raw"
         self._publisher = self.publisher(Imagination, "imagination", qos.standard())
         # Reliable: what RViz and rqt ask for unless told otherwise.
@@ -112,7 +116,8 @@ class WorldModelNode(LifecycleNode):
         self._received = self._observed = self._known = self._gaps = 0
         self._unfit = ""  # what is wrong with the images
         self._observing_time = self._imagining_time = 0.0  # s, of the newest frame
-        self._imagined_since = 0  # frames, since the newest real one
+        self._imagined_since = 0  # frames and scenes, since the newest real one
+        self._scene_is_next = True
         # Steady time: this is about work to do, not about the robot. It runs while there is some.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._work = self.create_timer(_REST, self._imagine_frame, clock=steady)
@@ -129,9 +134,11 @@ class WorldModelNode(LifecycleNode):
     def deactivate(self) -> None:
         while self._imaginings:
             self._end(self._imaginings.popleft(), "world_model was deactivated meanwhile")
+        self._scenes.end("world_model was deactivated meanwhile")
 
     def cleanup(self) -> None:
         self._world = self._dream = None
+        self._scenes.load("")
 
     def diagnose(self) -> tuple[bytes, str, dict[str, Any]]:
         received, observed = self._received, self._observed
@@ -345,20 +352,27 @@ class WorldModelNode(LifecycleNode):
         self._work.reset()
 
     def _imagine_frame(self) -> None:
-        if not self._imaginings:
+        if not self._imaginings and not self._scenes:
             self._work.cancel()
             return
         if self._would_be_missed():
             return
-        imagining = self._imaginings[0]
-        began = time.perf_counter()
+        self._scene_is_next = bool(self._scenes) and (self._scene_is_next or not self._imaginings)
         with self._keeping_up.working():
-            imagining.imagined.append(next(imagining.steps))
-        self._imagining_time = time.perf_counter() - began
+            if self._scene_is_next:
+                self._scenes.paint_one()
+            else:
+                self._imagine_one(self._imaginings[0])
+        self._scene_is_next = not self._scene_is_next  # they take turns
         self._imagined_since += 1
+        self._work.reset()  # rest from now on, not from when the frame was begun
+
+    def _imagine_one(self, imagining: Imagining) -> None:
+        began = time.perf_counter()
+        imagining.imagined.append(next(imagining.steps))
+        self._imagining_time = time.perf_counter() - began
         if len(imagining.imagined) == imagining.horizon:
             self._end(self._imaginings.popleft())
-        self._work.reset()  # rest from now on, not from when the frame was begun
 
     def _would_be_missed(self) -> bool:
         """Whether the next real frame would, were one imagined now. After each real one is imagined

@@ -127,4 +127,4 @@ def text_of(tokens: Sequence[str]) -> str:
 def _unknown(words: Sequence[str], text: str) -> ValueError:
     named = ", ".join(map(repr, dict.fromkeys(words)))
     plural = "s" if len(set(words)) > 1 else ""
-    return ValueError(f"unknown word{plural} {named} in '{text}': the narrator was not taught them")
+    return ValueError(f"unknown word{plural} {named} in '{text}': the scene language has none such")

@@ -20,7 +20,8 @@ from vla_ros.models.scenes.config import ScenesConfig
 from vla_ros.models.scenes.decoder import SceneDecoder
 from vla_ros.models.scenes.language import AutoregressiveLanguageModel
 from vla_ros.models.scenes.layout import Picture, layout_of
-from vla_ros.scene_language.vocabulary import BOS, EOS, IDS, PAD, tokens_of
+from vla_ros.models.scenes.reading import not_shown
+from vla_ros.scene_language.vocabulary import BOS, EOS, PAD, encode, tokens_of
 
 
 @dataclass(frozen=True)
@@ -28,14 +29,21 @@ class Imagined:
     """What a text looks like.
 
     Attributes:
-        image: uint8 [64, 64, 3], from above.
-        picture: what the captioner reads in it.
+        image: uint8 RGB [64, 64, 3], from above; a pixel is a bin of x and y.
+        caption: tokens that the captioner says of it, see `captions`.
         score: see `CycleScenes.match`.
+        missing: what of the text is not in the caption, in words; "" if nothing is.
     """
 
     image: np.ndarray
-    picture: Picture
+    caption: tuple[str, ...]
     score: float
+    missing: str
+
+    @property
+    def picture(self) -> Picture:
+        """What the caption says."""
+        return read_caption(self.caption)
 
 
 class CycleScenes(Part):
@@ -60,12 +68,17 @@ class CycleScenes(Part):
             ValueError: words that the model was never taught (all are named), an empty text, or one
                 that is too long.
         """
-        rows = []
+        rows, most = [], self.config.language.context - 2
         for text in texts:
             words = tokens_of(text) if isinstance(text, str) else list(text)
-            if not words:
-                raise ValueError("the text is empty: describe a scene, as in 'a red cube'")
-            rows.append(torch.tensor([BOS, *(IDS[word] for word in words), EOS]))
+            if not any(word.isalpha() for word in words):
+                raise ValueError("the text has no words: describe a scene, as in 'a red cube'")
+            if len(words) > most:
+                raise ValueError(
+                    f"the text has {len(words)} words and punctuation marks, {most} at most: "
+                    "shorten it"
+                )
+            rows.append(torch.tensor([BOS, *encode(words), EOS]))
         ids = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=PAD)
         return ids.to(self.temperature.device)
 
@@ -84,11 +97,13 @@ class CycleScenes(Part):
         Raises:
             ValueError: as for `encode`.
         """
-        embedding = self.language.embed(self.encode([text]))
+        words = tokens_of(text) if isinstance(text, str) else list(text)
+        embedding = self.language.embed(self.encode([words]))
         scene = eight_bits(self.decoder(embedding, self.noise([seed])).scene)
         (caption,) = self.captioner.generate_caption(scene)
-        score = self._score(embedding, self.captioner.embed(scene))
-        return Imagined(_image(scene[0]), read_caption(caption), score.item())
+        score = self._score(embedding, self.captioner.embed(scene)).item()
+        missing = not_shown(words, read_caption(caption))
+        return Imagined(_image(scene[0]), tuple(caption), score, missing)
 
     @torch.inference_mode()
     def match(self, text: str | Sequence[str], picture: Picture) -> float:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vla_ros.scene_language.facts import DIRECTIONS
+from vla_ros.scene_language.facts import DIRECTIONS, direction_of
 from vla_ros.scene_language.scenes import (
     BINS,
     BOWL,
@@ -102,10 +102,19 @@ class Picture:
     motion: str = ""
 
     @classmethod
-    def of(cls, scene: Scene, motion: str = "") -> Picture:
-        """Of a scene, all of whose things are laid on the table."""
-        things = [_flat(name, place) for name, place in scene.things]
-        return cls(tuple(things), Place(*scene.gripper[:2], 1), scene.open, motion)
+    def seen(cls, scene: Scene, after: Scene | None = None) -> Picture:
+        """What is to be seen of a scene, all of whose things are laid on the table.
+
+        Args:
+            scene: what there is.
+            after: a moment later, for the motion of the gripper; None: the things alone, as a text
+                shows them that does not speak of the gripper.
+        """
+        things = tuple(_flat(name, place) for name, place in scene.things)
+        if after is None:
+            return cls(things)
+        hand = Place(*scene.gripper[:2], 1)
+        return cls(things, hand, scene.open, direction_of(scene, after))
 
     def scene(self) -> Scene:
         """As a scene; a gripper that is missing stands in a corner."""

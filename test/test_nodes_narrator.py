@@ -21,12 +21,17 @@ from taught_narrator import (
     WRONG,
     taught_narrator,
 )
+from tiny_scenes import tiny_scenes
 
 from vla_ros import live
 from vla_ros.bringup import Stack
+from vla_ros.models.scenes.cycle import CycleScenes
+from vla_ros.models.scenes.layout import Picture
 from vla_ros.msg import ActionChunk, Narration, VisualTokens
 from vla_ros.nodes.narrator import NarratorNode
 from vla_ros.robots import panda
+from vla_ros.robots.actions import end_effector_chunk_to_joints
+from vla_ros.robots.kinematics import ArmKinematics
 from vla_ros.ros import qos
 from vla_ros.ros.lifecycle import FAILURE, OK, WARN
 from vla_ros.ros.messages import (
@@ -36,6 +41,7 @@ from vla_ros.ros.messages import (
     tokens_message,
 )
 from vla_ros.scene_language.scenes import from_tokens, to_tokens
+from vla_ros.scene_language.vocabulary import tokens_of
 from vla_ros.srv import Ask
 
 NAMESPACE = "/narrating"
@@ -287,6 +293,68 @@ def test_words_never_taught_leave_the_instruction_out_and_are_named(node):
     act(node, 11.1)
     assert not node._edges["instruction"]
     assert not node.published[-1].unknown_words and node.diagnose()[2]["unknown_words"] == ""
+
+
+# --- what it doubts -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scenes")
+    tiny_scenes().save_pretrained(folder)
+    return folder
+
+
+def test_without_scenes_no_sentence_has_a_score(node):
+    show(node, 10.0)
+    (message,) = node.published
+    assert np.isnan(message.cycle_score) and not message.doubtful
+    assert node.diagnose()[2]["doubtful_share"] == "unknown"
+
+
+def test_a_sentence_has_the_score_of_what_is_seen(make, folder, scenes):
+    node = awake(make(folder, scenes=str(scenes), rate=20.0))
+    act(node, 10.0)
+    act(node, 10.05)
+    described, told = node.published
+    # What the robot is told is where it is already: the gripper is seen, and does not move.
+    pictures = Picture.seen(SCENES[0]), Picture.seen(SCENES[0], SCENES[0])
+    assert pictures[0].gripper is None and pictures[1].gripper is not None
+    model = CycleScenes.from_pretrained(scenes)
+    for message, picture in zip((described, told), pictures, strict=True):
+        wanted = model.match(tokens_of(message.text), picture)
+        assert message.cycle_score == pytest.approx(wanted, abs=1e-6)
+
+
+def test_the_motion_that_is_seen_is_the_plan_s_and_not_the_sentence_s(make, folder, scenes):
+    node = awake(make(folder, scenes=str(scenes), rate=20.0))
+    seen = []
+    node._scenes.match = lambda words, picture: seen.append(picture) or 0.5
+    act(node, 10.0)
+    ahead = np.tile(end_effector_chunk_to_joints(
+        ArmKinematics(), panda.HOME, np.array([[0.0, 0.05, 0.0, 0.04]])
+    ), (8, 1))  # fmt: skip
+    message = chunk_message(ahead, panda.JOINT_NAMES, 0.05, header=header(10.05), instruction=REACH)
+    show(node, 10.05)
+    node._on_chunk(message)
+    assert [picture.motion for picture in seen] == ["", "left"]
+    assert node.published[-1].text == SENTENCES[REACH, True]  # which tells of another way
+
+
+def test_a_low_score_is_doubted_in_the_message_the_log_and_the_diagnostics(make, folder, scenes):
+    node = awake(make(folder, scenes=str(scenes), rate=20.0, doubt_below=0.2))
+    for k, score in enumerate((0.3, 0.1, 0.15, np.nan, 0.9)):
+        node._scenes.match = lambda *_, score=score: score
+        show(node, 10.0 + 0.05 * k)
+        doubt = node._edges["doubt"]
+        assert ("score of 0.1" in doubt) is (score < 0.2)
+    assert [one.doubtful for one in node.published] == [False, True, True, False, False]
+    assert node.diagnose()[2]["doubtful_share"] == 0.5
+
+
+def test_another_checkpoint_for_scenes_does_not_configure(make, folder):
+    node = make(folder, scenes="narrator")
+    assert node.trigger_configure() == FAILURE and "ScenesConfig" in node.failure
 
 
 # --- what it cannot use ---------------------------------------------------------------------------

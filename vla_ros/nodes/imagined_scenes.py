@@ -63,18 +63,25 @@ class ImaginedScenes:
             self._waiting.popleft()[2].set_result(_refusal(problem))
 
     async def _on_call(self, request: ImagineScene.Request, _: _Answer) -> _Answer:
+        try:
+            return await self.ask(request)
+        except ValueError as error:
+            return _refusal(error)
+
+    def ask(self, request: ImagineScene.Request) -> Future:
+        """Of the answer. Raises ValueError when there is none to be had."""
         name = self._node.get_name()
         if self._node.state != "active":
-            return _refusal(f"{name} is {self._node.state}: configure and activate it first")
+            raise ValueError(f"{name} is {self._node.state}: configure and activate it first")
         if self._model is None:
-            return _refusal(
+            raise ValueError(
                 f"{name} has no checkpoint of scenes: give its parameter scenes a name or a folder"
             )
         answer = Future()
         header = Header(stamp=self._node.get_clock().now().to_msg())
         self._waiting.append((request, header, answer))
         self._wake()
-        return await answer
+        return answer
 
     def _painted(self, request: ImagineScene.Request, header: Header) -> _Answer:
         """Raises ValueError: unknown words, none, or too many."""

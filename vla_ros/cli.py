@@ -26,7 +26,7 @@ _COMMANDS = {
     ),
     ("imagine",): (
         "vla_ros.training.commands.imagine",
-        "what a world model expects; by codes or keys",
+        "what a world model expects, or what a text looks like",
     ),
     ("record",): ("vla_ros.record", "record episodes of the running stack, one bag each"),
     ("train", "policy"): (

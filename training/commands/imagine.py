@@ -1,4 +1,5 @@
-"""`vla imagine`: play a world model, by latent actions, a robot's plan, or the keyboard."""
+"""`vla imagine`: play a world model, by latent actions, a robot's plan, or the keyboard; or look at
+what words look like."""
 
 from __future__ import annotations
 
@@ -7,8 +8,9 @@ import re
 from pathlib import Path
 
 from vla_ros.checkpoints import resolve
-from vla_ros.paths import check_folder, check_there, to_path
+from vla_ros.paths import check_file, check_folder, check_there, to_path
 from vla_ros.scene_language.instructions import FAMILIES
+from vla_ros.scene_language.vocabulary import tokens_of
 from vla_ros.sim.tasks import check_seeds
 from vla_ros.training.data.recordings import ROBOT_HELP, Robot
 from vla_ros.training.recipes import MOST
@@ -17,13 +19,18 @@ _FRAMES = 8  # that --plan imagines
 _EPISODES = 5  # that --grid looks at
 _MOST_EPISODES = 1000  # for --grid
 _FAMILY = "pick"
+_MOST_SCENES = 100
+_SHEET = "scenes.png"
 _CODES = re.compile(r"\d{1,9}(,\d{1,9})*")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--checkpoint", default="world", help="name or folder; default world")
+    parser.add_argument("--checkpoint", help="name or folder; default world, of --scene scenes")
     parser.add_argument(
-        "--out", type=to_path, default=Path("runs/imagine"), help="folder of pictures"
+        "--out",
+        type=to_path,
+        default=Path("runs/imagine"),
+        help="folder of pictures; with --scene maybe a file, NAME.png",
     )
     how = parser.add_mutually_exclusive_group(required=True)
     how.add_argument(
@@ -48,6 +55,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what each latent action does, and how the tool moved with it in some episodes; "
         f"default {_EPISODES}",
     )
+    how.add_argument(
+        "--scene",
+        dest="scenes",
+        action="append",
+        metavar="TEXT",
+        help="what a text looks like from above, and what is read back from that picture, as in "
+        "'a red cube left of the bowl'; again for more",
+    )
+    parser.add_argument(
+        "--attribution", action="store_true", help="with --scene: which words made which pixels"
+    )
     begin = parser.add_argument_group("where it begins (if not told, in a simulated episode)")
     begin.add_argument(
         "--from", dest="files", type=to_path, nargs="+", metavar="FILE", help="pictures, or a video"
@@ -57,7 +75,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     begin.add_argument("--robot", metavar="NAME", help=ROBOT_HELP)
     begin.add_argument("--episode", type=int, help="which one of --data; default 0")
-    begin.add_argument("--seed", type=int, help="of the simulated episode; default 0")
+    begin.add_argument(
+        "--seed", type=int, help="of the simulated episode, or of --scene; default 0"
+    )
     begin.add_argument(
         "--family",
         choices=FAMILIES,
@@ -67,12 +87,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> None:
+    arguments.checkpoint = arguments.checkpoint or ("scenes" if arguments.scenes else "world")
+    if arguments.scenes:
+        _imagine_scenes(arguments)
+        return
     _check(arguments)
     codes = parse_codes(arguments.codes) if arguments.codes is not None else None
     resolve(arguments.checkpoint)
     from vla_ros.training.genie_play import imagine
 
     imagine(arguments, codes)
+
+
+def _imagine_scenes(arguments: argparse.Namespace) -> None:
+    """Raises ValueError, OSError: of what is asked for, before anything is imported or written."""
+    for name in ("files", "data", "robot", "episode", "family", "at"):
+        if getattr(arguments, name) is not None:
+            option = name.replace("files", "from")
+            raise ValueError(f"--{option} with --scene: a text begins nowhere, leave it out")
+    if len(arguments.scenes) > _MOST_SCENES:
+        raise ValueError(f"{len(arguments.scenes)} times --scene: give {_MOST_SCENES} at most")
+    seed, out = arguments.seed or 0, arguments.out
+    if not 0 <= seed <= MOST:
+        raise ValueError(f"--seed is {seed}: give 0 or more, {MOST} at most")
+    for text in arguments.scenes:
+        tokens_of(text)
+    if out.suffix.lower() != ".png":
+        check_folder(out, "--out")
+        out = out / _SHEET
+    check_file(out, "--out")
+    checkpoint = resolve(arguments.checkpoint)
+    from vla_ros.training.scenes.imagine import imagine_scenes
+
+    imagine_scenes(checkpoint, arguments.scenes, seed, arguments.attribution, out)
 
 
 def parse_codes(text: str) -> list[int]:
@@ -85,6 +132,8 @@ def parse_codes(text: str) -> list[int]:
 def _check(arguments: argparse.Namespace) -> None:
     """Raises ValueError if options do not go together, or something is wrong with one."""
     given = {n for n, v in vars(arguments).items() if v is not None and v is not False}
+    if "attribution" in given:
+        raise ValueError("--attribution is of --scene: give a text, or leave it out")
     for name, other, cure in (
         ("files", "data", "give one of them"),
         ("files", "plan", "pictures do not tell what was done: give an episode"),

@@ -23,13 +23,12 @@ from vla_ros.checkpoints import resolve
 from vla_ros.models.narrator import Narrator
 from vla_ros.observations import proprioception
 from vla_ros.robots.kinematics import ArmKinematics
-from vla_ros.scene_language.facts import centimetres, related
-from vla_ros.scene_language.instructions import COLORS, DIRECTIONS, FAMILIES, SHAPES, Goal, phrase
-from vla_ros.scene_language.references import Unresolved, references, tokens
+from vla_ros.scene_language.instructions import FAMILIES
+from vla_ros.scene_language.references import Unresolved
 from vla_ros.scene_language.requests import ground
-from vla_ros.scene_language.scenes import BOWL, PAD, Name, Scene
-from vla_ros.scene_language.wording import RELATION_PHRASES
+from vla_ros.scene_language.scenes import Name, Scene
 from vla_ros.sim.arm import ArmWorld
+from vla_ros.sim.scene_tasks import absent, ambiguous, ask_for, contradictory, named_by_place
 from vla_ros.sim.tasks import sample_task
 from vla_ros.sim.truth import scene_of
 from vla_ros.training.evaluation import wilson_interval
@@ -37,8 +36,6 @@ from vla_ros.training.narrator.sightings import Cameras
 from vla_ros.training.phrasings import Phrasings
 
 _FIRST_SEED = 20_000
-_ASKS = ("pick up {}", "lift {} please", "put {} on the pad", "drop {} into the bowl", "touch {}")
-_SIDES = ("left", "right", "behind", "front")
 
 
 def outcome(text: str, seen: Scene) -> str | Name | None:
@@ -47,61 +44,6 @@ def outcome(text: str, seen: Scene) -> str | Name | None:
         return ground(text, seen).thing
     except Unresolved as error:
         return error.kind
-
-
-def goal_about(name: Name, family: str, rng: random.Random) -> Goal:
-    return Goal(family, *name, rng.choice(DIRECTIONS) if family == "push" else "")
-
-
-def absent(true: Scene, family: str, rng: random.Random, numbers: np.random.Generator) -> str:
-    """About a thing that is not there, by its colour and a noun of its shape."""
-    names = [Name(c, s) for c in COLORS for s in SHAPES if Name(c, s) not in true]
-    while True:
-        text = phrase(goal_about(rng.choice(names), family, rng), numbers)
-        if all(r.shapes for r in references(tokens(text)) if r.fixture is None):
-            return text  # not "the red thing", which may mean another
-
-
-def ambiguous(true: Scene, rng: random.Random) -> str | None:
-    """About one of two that are called the same."""
-    shapes = [name.shape for name, _ in true.things if name not in (PAD, BOWL)]
-    twice = [shape for shape in SHAPES if shapes.count(shape) > 1]
-    return rng.choice(_ASKS).format(f"the {rng.choice(twice)}") if twice else None
-
-
-def contradictory(true: Scene, rng: random.Random) -> str | None:
-    """A thing that is there, on the other side of another than it is said to be."""
-    names = [name for name, _ in true.things]
-    for subject in rng.sample(names, len(names)):
-        landmark = rng.choice([name for name in names if name != subject])
-        for side, other in zip(_SIDES, ("right", "left", "front", "behind"), strict=True):
-            if subject not in (PAD, BOWL) and related(side, subject, (landmark,), true):
-                words = rng.choice(RELATION_PHRASES[other])
-                return f"lift {subject} {words} {landmark}"
-    return None
-
-
-def relational(true: Scene, rng: random.Random) -> tuple[str, Name] | None:
-    """A thing by where it is: the only one of its shape there, clearly so."""
-    movable = [name for name, _ in true.things if name not in (PAD, BOWL)]
-    choices: list[tuple[str, Name]] = []
-    for name in movable:
-        noun = {"cube": "block", "cylinder": "can"}[name.shape]
-        alike = [n for n in movable if n.shape == name.shape]
-        if len(alike) < 2:
-            continue
-        for landmark in [n for n, _ in true.things if n not in alike]:
-            for side in _SIDES:
-                if [n for n in alike if related(side, n, (landmark,), true)] == [name]:
-                    words = rng.choice(RELATION_PHRASES[side])
-                    choices.append((f"the {noun} {words} {landmark}", name))
-            away = {n: centimetres(true.place_of(n), true.place_of(landmark)) for n in alike}
-            if all(away[name] + 4 <= away[n] for n in alike if n != name):
-                choices.append((f"the {noun} nearest to {landmark}", name))
-    if not choices:
-        return None
-    said, name = rng.choice(choices)
-    return rng.choice(_ASKS).format(said), name
 
 
 def main() -> int:
@@ -135,8 +77,9 @@ def main() -> int:
             right["refused: not where it is said to be"].append(
                 outcome(text, seen) == "contradictory"
             )
-        if found := relational(true, rng):
-            right["found by where it is"].append(outcome(found[0], seen) == found[1])
+        if found := named_by_place(true, rng):
+            said, name = found
+            right["found by where it is"].append(outcome(ask_for(said, rng), seen) == name)
     world.close()
     lines = ["| instruction | right | of | % | 95 % interval |", "|---|---|---|---|---|"]
     for what, verdicts in right.items():

@@ -14,6 +14,7 @@ from std_msgs.msg import Header, String
 from vla_ros.msg import Narration
 from vla_ros.nodes.action_policy import ActionPolicyNode
 from vla_ros.robots import panda
+from vla_ros.robots.returning import Return
 from vla_ros.ros.lifecycle import FAILURE
 from vla_ros.ros.messages import joint_state_message, to_time, tokens_message
 from vla_ros.scene_language.scenes import Scene, to_tokens
@@ -331,6 +332,43 @@ def test_subtasks_follow_each_other_and_it_is_what_the_last_was_about(asking):
         node._judge(following, 1.0)
     assert following.ended.result() == (True, "fulfilled")
     assert following.plan.told() == ["fulfilled", "fulfilled"] and narrator.questions == 2
+
+
+def test_between_subtasks_the_arm_goes_up_and_back_to_where_it_began(policy):
+    following = policy._follow("push the green can left, then push the red cube right")
+    put_joints(policy, 10.0)
+    policy._on_tokens(tokens(policy, 10.0))
+    home, _ = policy._kinematics.forward(panda.HOME[:-1])
+    low = home + (0.05, 0.10, -0.15)
+    measured = np.append(policy._kinematics.solve(panda.HOME[:-1], low, iterations=50), 0.01)
+    for _ in range(policy.params.done_steps):
+        policy._judge(following, 1.0)
+    assert following.plan.told() == ["fulfilled", ""]
+    way = []
+    for k in range(1, 80):
+        stamp = 10.0 + 0.05 * k
+        header = Header(stamp=to_time(stamp))
+        policy._on_joint_states(joint_state_message(panda.JOINT_NAMES, measured, header))
+        policy._on_tokens(tokens(policy, stamp))
+        if following.episode is not None:
+            break
+        chunk = policy.published[-1]
+        assert chunk.instruction == "", "a recording of either subtask has none of it"
+        measured = np.array(chunk.data[: chunk.dof])
+        assert measured[-1] == pytest.approx(following.opening), "what is held is kept"
+        way.append(policy._kinematics.forward(measured[:-1])[0])
+    assert following.episode.instruction == "push the red cube right"
+    assert np.linalg.norm(way[-1] - home) < 0.03
+    beside = [np.linalg.norm(tool[:2] - low[:2]) for tool in way if tool[2] < home[2] - 0.08]
+    assert len(beside) > 1 and max(beside) < 0.005, "it goes over what stands there"
+
+
+def test_a_way_back_that_is_blocked_is_given_up(policy):
+    end, _ = policy._kinematics.forward(panda.HOME[:-1])
+    way = Return(policy._kinematics, end + 0.1, began=5.0)
+    assert not way.is_over(panda.HOME, 5.1)
+    assert way.is_over(panda.HOME, 10.0) and way.is_over(panda.HOME, 0.0), "or the clock began anew"
+    assert Return(policy._kinematics, end, began=5.0).is_over(panda.HOME, 5.1)
 
 
 def test_an_ambiguous_instruction_can_be_completed_by_an_answer(asking):

@@ -9,6 +9,7 @@ from vla_ros.scene_language.descriptions import Doing, describe
 from vla_ros.scene_language.instructions import Goal
 from vla_ros.sim.arm import ArmWorld
 from vla_ros.sim.experts import expert_chunk, expert_description, expert_intent
+from vla_ros.sim.judges import Judge
 from vla_ros.sim.tasks import (
     DIRECTION_VECTORS,
     FAMILIES,
@@ -17,7 +18,6 @@ from vla_ros.sim.tasks import (
     TIME_LIMIT,
     WORKSPACE_HIGH,
     WORKSPACE_LOW,
-    Judge,
     Outcome,
     check_seeds,
     sample_task,

@@ -12,7 +12,7 @@ import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import rclpy
@@ -28,13 +28,14 @@ from vla_ros.ros import qos
 from vla_ros.ros.messages import seconds
 from vla_ros.ros.running import StartError, Threads, switch_threads_often
 from vla_ros.sim.report import EpisodeReport
-from vla_ros.sim.tasks import TIME_LIMIT
+from vla_ros.sim.scene_tasks import task_of
 from vla_ros.srv import SetTask
 from vla_ros.stack.stack import Stack
 
 _START_TIME = 60.0  # s that nodes may take to come up
 _ANSWER_TIME = 30.0  # s that a service may take on a busy machine
 _SETTLE_TIME = 1.0  # s of simulated time for the judge, after the policy has ended
+MORE_TIME = 1.0  # s of simulated time that an instruction gets beyond its task's limit
 _QUIET_TIME = 0.4  # s of simulated time: the command gate repeats a hold for less than this
 
 
@@ -89,6 +90,7 @@ class LiveArm:
         self._gate = GateStatus()
         self._gate_since = 0.0  # s of simulated time: when the gate came into its state
         self._chunks: list[tuple[float, int, float]] = []  # arrival, stamp (ns), forward (s)
+        self._told: list[str] = []  # to the policy in this episode, one after the other
         self._threads = Threads(stack.context)
         self._threads.start(self._make_node)
 
@@ -150,13 +152,14 @@ class LiveArm:
             ValueError: there is no such task.
             RuntimeError: a node has ended or does not answer.
         """
+        task = task_of(family, seed)
         self._wait(self._is_quiet, _ANSWER_TIME)
-        task = self._call(self._set_task.call_async(SetTask.Request(family=family, seed=seed)))
-        if not task.success:
-            raise ValueError(task.message)
+        laid = self._call(self._set_task.call_async(SetTask.Request(family=family, seed=seed)))
+        if not laid.success:
+            raise ValueError(laid.message)
         with self._news:
             self._status = None
-            self._chunks = []
+            self._chunks, self._told = [], []
 
         def judged() -> bool:
             return status().outcome != TaskStatus.RUNNING
@@ -167,8 +170,8 @@ class LiveArm:
         if not self._wait(lambda: not judged(), _ANSWER_TIME):
             raise RuntimeError("sim_robot does not report its task on sim_robot/task_status")
         instruction = instruction or task.instruction
-        limit = TIME_LIMIT[family]
-        goal = FollowInstruction.Goal(instruction=instruction, time_limit=limit + 1.0)
+        limit = task.time_limit
+        goal = FollowInstruction.Goal(instruction=instruction, time_limit=limit + MORE_TIME)
         # Sent from the thread that spins: rclpy loses an answer that comes before it has noted whom
         # it is for, which can only happen from another thread.
         sent = self._call(self._node.executor.create_task(self._follow.send_goal_async, goal))
@@ -180,17 +183,22 @@ class LiveArm:
         own = instruction == task.instruction
         self._wait(lambda: own and judged() or result.done(), 10.0 * limit + _ANSWER_TIME)
         if own:
-            end = status().elapsed + _SETTLE_TIME
+            end = (limit if task.refused else status().elapsed) + _SETTLE_TIME
             self._wait(lambda: judged() or status().elapsed > end, _ANSWER_TIME)
-        last = status()
-        if not result.done():
+        last, by_itself = status(), result.done()
+        if not by_itself:
             handle.cancel_goal_async()
             self._call(result)
         ended = result.result().result
         if not own:
             last.outcome = TaskStatus.SUCCEEDED if ended.success else TaskStatus.FAILED
             last.reason, last.elapsed = ended.reason, ended.duration
-        return self._report(last, instruction, ended)
+        report = self._report(last, instruction, ended)
+        if not own or not task.refused:
+            return report
+        if ended.steps or not by_itself:
+            return replace(report, success=False, reason="it should have been refused")
+        return replace(report, refusal=ended.reason)
 
     def _report(
         self, status: TaskStatus, instruction: str, result: FollowInstruction.Result
@@ -217,6 +225,8 @@ class LiveArm:
             reason=reason,
             seconds=status.elapsed,
             steps=result.steps,
+            told=tuple(self._told),
+            outcomes=tuple(result.outcomes),
             rate=rate,
             latency=statistics.median(c.latency for c in costs) if costs else math.nan,
         )
@@ -271,6 +281,8 @@ class LiveArm:
         )
         with self._news:
             self._chunks.append(arrival)
+            if message.instruction and message.instruction not in self._told[-1:]:
+                self._told.append(message.instruction)
 
     def _on_narration(self, message: Narration) -> None:
         self.sentences.append(message.inference_time)

@@ -7,7 +7,9 @@ memory anew and ends when the policy judges it fulfilled, when its time is up or
 Before it is begun it is held against what the narrator sees (service `ask`): things that are not
 there, or not to be told apart, end it with a sentence that says what is there, and things that are
 named by where they are become the policy's words for them. Without a narrator it is followed as it
-was said. What asks for several things, one after the other, is followed subtask by subtask.
+was said. What asks for several things, one after the other, is followed subtask by subtask; between
+two of them the arm goes back to where it began: what was pushed or put down is not touched again,
+the cameras see all, and the policy begins from where it was taught to.
 """
 
 from __future__ import annotations
@@ -16,10 +18,10 @@ import math
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from rclpy.action.server import ServerGoalHandle
@@ -29,14 +31,15 @@ from std_msgs.msg import String
 
 from vla_ros.action import FollowInstruction
 from vla_ros.checkpoints import resolve
-from vla_ros.models.episode import Episode
 from vla_ros.models.vlam import VisionLanguageActionModel
 from vla_ros.msg import ActionChunk, GateStatus, Narration, VisualTokens
+from vla_ros.nodes.following import Following
 from vla_ros.nodes.parameters import ACTION_POLICY as PARAMETERS
 from vla_ros.observations import proprioception
 from vla_ros.robots import panda
 from vla_ros.robots.actions import end_effector_chunk_to_joints
 from vla_ros.robots.kinematics import ArmKinematics
+from vla_ros.robots.returning import Return
 from vla_ros.ros import qos
 from vla_ros.ros.lifecycle import OK, WARN, LifecycleNode
 from vla_ros.ros.messages import chunk_message, seconds, tokens_from_message
@@ -53,22 +56,6 @@ CONTROL_MODE = "end_effector_offset"  # the one that this node can turn into joi
 
 _DESCRIBE_EVERY = 10  # steps
 _NARRATION_LIFE = 3.0  # s; what the narrator said before tells no more what is being done
-
-
-@dataclass
-class Following:
-    """The instruction being followed."""
-
-    plan: Plan
-    started: float  # s, ROS time
-    time_limit: float  # s
-    goal: ServerGoalHandle | None
-    ended: Future  # of (success, reason)
-    episode: Episode | None = None  # of the subtask; None while the scene is being looked at
-    begun: float = 0.0  # s, ROS time, of the subtask
-    steps: int = 0
-    done_steps: int = 0  # in a row
-    description: str = ""  # what the policy says that it is doing
 
 
 class ActionPolicyNode(LifecycleNode):
@@ -191,7 +178,7 @@ class ActionPolicyNode(LifecycleNode):
                 self._unanswered = following.plan.subtasks[following.plan.number]
             self._end(False, str(error))
         except ValueError as error:
-            self._end(False, str(error))
+            self._end(False, f"{why}, and {error}" if why else str(error))
 
     def _begin(self, following: Following, scene: Scene | None) -> None:
         """Start the policy's memory on a subtask. Raises ValueError: it cannot be followed."""
@@ -281,7 +268,7 @@ class ActionPolicyNode(LifecycleNode):
             )  # the clock was not there yet, or a simulation started over
         if self.now - following.started > following.time_limit:
             self._end(False, f"time limit of {following.time_limit:g} s reached")
-        elif following.episode is None:
+        elif following.is_looking:
             self._scene_look.watch()
 
     # --- observations -----------------------------------------------------------------------
@@ -299,7 +286,7 @@ class ActionPolicyNode(LifecycleNode):
 
     def _on_tokens(self, message: VisualTokens) -> None:
         following = self._following
-        if following is None or following.episode is None:
+        if following is None or following.is_looking:
             return
         if message.encoder_id != self._encoder_id:
             reason = (
@@ -323,7 +310,7 @@ class ActionPolicyNode(LifecycleNode):
         if STAMP_ROUNDING < missing <= self.params.state_timeout:
             return
         self._seen = None
-        if following is None or following.episode is None:
+        if following is None or following.is_looking:
             return
         try:
             self._step(following, message)
@@ -341,26 +328,47 @@ class ActionPolicyNode(LifecycleNode):
         )
         self.log_edge("names", self._history.nameless)
         tokens = tokens_from_message(message)
+        if following.way_back is not None:
+            self._return(following, message, measured)
+            return
+        if following.home is None:
+            following.home, _ = self._kinematics.forward(measured[:-1])
         begin = time.perf_counter()
         action = following.episode.act(tokens, proprioception(measured, self._kinematics))
         self._inference_time = time.perf_counter() - begin
-        points = end_effector_chunk_to_joints(self._kinematics, measured, action.actions)
-        chunk = chunk_message(
-            points,
-            names,
-            self._model.config.action.dt,
-            tick=following.steps,
+        following.opening = float(action.actions[0, -1])
+        self._publish(
+            following,
+            message,
+            end_effector_chunk_to_joints(self._kinematics, measured, action.actions),
             instruction=following.episode.instruction,
             confidence=action.confidence,
             done=action.done,
             inference_time=message.inference_time + self._inference_time,
         )
+        self._judge(following, action.done)
+
+    def _return(self, following: Following, message: VisualTokens, measured: np.ndarray) -> None:
+        """A step of the way back between two subtasks; at its end the next one is begun."""
+        if following.way_back.is_over(measured, self.now):
+            following.way_back = None
+            self._begin_next(following)
+            return
+        config = self._model.config.action
+        actions = following.way_back.chunk(measured, following.opening, config.horizon, config.dt)
+        points = end_effector_chunk_to_joints(self._kinematics, measured, actions)
+        self._publish(following, message, points, instruction="", confidence=1.0, done=0.0)
+
+    def _publish(
+        self, following: Following, message: VisualTokens, points: np.ndarray, **what: Any
+    ) -> None:
+        config = self._model.config.action
+        chunk = chunk_message(points, config.joint_names, config.dt, tick=following.steps, **what)
         chunk.header.stamp = message.header.stamp
         chunk.header.frame_id = panda.BASE_FRAME
         self._publisher.publish(chunk)
         self._steps += 1
         following.steps += 1
-        self._judge(following, action.done)
 
     def _judge(self, following: Following, done: float) -> None:
         if following.goal is not None:
@@ -385,6 +393,13 @@ class ActionPolicyNode(LifecycleNode):
         if following.plan.finished:
             self._end(True, FULFILLED)
             return
+        following.episode, following.done_steps = None, 0
+        if following.home is None:
+            self._begin_next(following)
+        else:
+            following.way_back = Return(self._kinematics, following.home, self.now)
+
+    def _begin_next(self, following: Following) -> None:
         try:
             self._look(following)
         except ValueError as error:

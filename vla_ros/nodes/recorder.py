@@ -201,7 +201,8 @@ class RecorderNode(LifecycleNode):
         running = self._recording
         if anew and self.params.automatic and (running is None or running.automatic):
             self._end("the policy began anew")
-            self._first_chunk, self._looks = heard, 0
+            if chunk.instruction:  # else it only goes back, between two subtasks
+                self._first_chunk, self._looks = heard, 0
         self._on_message(heard)
 
     def _on_instruction(self, heard: Heard) -> None:

@@ -37,7 +37,8 @@ from vla_ros.ros.parameters import Parameters
 from vla_ros.ros.running import run
 from vla_ros.ros.texts import shorten
 from vla_ros.sim.arm import CAMERAS, TICK, ArmWorld
-from vla_ros.sim.tasks import Outcome, Task, sample_task
+from vla_ros.sim.scene_tasks import task_of
+from vla_ros.sim.tasks import Outcome, Task
 from vla_ros.srv import SetTask
 
 _STATUS_PERIOD = 0.1  # s
@@ -109,7 +110,7 @@ class SimRobot(Node):
             self._clock_publisher = self.create_publisher(ClockMessage, "/clock", qos.sensor())
         self._statuses = self.create_publisher(TaskStatus, "~/task_status", qos.latched())
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.standard())
-        self.reset(sample_task(params.family, params.seed))
+        self.reset(task_of(params.family, params.seed))
 
         self.create_subscription(
             JointTrajectory, "joint_trajectory", self._on_trajectory, qos.standard(1)
@@ -264,7 +265,7 @@ class SimRobot(Node):
 
     def _on_set_task(self, request: SetTask.Request, response: SetTask.Response) -> Any:
         try:
-            task = sample_task(request.family, request.seed)
+            task = task_of(request.family, request.seed)
         except ValueError as error:
             response.success, response.message = False, shorten(str(error))
             return response

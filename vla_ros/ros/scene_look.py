@@ -11,7 +11,7 @@ from rclpy.task import Future
 from vla_ros.ros.messages import seconds
 from vla_ros.srv import Ask
 
-PATIENCE = 2.0  # s that the narrator may take, and its eye for a picture of after the question
+PATIENCE = 5.0  # s that the narrator may take, and its eye for a picture of after the question
 _QUESTION = "what does the gripper hold?"  # any: what is wanted is the scene that comes with it
 
 # Called with the spatial tokens of the scene, or with none and the reason.

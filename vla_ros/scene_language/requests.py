@@ -30,6 +30,7 @@ _ENDS = frozenset({".", ";", "!", "?"})
 _PUSHING = frozenset(
     {"push", "slide", "shove", "nudge", "scoot", "shift", "bump", "sweep", "poke", "tap", "knock"}
 )
+_GOING = frozenset({"go", "head", "travel", "come", "position", "align", "stretch", "extend"})
 _TAKING = _PUSHING | {
     *("pick", "lift", "grab", "grasp", "grip", "raise", "hoist", "elevate", "seize", "catch"),
     *("reach", "hover", "touch", "point", "approach", "find", "locate", "float", "aim", "fetch"),
@@ -42,7 +43,8 @@ _PLACING = frozenset(
         *("goes", "belongs", "should", "needs", "sit", "take", "get", "have", "want", "need"),
     }
 )
-_VERBS = _TAKING | (_PLACING - {"goes", "belongs", "should", "needs", "need", "want", "have"})
+_VERBS = _TAKING | _GOING
+_VERBS |= _PLACING - {"goes", "belongs", "should", "needs", "need", "want", "have"}
 _PUTTING = frozenset({"put", "place", "lay", "stack", "deposit"})
 _HAND = frozenset({"gripper", "hand", "arm", "yourself", "fingers", "claw", "tool"})
 _DESTINATIONS = frozenset({"on", "inside", "above", "near"})  # relations that say where to, too
@@ -192,18 +194,27 @@ def _begins_a_subtask(piece: Sequence[str], before: Sequence[str]) -> bool:
     if not _VERBS & set(piece) and not _is_elliptical(piece):
         return False
     theirs = [r for r in references(before) if r.fixture is None]
-    if not theirs:
-        return False
-    if mine:
-        return _same(mine[0]) not in map(_same, theirs)
-    if not _PRONOUNS & set(piece):
-        return False
+    begun = bool(theirs) or bool(_PRONOUNS & set(before))
+    moves = bool(_PUSHING & set(piece)) or _has_destination(piece)
     # "grab it and lift it" goes on with what was begun; what comes after a push or a placing, and
     # what is pushed, is something else.
-    if _PUSHING & set(piece):
-        return True
-    done = bool(_PUSHING & set(before)) or any(r.fixture for r in references(before))
-    return done and any(r.fixture for r in references(piece))
+    done = bool(_PUSHING & set(before)) or _has_destination(before)
+    if mine:
+        another = _same(mine[0]) not in map(_same, theirs)
+        return begun and (another or done and moves)
+    if not begun or not _PRONOUNS & set(piece):
+        return False
+    return bool(_PUSHING & set(piece)) or done and moves
+
+
+def _has_destination(words: Sequence[str]) -> bool:
+    """Whether it is said that something is to be put on the pad or into the bowl."""
+    for reference in references(words):
+        if reference.fixture is not None:
+            return True
+        if reference.relation in _DESTINATIONS and _PLACING & set(words):
+            return reference.landmarks[0].fixture is not None
+    return False
 
 
 def _is_elliptical(piece: Sequence[str]) -> bool:

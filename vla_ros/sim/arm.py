@@ -8,8 +8,9 @@ import numpy as np
 from vla_ros.robots import panda
 from vla_ros.robots.kinematics import ArmKinematics
 from vla_ros.sim.controller import JointTrajectoryController
+from vla_ros.sim.judges import Judge, SequenceJudge, StillJudge, judge_of
 from vla_ros.sim.table_model import PARK, TIMESTEP, build_model, paint
-from vla_ros.sim.tasks import Judge, Knock, Outcome, Task
+from vla_ros.sim.tasks import Knock, Outcome, Task
 
 TICK = 0.01  # s between two runs of the joint controller, as of ros2_control at 100 Hz
 CAMERAS = ("camera", "wrist_camera")
@@ -53,7 +54,7 @@ class ArmWorld:
         self._elapsed = 0.0
         self._substeps = round(TICK / TIMESTEP)
         self.task: Task | None = None
-        self.judge: Judge | None = None
+        self.judge: Judge | SequenceJudge | StillJudge | None = None
         self.controller = JointTrajectoryController(panda.JOINT_NAMES, panda.HOME)
         self._put_arm(panda.HOME)
         for shape in ("cube", "cylinder"):
@@ -100,7 +101,7 @@ class ArmWorld:
         self.pose(np.append(arm, panda.GRIPPER_OPEN))
         for _ in range(5):
             self._physics()
-        self.judge = Judge(task, self.object_positions(), self.time)
+        self.judge = judge_of(task, self.object_positions(), self.time)
 
     @property
     def outcome(self) -> Outcome:
@@ -123,9 +124,8 @@ class ArmWorld:
         """Advance by TICK: one run of the controller, the physics, one look of the judge."""
         self._physics()
         if self.judge:
-            self.judge.update(
-                self.time, self.object_positions(), self.tool_position(), self.holding()
-            )
+            held = self.holding(self.judge.index)
+            self.judge.update(self.time, self.object_positions(), self.tool_position(), held)
 
     def _physics(self) -> None:
         target = self.controller.sample(self.time + TICK)

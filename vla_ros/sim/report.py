@@ -19,3 +19,6 @@ class EpisodeReport:
     steps: int  # action chunks
     rate: float = math.nan  # action chunks per second
     latency: float = math.nan  # s, median from camera to command
+    told: tuple[str, ...] = ()  # to the policy, for one subtask after the other
+    outcomes: tuple[str, ...] = ()  # of the subtasks, by the policy's judgement
+    refusal: str = ""  # what was said of an instruction that was refused, as it should be

@@ -1,4 +1,4 @@
-"""Task families on the table: sampled layouts, instructions, and a judge of physics only."""
+"""Task families on the table: sampled layouts and instructions."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ LIFT_HEIGHT = 0.07  # m, object's bottom above the table
 REACH_HEIGHT = 0.05  # m, tool above the object's top when hovering
 HOLD_TIME = 0.2  # s a success condition must last
 TIME_LIMIT = {"reach": 6.0, "push": 10.0, "pick": 10.0, "pad": 14.0, "bowl": 14.0}  # s
+STILL_TIME = 3.0  # s that nothing may move after an instruction that is to be refused
 DISTURBANCE = 0.06  # m another object may be moved before the task counts as failed
 _MOST_EPISODES = 100_000  # that are played at once
 FIRST_TRAINING_SEED = 1_000_000_000  # from here on for training, those below for evaluation
@@ -105,7 +106,11 @@ class Appearance:
 
 @dataclass(frozen=True)
 class Task:
-    """One episode. `objects[0]` is the one meant."""
+    """One episode. `objects[0]` is the one meant.
+
+    `goals`, if there are several, are to be reached one after the other; the first is `goal`. What
+    is to be `refused` cannot be done in this scene, and nothing may move.
+    """
 
     family: str
     seed: int
@@ -118,10 +123,20 @@ class Task:
     appearance: Appearance = field(repr=False)
     distractors: tuple[Distractor, ...] = ()
     knock: Knock | None = None
+    goals: tuple[Goal, ...] = ()
+    refused: bool = False
+
+    @property
+    def steps(self) -> tuple[Goal, ...]:
+        """The goals in their order; one for most tasks."""
+        return self.goals or (self.goal,)
 
     @property
     def time_limit(self) -> float:
-        return TIME_LIMIT[self.family]
+        """Simulated s."""
+        if self.refused:
+            return STILL_TIME
+        return sum(TIME_LIMIT[goal.family] for goal in self.steps)
 
     def index_of(self, goal: Goal) -> int:
         """Place in `objects` of the one that `goal` names.
@@ -246,72 +261,3 @@ def _sample_appearance(rng: np.random.Generator) -> Appearance:
         camera_rotation=tuple(rng.uniform(-0.02, 0.02, 3)),
         color_shift=tuple(rng.uniform(-0.07, 0.07, 3 * 5)),
     )
-
-
-@dataclass
-class Judge:
-    """Decides success and failure from physics alone; call `update` at least every 0.05 s."""
-
-    task: Task
-    start: np.ndarray  # [n, 3] centres of objects, then distractors, at the start, m
-    began: float  # s
-    outcome: Outcome = Outcome.RUNNING
-    reason: str = ""
-    _since: float | None = None
-
-    def update(self, time: float, objects: np.ndarray, tool: np.ndarray, held: bool) -> Outcome:
-        """Look at the world once.
-
-        Args:
-            time: s.
-            objects: [n, 3] centres of the task's objects, then of its distractors, m, base frame.
-            tool: [3] tool centre point, m, base frame.
-            held: whether both fingers touch the task's object.
-        """
-        if self.outcome is not Outcome.RUNNING:
-            return self.outcome
-        failure = self._failure(objects)
-        if failure:
-            self.outcome, self.reason = Outcome.FAILED, failure
-        elif self._fulfilled(objects, tool, held):
-            self._since = time if self._since is None else self._since
-            if time - self._since >= HOLD_TIME - 1e-6:
-                self.outcome, self.reason = Outcome.SUCCEEDED, "fulfilled"
-        else:
-            self._since = None
-        if self.outcome is Outcome.RUNNING and time - self.began >= self.task.time_limit:
-            self.outcome = Outcome.FAILED
-            self.reason = f"not fulfilled within {self.task.time_limit:g} s"
-        return self.outcome
-
-    def _failure(self, objects: np.ndarray) -> str:
-        moved = np.linalg.norm(objects[:, :2] - self.start[:, :2], axis=1)
-        names = [f"{item.color} {item.shape}" for item in self.task.objects]
-        names += ["distractor"] * len(self.task.distractors)
-        for i, name in enumerate(names):
-            if objects[i, 2] < -0.02:
-                return f"the {name} fell off the table"
-            if i > 0 and moved[i] > DISTURBANCE:
-                return f"the {name} was moved, which nobody asked for"
-        return ""
-
-    def _fulfilled(self, objects: np.ndarray, tool: np.ndarray, held: bool) -> bool:
-        item, position = self.task.objects[0], objects[0]
-        bottom = position[2] - item.half_extents[1]
-        family = self.task.family
-        if family == "reach":
-            above = tool[2] - (position[2] + item.half_extents[1])
-            near = np.linalg.norm(tool[:2] - position[:2]) < 0.03
-            return bool(near and 0.015 < above < 0.09)
-        if family == "push":
-            shift = position[:2] - self.start[0, :2]
-            along = shift @ DIRECTION_VECTORS[self.task.goal.direction]
-            across = np.abs(shift @ DIRECTION_VECTORS[self.task.goal.direction][::-1])
-            return bool(along >= PUSH_DISTANCE and across < 0.045 and bottom < 0.02)
-        if family == "pick":
-            return bool(held and bottom >= LIFT_HEIGHT)
-        if family == "pad":
-            near = np.linalg.norm(position[:2] - np.array(self.task.pad)) < PAD_RADIUS
-            return bool(near and bottom < 0.015 and not held)
-        near = np.linalg.norm(position[:2] - np.array(self.task.bowl)) < BOWL_RADIUS
-        return bool(near and bottom < 0.03 and not held)

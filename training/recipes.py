@@ -241,10 +241,11 @@ class DynamicsRecipe(WorldSettings):
 class ScenesRecipe(Settings):
     """How text -> scene -> text is trained; the defaults are those of the one that ships."""
 
-    epochs: int = 12
+    epochs: int = 20
+    layout_epochs: int = 12  # at first, in which nothing is painted yet
     num_samples: int = 8000  # texts of an epoch
     batch_size: int = 32
-    learning_rate: float = 1.5e-3
+    learning_rate: float = 2e-3
     warmup: int = 100
     weight_decay: float = 1e-3
     save_every: int = 250
@@ -256,10 +257,10 @@ class ScenesRecipe(Settings):
     painter: str = "sprites"
     dropout: float = 0.0
     lambda_told: float = 1.0
-    lambda_spatial: float = 0.03
+    lambda_spatial: float = 0.3
     lambda_kl: float = 0.02
-    lambda_diversity: float = 0.01
-    lambda_unmoved: float = 0.02
+    lambda_diversity: float = 0.05
+    lambda_unmoved: float = 0.1
     lambda_reconstruction: float = 4.0
     lambda_perceptual: float = 4.0
     lambda_color: float = 1.0
@@ -271,6 +272,7 @@ class ScenesRecipe(Settings):
         super().__post_init__()
         between(self, 1, MOST, "epochs", "num_samples", "batch_size", "d_model", "hidden_dim")
         between(self, 1, MOST, "z_dim")
+        between(self, 0, self.epochs, "layout_epochs")
         if self.painter not in ("sprites", "convolutions"):
             raise ValueError(f"painter is {self.painter!r}: choose sprites or convolutions")
         if self.use_vae and self.use_vq:
@@ -279,6 +281,10 @@ class ScenesRecipe(Settings):
     @property
     def total(self) -> int:
         return max(self.epochs * self.num_samples // self.batch_size, 1)
+
+    @property
+    def layout_steps(self) -> int:
+        return self.layout_epochs * self.num_samples // self.batch_size
 
     @property
     def weights(self) -> dict[str, float]:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from vla_ros.models.scenes.config import ScenesConfig
 from vla_ros.models.scenes.cycle import CycleScenes, eight_bits
-from vla_ros.models.scenes.layout import layout_of, pictures_of
+from vla_ros.models.scenes.layout import Layout, layout_of, pictures_of
 from vla_ros.training.recipes import ScenesRecipe as Recipe
 from vla_ros.training.run_folder import begin
 from vla_ros.training.scenes import losses as loss
@@ -27,6 +27,7 @@ from vla_ros.training.scenes.texts import Texts, Wanted, contradiction, wanted
 from vla_ros.training.trainer import Objective, PolicyTrainer
 
 _HELD_OUT_BATCHES = 8
+_OF_PICTURES = ("reconstruction", "perceptual", "color", "consistency", "matching")
 _CYCLE = 0.1  # share of the gradient that passes from the picture to the words
 _DAMAGE = 0.03  # standard deviation of noise on what the captioner sees
 Batch = dict[str, Tensor]
@@ -41,10 +42,10 @@ def model_config(recipe: Recipe) -> ScenesConfig:
     )  # fmt: skip
 
 
-def batch(texts: Texts, step: int, count: int, things: int) -> Batch:
+def batch(texts: Texts, step: int, count: int, things: int, painted: bool = True) -> Batch:
     """Texts, then each with another word, then each contradicted, 3 * count rows of what they ask
-    for, see `Wanted`; and for each of the first, whether another word could be found ("changed")
-    and the seed of what is drawn for it ("seeds")."""
+    for, see `Wanted`; and for each of the first, whether another word could be found ("changed"),
+    the seed of what is drawn for it ("seeds") and whether it is `painted`."""
     pairs = [texts.pair(step * count + i) for i in range(count)]
     rng = random.Random(f"{texts.seed}/{step}")
     firsts, others = [text for text, _ in pairs], [other for _, other in pairs]
@@ -53,11 +54,12 @@ def batch(texts: Texts, step: int, count: int, things: int) -> Batch:
         **vars(wanted([*firsts, *others, *opposites], things)),
         "changed": torch.tensor([text.words != other.words for text, other in pairs]),
         "seeds": torch.tensor(step * count).expand(count) + torch.arange(count),
+        "painted": torch.full((count,), painted),
     }
 
 
 def losses(model: CycleScenes, batch: Batch) -> dict[str, Tensor]:
-    """All losses of a batch by name."""
+    """All losses of a batch by name; those of pictures are 0 if nothing is painted."""
     asked = Wanted(**{field.name: batch[field.name] for field in fields(Wanted)})
     rows = len(batch["seeds"])
     generator = torch.Generator().manual_seed(int(batch["seeds"][0]))
@@ -71,37 +73,56 @@ def losses(model: CycleScenes, batch: Batch) -> dict[str, Tensor]:
         everything = model.decoder.layout(z)
         first, there = everything[:rows], everything[rows : 2 * rows]
         second = model.decoder.layout(_z(model, text, noise[1]))
-        scene = model.decoder.paint(first.map(_eased).rounded(), z[:rows])
     named = asked[:rows]
-    pictures = pictures_of(first.detach())
-    target = loss.drawn(pictures, text.device)
-    damage = _DAMAGE * torch.randn(scene.shape, generator=generator).to(text.device)
-    strength = torch.rand(rows, 1, 1, 1, generator=generator).to(text.device)
-    shown = scene + (eight_bits(scene) - scene).detach() + strength * damage
-    more = np.random.default_rng(int(batch["seeds"][0]))
-    with torch.no_grad():  # what a robot sees has things in it that a sentence does not name
-        crowd = [with_more_things(picture, more) for picture in pictures]
-        crowded = eight_bits(model.decoder.paint(layout_of(crowd, MOST).to(text.device)))
-    unfitting = torch.cat([other[batch["changed"]], opposite])
-
-    def _matching(scene: Tensor) -> Tensor:
-        seen = model.captioner.embed(scene)
-        return loss.contrastive(_eased(text), _eased(unfitting), seen, model.temperature)
-
+    told = loss.told(everything, asked)
+    amiss = loss.related(everything, asked) + 0.5 * loss.apart(everything, asked)
+    # Where things lie is learned once it is known which they are: from the start it outweighs that.
+    named_well = (-told.detach()).exp()
     return {
-        "told": loss.told(everything, asked),
-        "spatial": loss.related(everything, asked) + 0.5 * loss.apart(everything, asked),
+        "told": told,
+        "spatial": named_well * amiss,
+        "amiss": amiss.detach(),
         "kl": loss.kl(mu, logvar) + commitment,
-        "diversity": loss.diverse(first, second, named),
-        "unmoved": loss.unmoved(first, there, named),
-        **loss.painted(scene, target),
-        "consistency": loss.captioned(model, shown, pictures),
-        "matching": (_matching(shown) + _matching(crowded)) / 2,
+        "diversity": named_well * loss.diverse(first, second, named),
+        "unmoved": named_well * loss.unmoved(first, there, named),
+        **_of_pictures(model, batch, first, z[:rows], text, other, opposite),
         "language": F.cross_entropy(
             logits[:, :-1].flatten(0, 1).float(), asked.ids[:, 1:].flatten(),
             ignore_index=model.config.language.pad,
         ),
     }  # fmt: skip
+
+
+def _of_pictures(
+    model: CycleScenes, batch: Batch, layout: Layout, z: Tensor,
+    text: Tensor, other: Tensor, opposite: Tensor,
+) -> dict[str, Tensor]:  # fmt: skip
+    """What is painted, and what is read in it."""
+    if not batch["painted"].all():
+        return dict.fromkeys(_OF_PICTURES, z.new_zeros(()))
+    seed = int(batch["seeds"][0])
+    generator, more = torch.Generator().manual_seed(seed), np.random.default_rng(seed)
+    pictures = pictures_of(layout.detach())
+    with torch.autocast(z.device.type, enabled=False):
+        scene = model.decoder.paint(layout.map(_eased).rounded(), z)
+    damage = _DAMAGE * torch.randn(scene.shape, generator=generator).to(z.device)
+    strength = torch.rand(len(scene), 1, 1, 1, generator=generator).to(z.device)
+    shown = scene + (eight_bits(scene) - scene).detach() + strength * damage
+    with torch.no_grad():  # what a robot sees has things in it that a sentence does not name
+        crowd = [with_more_things(picture, more) for picture in pictures]
+        crowded = eight_bits(model.decoder.paint(layout_of(crowd, MOST).to(z.device)))
+    unfitting = torch.cat([other[batch["changed"]], opposite])
+
+    def matching(scene: Tensor) -> Tensor:
+        seen = model.captioner.embed(scene)
+        return loss.contrastive(_eased(text), _eased(unfitting), seen, model.temperature)
+
+    found = {
+        **loss.painted(scene, loss.drawn(pictures, z.device)),
+        "consistency": loss.captioned(model, shown, pictures),
+        "matching": (matching(shown) + matching(crowded)) / 2,
+    }
+    return {name: found[name] for name in _OF_PICTURES}
 
 
 def _eased(value: Tensor) -> Tensor:
@@ -128,7 +149,9 @@ def train(recipe: Recipe, out: Path, *, tensorboard: bool = False) -> Path:
         Objective(model, losses, recipe.weights),
         recipe,
         args,
-        lambda step, rank: batch(texts, step + (rank << 32), recipe.batch_size, things),
+        lambda step, rank: batch(
+            texts, step + (rank << 32), recipe.batch_size, things, step >= recipe.layout_steps
+        ),
         [batch(held, i, recipe.batch_size, things) for i in range(_HELD_OUT_BATCHES)],
         tensorboard=tensorboard,
     )

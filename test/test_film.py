@@ -198,7 +198,7 @@ def test_a_subtitle_has_the_colour_of_its_truth():
             assert (told == color).all(-1).sum() > 20
             others = [other for other in colors.values() if other != color]
             assert not (told == others[0]).all(-1).any()
-            assert (told[: 480 + 60] == silent[: 480 + 60]).all()  # what is above stays readable
+            assert (told[: 480 + 84] == silent[: 480 + 84]).all()  # what is above stays readable
 
 
 def test_a_robot_without_time_to_speak_is_said_to_be_silent_for_that():
@@ -210,6 +210,17 @@ def test_a_robot_without_time_to_speak_is_said_to_be_silent_for_that():
     plain = drawing.caption(picture, "episode 1 of 1", "lift it", Outcome.RUNNING)
     told = drawing.caption(picture, "episode 1 of 1", "lift it", Outcome.RUNNING, None, "no time")
     assert (told != plain).any() and (told[: 480 + 60] == plain[: 480 + 60]).all()
+
+
+def test_a_long_instruction_and_a_note_on_it_are_shown():
+    picture = np.zeros((480, 640, 3), np.uint8)
+    words = "put the red cube in the bowl, then push the can to the left of the pad away"
+    long = drawing.caption(picture, "episode 1 of 1", words, Outcome.RUNNING)
+    cut = drawing.caption(picture, "episode 1 of 1", words[:40], Outcome.RUNNING)
+    assert (long[496:516] != cut[496:516]).any(), "it has a second line"
+    note = drawing.caption(picture, "episode 1 of 1", words, Outcome.RUNNING, note="refused: why")
+    changed = (note != long).any((1, 2)).nonzero()[0]
+    assert 480 + 56 < changed.min() and changed.max() < 480 + 86
 
 
 def test_an_interrupted_film_leaves_nothing(tmp_path):

@@ -2,6 +2,7 @@
 
 import math
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from std_msgs.msg import Header
 from vla_ros import live
 from vla_ros.film import demo
 from vla_ros.film.states import Recorder
-from vla_ros.film.timeline import Sayings
+from vla_ros.film.timeline import Sayings, Told
 from vla_ros.msg import ActionChunk, GateStatus, Imagination, Narration
 from vla_ros.nodes.command_gate import CommandGateNode
 from vla_ros.nodes.sim_robot import SimRobot
@@ -151,11 +152,35 @@ def wait_until(condition, timeout=60.0):
 
 def test_a_line_of_the_demo_tells_all():
     report = EpisodeReport("pick", 1, "lift it", True, "fulfilled", 2.04, 40, 19.96, 0.0213)
-    assert demo._line(report) == (
-        "fulfilled in 2.0 s; 40 steps at 20.0 Hz, 21 ms from camera to command"
-    )
+    line = "fulfilled in 2.0 s; 40 steps at 20.0 Hz, 21 ms from camera to command"
+    assert demo._lines(report) == [line]
     lost = EpisodeReport("pick", 1, "lift it", False, "fell over", 2.0, 0, math.nan, math.nan)
-    assert demo._line(lost).startswith("FAILED: fell over; 0 steps")
+    assert demo._lines(lost)[0].startswith("FAILED: fell over; 0 steps")
+    parts = replace(report, told=("lift it", "push the red cube left"))
+    assert demo._lines(parts) == ["that is: push the red cube left", line]
+
+
+def test_a_refusal_is_shown_with_its_reason_from_when_it_was_said():
+    refusal = "I see a red cube, no green can"
+    report = EpisodeReport("absent", 1, "lift the green can", True, "", 0.5, 0, refusal=refusal)
+    assert demo._lines(report) == [f"refused: {refusal}"]
+    assert demo._lines(replace(report, success=False, reason="the arm moved")) == [
+        "FAILED: the arm moved"
+    ]
+    told = Told()
+    assert demo._note(report, told, 10.3, 10.0) == ""
+    assert demo._note(report, told, 10.6, 10.0) == f"refused: {refusal}"
+
+
+def test_the_film_shows_the_subtask_that_is_done_at_the_moment():
+    report = EpisodeReport("two-step", 1, "this, then that", True, "fulfilled", 5.0, 90)
+    told = Told()
+    for when, text in ((9.0, "old"), (10.2, "this"), (10.3, "this"), (11.0, ""), (12.0, "that")):
+        told.add(when, text)
+    notes = [demo._note(report, told, when, 10.0) for when in (10.1, 10.25, 11.5, 12.5)]
+    assert notes == ["", "now: this", "", "now: that"]
+    whole = replace(report, instruction="this")
+    assert demo._note(whole, told, 10.25, 10.0) == "", "it is what was said"
 
 
 class Heard:

@@ -94,13 +94,15 @@ def placing():
     return task, laid_out(task), [task.index_of(goal) for goal in task.steps]
 
 
-def test_the_next_goal_counts_when_what_was_moved_lies_still(placing):
+def test_the_next_goal_counts_when_what_was_moved_is_left_alone(placing):
     task, objects, (first, second) = placing
     judge = SequenceJudge(task, objects, 0.0)
     objects = objects.copy()
     objects[first, :2] = task.pad
     now = watch(judge, objects, HOLD_TIME)
     assert judge.goal == task.steps[0], "it may still be moving"
+    now = watch(judge, objects, 2 * REST_TIME, now, tool=objects[first])
+    assert judge.goal == task.steps[0], "the arm has not left it"
     now = watch(judge, objects, REST_TIME, now)
     assert judge.goal == task.steps[1] and judge.outcome is Outcome.RUNNING
     objects[second, :2] = task.bowl

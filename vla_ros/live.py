@@ -29,7 +29,7 @@ from vla_ros.ros.messages import seconds
 from vla_ros.ros.running import StartError, Threads, switch_threads_often
 from vla_ros.sim.report import EpisodeReport
 from vla_ros.sim.scene_tasks import task_of
-from vla_ros.srv import SetTask
+from vla_ros.srv import Ask, SetTask
 from vla_ros.stack.stack import Stack
 
 _START_TIME = 60.0  # s that nodes may take to come up
@@ -104,6 +104,7 @@ class LiveArm:
         node.create_subscription(Narration, "narration", self._on_narration, qos.standard(10))
         self._set_task = node.create_client(SetTask, "sim_robot/set_task")
         self._follow = ActionClient(node, FollowInstruction, "follow_instruction")
+        self._ask = node.create_client(Ask, "ask")
         self._policy_state = node.create_client(GetState, "action_policy/get_state")
         return node
 
@@ -124,6 +125,10 @@ class LiveArm:
         ):
             if not self._wait(there, _START_TIME):
                 raise StartError(f"{what} did not come up within {_START_TIME:g} s")
+        if "narrator" in self.stack.names and "narrator" not in self.stack.still_starting:
+            # An instruction before that is not held against the scene.
+            if not self._wait(self._ask.service_is_ready, _START_TIME):
+                raise StartError(f"the narrator cannot be asked within {_START_TIME:g} s")
         if not self._wait(self._policy_is_active, _START_TIME):
             raise StartError(f"action_policy did not become active within {_START_TIME:g} s")
         if self._node.count_publishers("/clock") > 1:
@@ -198,7 +203,7 @@ class LiveArm:
             return report
         if ended.steps or not by_itself:
             return replace(report, success=False, reason="it should have been refused")
-        return replace(report, refusal=ended.reason)
+        return replace(report, refusal=ended.reason, seconds=ended.duration)
 
     def _report(
         self, status: TaskStatus, instruction: str, result: FollowInstruction.Result

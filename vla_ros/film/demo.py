@@ -17,7 +17,7 @@ from vla_ros.checkpoints import resolve
 from vla_ros.film.drawing import Studio, beside, caption, contact_sheet, spread, what_happened
 from vla_ros.film.imagining import Commands, can_be_expected, imagine_afterwards
 from vla_ros.film.states import FRAMES_PER_SECOND, Recorder, Recording
-from vla_ros.film.timeline import Expectations, Saying, Sayings
+from vla_ros.film.timeline import Expectations, Saying, Sayings, Told
 from vla_ros.images import image_from_message
 from vla_ros.live import running
 from vla_ros.models.genie.genie import WorldModel
@@ -29,11 +29,18 @@ from vla_ros.ros.robot_history import arm_chunk
 from vla_ros.ros.running import Threads
 from vla_ros.scene_language.instructions import FAMILIES
 from vla_ros.sim.report import EpisodeReport
-from vla_ros.sim.tasks import Outcome, sample_task
+from vla_ros.sim.scene_tasks import task_of
+from vla_ros.sim.tasks import Outcome
 from vla_ros.sim.truth import Witness
 from vla_ros.stack.description import describe
 from vla_ros.video import Video
 
+# With a narrator to look at the scene: things named by where they are, one thing after the other,
+# and what is to be refused, among the usual.
+_PROGRAMME = (
+    *("reach", "push", "relation", "pick", "absent", "two-step", "pad", "ambiguous", "bowl"),
+    "three-step",
+)
 _NEEDED = 0.9  # share of the episodes that must succeed
 _COLUMNS = 6  # of the contact sheet
 _TAIL = 1.2  # s filmed after an episode; the robot says then how it leaves the table
@@ -62,7 +69,8 @@ def perform(seeds: range, checkpoint: Path, narrator: str, instruction: str, out
     count = len(seeds)
     if instruction:
         VisionLanguageActionModel.from_pretrained(checkpoint).start(instruction)
-    tasks = [(FAMILIES[i % len(FAMILIES)], seed) for i, seed in enumerate(seeds)]
+    families = _PROGRAMME if narrator and not instruction else FAMILIES
+    tasks = [(families[i % len(families)], seed) for i, seed in enumerate(seeds)]
 
     nodes = describe(narrator=narrator)
     here = ", ".join(node.name for node in nodes if node.in_control_path)
@@ -76,18 +84,19 @@ def perform(seeds: range, checkpoint: Path, narrator: str, instruction: str, out
         recorder = Recorder(arm.robot)
         with Watcher(arm.stack.context, recorder.witness) as watcher:
             for i, (family, seed) in enumerate(tasks):
-                told = instruction or sample_task(family, seed).instruction
+                told = instruction or task_of(family, seed).instruction
                 print(f"{i + 1:>3}/{count:<3} {told}", flush=True)
                 watcher.begin()
                 report = arm.play(family, seed, instruction)
                 time.sleep(_TAIL)
                 reports.append(report)
-                print(f"        {_line(report)}", flush=True)
+                for line in _lines(report):
+                    print(f"        {line}", flush=True)
         recordings = recorder.recordings
     watcher.sayings.settle()
     out.mkdir(parents=True, exist_ok=True)
     rate = _complete(recordings, watcher)
-    silent = _film(recordings, reports, watcher.expectations, watcher.sayings, out, rate)
+    silent = _film(recordings, reports, watcher, out, rate)
 
     spoke = not narrator or _tell_truth(watcher)
     if narrator and silent:
@@ -105,12 +114,13 @@ class Watcher:
     Attributes:
         expectations: without what the cameras showed, which the recordings have.
         commands: the policy's, and whether the gate let them through.
+        told: what the policy was told.
         narrator: what it said of itself last, in /diagnostics; "" if nothing.
         narrator_tried: whether it ever had a sentence, be it one that it did not say.
     """
 
     def __init__(self, context: Context, witness: Witness) -> None:
-        self.expectations, self.commands = Expectations(), Commands()
+        self.expectations, self.commands, self.told = Expectations(), Commands(), Told()
         self.sayings = Sayings(witness, self._tell)
         self.narrator, self.narrator_tried = "", False
         self._witness = witness
@@ -157,6 +167,7 @@ class Watcher:
 
     def _on_chunk(self, message: ActionChunk) -> None:
         self.commands.chunks.append(arm_chunk(message))
+        self.told.add(seconds(message.header.stamp), message.instruction)
 
     def _on_gate_status(self, message: GateStatus) -> None:
         obeys = message.state == GateStatus.ACTIVE and not message.slowed
@@ -182,12 +193,24 @@ class Watcher:
         print(f"        {saying.time - began:4.1f} s  {saying.text}{mark}", flush=True)
 
 
-def _line(report: EpisodeReport) -> str:
+def _lines(report: EpisodeReport) -> list[str]:
+    """What became of an episode, and what the policy was told if that is not what was said."""
     mark = "" if report.success else "FAILED: "
-    return (
+    if report.refusal:
+        return [f"{mark}{what_happened(report)}"]
+    parts = [text for text in report.told if text != report.instruction]
+    return [f"that is: {text}" for text in parts] + [
         f"{mark}{what_happened(report)}; {report.steps} steps at {report.rate:.1f} Hz, "
         f"{1e3 * report.latency:.0f} ms from camera to command"
-    )
+    ]
+
+
+def _note(report: EpisodeReport, told: Told, time: float, began: float) -> str:
+    """What the robot makes of the instruction at that moment; "" if it just follows it."""
+    if report.refusal:
+        return what_happened(report) if time >= began + report.seconds else ""
+    text = told.at(time, began)
+    return f"now: {text}" if text not in ("", report.instruction) else ""
 
 
 def _tell_truth(watcher: Watcher) -> bool:
@@ -242,13 +265,12 @@ def _complete(recordings: list[Recording], watcher: Watcher) -> float:
 def _film(
     recordings: list[Recording],
     reports: list[EpisodeReport],
-    expectations: Expectations,
-    sayings: Sayings,
+    watcher: Watcher,
     out: Path,
     rate: float,
 ) -> int:
     """Write demo.mp4 and contact_sheet.png. Returns for how many frames nothing was said."""
-    silent = 0
+    silent, sayings = 0, watcher.sayings
     total = sum(len(recording.states) for recording in recordings)
     rows: list[tuple[EpisodeReport, list[np.ndarray]]] = []
     studio = Studio()
@@ -270,8 +292,11 @@ def _film(
                     said = sayings.at(time_, episode[0])
                     silence = _NO_TIME if sayings.is_silent(time_) else _SILENT
                     silent += said is None
-                    told = caption(picture, number, report.instruction, outcome, said, silence)
-                    video.add(beside(told, expectations, time_, episode))
+                    note = _note(report, watcher.told, time_, episode[0])
+                    told = caption(
+                        picture, number, report.instruction, outcome, said, silence, note
+                    )
+                    video.add(beside(told, watcher.expectations, time_, episode))
                     if k in chosen:
                         pictures.append(picture)
                     bar.update()

@@ -24,11 +24,11 @@ from vla_ros.sim.tasks import Outcome
 
 _SIZE = (480, 640)  # height, width of the picture, pixels
 _INSET = 150
-_BAR = 112
+_BAR = 136
 _SHEET_PART = (slice(40, 480), slice(70, 450))  # of the picture, rows and columns
 _SIDE, _PANEL = 216, 192  # widths of the column beside the picture, and of what is in it
 _INK, _PAPER, _GREY, _DARK = (245, 245, 245), (24, 26, 30), (150, 154, 160), (44, 47, 54)
-_CURVE = (240, 190, 80)
+_CURVE = _NOTE = (240, 190, 80)
 _COLORS = {
     Outcome.RUNNING: _GREY,
     Outcome.SUCCEEDED: (96, 211, 122),
@@ -87,27 +87,34 @@ def caption(
     outcome: Outcome,
     saying: Saying | None = None,
     silence: str = "",
+    note: str = "",
 ) -> np.ndarray:
-    """The picture with a bar below it that says what is to be done and how it stands, and what the
-    robot says and whether that is true, or else why it says nothing."""
+    """The picture with a bar below it that says what is to be done and how it stands, a `note` on
+    what the robot makes of that, and what it says and whether that is true, or else why it says
+    nothing."""
     height, width = picture.shape[:2]
     canvas = Image.new("RGB", (width, height + _BAR), _PAPER)
     canvas.paste(Image.fromarray(picture), (0, 0))
     draw = ImageDraw.Draw(canvas)
     font, small = ImageFont.load_default(size=22), ImageFont.load_default(size=16)
-    draw.text((14, height + 8), _shortened(instruction, font, width - 28), _INK, font)
+    if font.getlength(instruction) <= width - 28:
+        draw.text((14, height + 8), instruction, _INK, font)
+    else:
+        for i, line in enumerate(_wrapped(instruction, small, width - 28)[:2]):
+            draw.text((14, height + 2 + 18 * i), line, _INK, small)
     draw.text((14, height + 38), number, _GREY, small)
+    draw.text((14, height + 62), _shortened(note, small, width - 28), _NOTE, small)
     words = "" if outcome in (Outcome.RUNNING, Outcome.IDLE) else outcome.name.lower()
     left = width - 14 - small.getlength(words)
     draw.text((left, height + 38), words, _COLORS[outcome], small)
     if saying is not None:
         words, color = VERDICTS[saying.true], _VERDICT_COLORS[saying.true]
         left = width - 14 - small.getlength(words)
-        draw.text((left, height + 66), words, color, small)
+        draw.text((left, height + 90), words, color, small)
         for i, line in enumerate(_wrapped(saying.text, small, left - 28)[:2]):
-            draw.text((14, height + 66 + 20 * i), line, color, small)
+            draw.text((14, height + 90 + 20 * i), line, color, small)
     elif silence:
-        draw.text((14, height + 66), silence, _GREY, small)
+        draw.text((14, height + 90), silence, _GREY, small)
     return np.asarray(canvas)
 
 
@@ -169,13 +176,13 @@ def contact_sheet(rows: list[tuple[EpisodeReport, list[np.ndarray]]]) -> Image.I
     bold, plain = ImageFont.load_default(size=19), ImageFont.load_default(size=15)
     for row, (report, pictures) in enumerate(rows):
         top = row * (height + 8) + 4
-        lines = _wrapped(report.instruction, bold, words - 28)[:3]
+        lines = _wrapped(report.instruction, bold, words - 28)[:5]
         for i, line in enumerate(lines):
             draw.text((14, top + 8 + 24 * i), line, _INK, bold)
         outcome = Outcome.SUCCEEDED if report.success else Outcome.FAILED
         told = what_happened(report)
         below = top + 14 + 24 * len(lines)
-        for i, line in enumerate(_wrapped(told, plain, words - 28)[:2]):
+        for i, line in enumerate(_wrapped(told, plain, words - 28)[: 3 if len(lines) < 4 else 1]):
             draw.text((14, below + 19 * i), line, _COLORS[outcome], plain)
         draw.text((14, top + height - 24), f"{report.family}, seed {report.seed}", _GREY, plain)
         for i, picture in enumerate(pictures):
@@ -187,6 +194,9 @@ def contact_sheet(rows: list[tuple[EpisodeReport, list[np.ndarray]]]) -> Image.I
 
 
 def what_happened(report: EpisodeReport) -> str:
+    """In words: how it went, or what was refused and why."""
+    if report.success and report.refusal:
+        return f"refused: {report.refusal}"
     return f"fulfilled in {report.seconds:.1f} s" if report.success else report.reason
 
 

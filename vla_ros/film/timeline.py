@@ -94,6 +94,23 @@ class Sayings:
         return f"{sum(verdicts)} of {len(verdicts)} sentences true by physics{rest}"
 
 
+class Told:
+    """What the policy was told at which moment: the subtask, in its words."""
+
+    def __init__(self) -> None:
+        self._told: list[tuple[float, str]] = []
+
+    def add(self, time: float, text: str) -> None:
+        """What it follows at `time`; later than what was added before."""
+        if not self._told or self._told[-1][1] != text:
+            self._told.append((time, text))
+
+    def at(self, time: float, since: float) -> str:
+        """What it followed at `time`, if it was begun after `since`; "" for nothing."""
+        found = [text for began, text in self._told if since <= began <= time + _CLOSE]
+        return found[-1] if found else ""
+
+
 class Expected(NamedTuple):
     """A frame that the world model imagined."""
 

@@ -21,6 +21,8 @@ from vla_ros.sim.tasks import (
 )
 
 REST_TIME = 0.3  # s that a thing must lie still before the next goal is begun
+_LONG_REST = 1.5  # s, if the tool stays at it: an arm may halt on its way
+_AWAY = 0.07  # m from the thing's centre at which the tool has left it
 _RESTING = 0.002  # m that it may move in that time
 _STILL = 0.01  # m that the tool and things may move by themselves
 
@@ -119,9 +121,9 @@ class Judge:
 class SequenceJudge:
     """Decides whether the goals of a task are reached one after the other.
 
-    The next goal is begun when the one before is reached and what it is about lies still, and then
-    counts from where things are. What was put on the pad or into the bowl must be there in the end,
-    unless it was to be moved.
+    The next goal is begun when the one before is reached and what it is about is left alone, and
+    then counts from where things are. What was put on the pad or into the bowl must be there in the
+    end, unless it was to be moved.
     """
 
     def __init__(self, task: Task, start: np.ndarray, began: float) -> None:
@@ -156,7 +158,7 @@ class SequenceJudge:
             self.outcome = outcome
             self.reason = f"step {number} of {count}: {self._now.reason}"
         elif outcome is Outcome.SUCCEEDED and number < count:
-            if self._lies_still(time, objects[self._now.index]):
+            if self._is_left_alone(time, objects[self._now.index], tool):
                 self._reached.append(self._now)
                 self._now = Judge(self.task, objects.copy(), time, self.task.steps[number])
                 self._lies = None
@@ -166,11 +168,14 @@ class SequenceJudge:
             self.reason = f"step {undone} of {count} was undone" if undone else "fulfilled"
         return self.outcome
 
-    def _lies_still(self, time: float, position: np.ndarray) -> bool:
-        """Whether the thing at `position` [3] (m) has not moved for a while."""
+    def _is_left_alone(self, time: float, position: np.ndarray, tool: np.ndarray) -> bool:
+        """Whether the thing at `position` [3] (m) lies still, and the tool is not at it either."""
+        if self._now.goal.family == "reach":
+            return True
         if self._lies is None or np.linalg.norm(position - self._lies[1]) > _RESTING:
             self._lies = time, position.copy()
-        return time - self._lies[0] >= REST_TIME - 1e-6
+        away = np.linalg.norm(position - tool) > _AWAY
+        return time - self._lies[0] >= (REST_TIME if away else _LONG_REST) - 1e-6
 
     def _undone(self, objects: np.ndarray, tool: np.ndarray) -> int:
         """Number of a goal, from 1, that is not reached any more; 0: all are."""

@@ -15,7 +15,7 @@ class EpisodeReport:
     instruction: str
     success: bool
     reason: str  # in the judge's words
-    seconds: float  # simulated, until the judgement
+    seconds: float  # simulated, until the judgement or the refusal
     steps: int  # action chunks
     rate: float = math.nan  # action chunks per second
     latency: float = math.nan  # s, median from camera to command

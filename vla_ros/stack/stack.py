@@ -121,6 +121,11 @@ class Stack:
         self._apart = [node for node in self._described.values() if _is_apart(node, processes)]
 
     @property
+    def names(self) -> list[str]:
+        """Of all nodes, here and in processes of their own."""
+        return list(self._described)
+
+    @property
     def apart(self) -> list[str]:
         """Names of the nodes that are processes of their own."""
         return [node.name for node in self._apart]

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import rclpy
@@ -20,6 +21,7 @@ from lifecycle_msgs.srv import GetState
 from rclpy.action import ActionClient
 from rclpy.action.client import ClientGoalHandle
 from rclpy.node import Node
+from rclpy.task import Future
 
 from vla_ros.action import FollowInstruction
 from vla_ros.msg import ActionChunk, GateStatus, Narration, TaskStatus
@@ -29,6 +31,7 @@ from vla_ros.ros.messages import seconds
 from vla_ros.ros.running import StartError, Threads, switch_threads_often
 from vla_ros.sim.report import EpisodeReport
 from vla_ros.sim.scene_tasks import task_of
+from vla_ros.sim.tasks import Task
 from vla_ros.srv import Ask, SetTask
 from vla_ros.stack.stack import Stack
 
@@ -144,14 +147,8 @@ class LiveArm:
 
     # --- episodes ---------------------------------------------------------------------------
 
-    def play(self, family: str, seed: int, instruction: str = "") -> EpisodeReport:
-        """Give the robot a task and the policy its instruction, until the physics decide.
-
-        Args:
-            family: of the task.
-            seed: of the task.
-            instruction: told to the policy in place of the one that belongs to the task. No
-                physics know what it asks for: the policy's own judgement counts then.
+    def lay_out(self, family: str, seed: int) -> Task:
+        """Give the robot a task, as soon as it is still; nobody is told an instruction.
 
         Raises:
             ValueError: there is no such task.
@@ -166,23 +163,38 @@ class LiveArm:
             self._status = None
             self._chunks, self._told = [], []
 
+        def begun() -> bool:
+            return self._status is not None and self._status.outcome == TaskStatus.RUNNING
+
+        if not self._wait(begun, _ANSWER_TIME):
+            raise RuntimeError("sim_robot does not report its task on sim_robot/task_status")
+        return task
+
+    def play(self, family: str, seed: int, instruction: str = "") -> EpisodeReport:
+        """Give the robot a task and the policy its instruction, until the physics decide.
+
+        Args:
+            family: of the task.
+            seed: of the task.
+            instruction: told to the policy in place of the one that belongs to the task. No
+                physics know what it asks for: the policy's own judgement counts then.
+
+        Raises:
+            ValueError: there is no such task.
+            RuntimeError: a node has ended or does not answer.
+        """
+        task = self.lay_out(family, seed)
+
         def judged() -> bool:
             return status().outcome != TaskStatus.RUNNING
 
         def status() -> TaskStatus:
             return self._status or TaskStatus(outcome=TaskStatus.IDLE)
 
-        if not self._wait(lambda: not judged(), _ANSWER_TIME):
-            raise RuntimeError("sim_robot does not report its task on sim_robot/task_status")
         instruction = instruction or task.instruction
         limit = task.time_limit
         goal = FollowInstruction.Goal(instruction=instruction, time_limit=limit + MORE_TIME)
-        # Sent from the thread that spins: rclpy loses an answer that comes before it has noted whom
-        # it is for, which can only happen from another thread.
-        sent = self._call(self._node.executor.create_task(self._follow.send_goal_async, goal))
-        handle: ClientGoalHandle = self._call(sent)
-        if not handle.accepted:
-            raise RuntimeError("action_policy refuses instructions: it is not active")
+        handle = self._send(goal)
         result = handle.get_result_async()
         # Simulated time may run slower than the wall's on a busy machine.
         own = instruction == task.instruction
@@ -204,6 +216,23 @@ class LiveArm:
         if ended.steps or not by_itself:
             return replace(report, success=False, reason="it should have been refused")
         return replace(report, refusal=ended.reason, seconds=ended.duration)
+
+    def follow(
+        self, goal: FollowInstruction.Goal, on_feedback: Callable[[Any], None] | None = None
+    ) -> Future:
+        """Send a goal; the future is of its result. Raises RuntimeError: it is not accepted."""
+        return self._send(goal, on_feedback).get_result_async()
+
+    def _send(
+        self, goal: FollowInstruction.Goal, on_feedback: Callable[[Any], None] | None = None
+    ) -> ClientGoalHandle:
+        # Sent from the thread that spins: rclpy loses an answer that comes before it has noted whom
+        # it is for, which can only happen from another thread.
+        send = partial(self._follow.send_goal_async, goal, feedback_callback=on_feedback)
+        handle = self._call(self._call(self._node.executor.create_task(send)))
+        if not handle.accepted:
+            raise RuntimeError("action_policy refuses instructions: it is not active")
+        return handle
 
     def _report(
         self, status: TaskStatus, instruction: str, result: FollowInstruction.Result

@@ -249,14 +249,7 @@ class ActionPolicyNode(LifecycleNode):
             goal.succeed()
         else:
             goal.abort()
-        return FollowInstruction.Result(
-            success=success,
-            reason=reason,
-            steps=following.steps,
-            duration=max(self.now - following.started, 0.0),
-            subtasks=following.plan.subtasks,
-            outcomes=following.plan.told(),
-        )
+        return following.result(self.now, success, reason)
 
     def _watch_time(self) -> None:
         following = self._following
@@ -374,15 +367,8 @@ class ActionPolicyNode(LifecycleNode):
         if following.goal is not None:
             if following.steps % _DESCRIBE_EVERY == 1:
                 following.description = following.episode.describe()[0]
-            feedback = FollowInstruction.Feedback(
-                step=following.steps,
-                elapsed=max(self.now - following.started, 0.0),
-                narration=self._narrated(following) or following.description,
-                gate_state=self._gate_state,
-                done=done,
-                subtask=following.plan.number,
-                subtask_text=following.episode.instruction,
-            )
+            narration = self._narrated(following)
+            feedback = following.feedback(self.now, done, narration, self._gate_state)
             following.goal.publish_feedback(feedback)
         following.done_steps = following.done_steps + 1 if done > self.params.done_threshold else 0
         if following.done_steps >= self.params.done_steps:

@@ -8,6 +8,7 @@ import numpy as np
 from rclpy.action.server import ServerGoalHandle
 from rclpy.task import Future
 
+from vla_ros.action import FollowInstruction
 from vla_ros.models.episode import Episode
 from vla_ros.robots.returning import Return
 from vla_ros.scene_language.plan import Plan
@@ -35,3 +36,28 @@ class Following:
     def is_looking(self) -> bool:
         """Whether it waits for what the scene is."""
         return self.episode is None and self.way_back is None
+
+    def feedback(
+        self, now: float, done: float, narration: str, gate_state: int
+    ) -> FollowInstruction.Feedback:
+        """How far it is at `now` (s, ROS time); without a narration what the policy says counts."""
+        return FollowInstruction.Feedback(
+            step=self.steps,
+            elapsed=max(now - self.started, 0.0),
+            narration=narration or self.description,
+            gate_state=gate_state,
+            done=done,
+            subtask=self.plan.number,
+            subtask_text=self.episode.instruction,
+        )
+
+    def result(self, now: float, success: bool, reason: str) -> FollowInstruction.Result:
+        """What came of it, at `now` (s, ROS time)."""
+        return FollowInstruction.Result(
+            success=success,
+            reason=reason,
+            steps=self.steps,
+            duration=max(now - self.started, 0.0),
+            subtasks=self.plan.subtasks,
+            outcomes=self.plan.told(),
+        )

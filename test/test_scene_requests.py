@@ -211,3 +211,26 @@ def test_nothing_is_begun_of_which_a_later_part_cannot_be_done():
 def test_without_a_scene_words_stay_as_they_are():
     plan = Plan("lift the leftmost cube, then put the can on the pad")
     assert plan.begin(None) == "lift the leftmost cube"
+
+
+def test_nothing_turns_into_another_thing_between_subtasks():
+    plan = Plan("push the red cube left, then lift the blue cube, then lift the can")
+    plan.begin(SCENE)
+    plan.end("fulfilled")
+    things = [("green", "cylinder", (0.45, -0.10, 0.02)), ("red", "cube", (0.52, 0.20, 0.02))]
+    fixtures = [("white", "bowl", (0.40, 0.15, 0.0)), ("yellow", "pad", (0.55, -0.15, 0.0))]
+    hand = {"gripper": (0.50, 0.0, 0.20), "opening": 0.04}
+    misread = [("purple", "cylinder", (0.55, -0.15, 0.02))]  # in place of the blue cube
+    assert (
+        plan.begin(Scene.of_metres([*things, *misread, *fixtures], **hand)) == "lift the blue cube"
+    )
+    plan.end("fulfilled")
+    assert plan.begin(Scene.of_metres([*things, *misread, *fixtures], **hand)) == (
+        "lift the green cylinder"
+    ), "the other can was never there"
+
+    plan = Plan("push the red cube left, then lift the blue cube")
+    plan.begin(SCENE)
+    plan.end("fulfilled")
+    with pytest.raises(Unresolved, match="I see a red cube and a green cylinder, no blue cube"):
+        plan.begin(Scene.of_metres([*things, *fixtures], **hand))  # it fell off the table

@@ -31,7 +31,8 @@ class SceneLook:
         self._tell: Tell | None = None  # who waits for an answer
         self._asked = 0.0  # s of the monotonic clock
         self._since = 0.0  # s, ROS time: older pictures may show what was there before
-        self._again = False  # the newest picture was one of those
+        self._again = False  # the newest picture was one of those, or there was none
+        self._why = ""  # there was none, in the narrator's words
 
     def destroy(self) -> None:
         self._tell = None
@@ -47,6 +48,7 @@ class SceneLook:
         if not self._client.service_is_ready():
             return False
         self._tell, self._asked, self._since = tell, time.monotonic(), self._now()
+        self._why = ""
         self._look()
         return True
 
@@ -55,12 +57,12 @@ class SceneLook:
         self._tell = None
 
     def watch(self) -> None:
-        """Ask again after an old picture, and give up in the end; to be called often."""
+        """Ask again after an old picture or none, and give up in the end; to be called often."""
         if self._tell is None:
             return
         if time.monotonic() - self._asked > PATIENCE:
             what = "has seen no new picture" if self._again else "has not answered"
-            self._answer((), f"the narrator {what} for {PATIENCE:g} s")
+            self._answer((), self._why or f"the narrator {what} for {PATIENCE:g} s")
         elif self._again:
             self._look()
 
@@ -76,10 +78,11 @@ class SceneLook:
         if self._tell is not tell:
             return
         response = answer.result()
-        if response is None or not response.scene:
-            self._answer((), response.message if response else "the narrator gave no answer")
-        elif seconds(response.stamp) < self._since:
+        if response is None or not response.scene:  # it may have just come up
             self._again = True
+            self._why = response.message if response else "the narrator gave no answer"
+        elif seconds(response.stamp) < self._since:
+            self._again, self._why = True, ""
         else:
             self._answer(response.scene, "")
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from vla_ros.scene_language.references import Unresolved
 from vla_ros.scene_language.requests import Subtask, ground, subtasks_of
-from vla_ros.scene_language.scenes import Name, Scene
+from vla_ros.scene_language.scenes import Name, Place, Scene, Thing
 
 FULFILLED = "fulfilled"
 
@@ -23,6 +25,7 @@ class Plan:
         self.subtasks = subtasks_of(instruction) or [instruction]
         self.outcomes: list[str] = []
         self._about: Name | None = None  # what "it" is
+        self._things: dict[Name, Place] = {}  # where each was when the scene was seen last
 
     @property
     def number(self) -> int:
@@ -56,9 +59,28 @@ class Plan:
         if scene is None:
             self._about = None
             return words
-        subtask: Subtask = ground(words, scene, self._about)
+        subtask: Subtask = ground(words, self._remembered(scene), self._about)
         self._about = subtask.thing
         return subtask.text
+
+    def _remembered(self, scene: Scene) -> Scene:
+        """The scene, with what was there before and not what was not.
+
+        Nothing turns into another thing while it is moved: where one is read that was not there
+        and one is missing, the first is taken for a misreading, and the other to be where it was.
+        What is missing and nothing read in its place is gone.
+        """
+        now = {thing.name: thing.place for thing in scene.things}
+        new = now.keys() - self._things.keys() if self._things else set()
+        missing = self._things.keys() - now.keys()
+        if new and missing:
+            now = {name: place for name, place in now.items() if name not in new}
+            now |= {name: self._things[name] for name in missing}
+            holds = None if scene.holds in new else scene.holds
+            things = tuple(Thing(name, place) for name, place in now.items())
+            scene = replace(scene, things=things, holds=holds)
+        self._things = now
+        return scene
 
     def end(self, outcome: str) -> None:
         """The subtask has ended."""

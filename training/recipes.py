@@ -245,8 +245,8 @@ class ScenesRecipe(Settings):
     layout_epochs: int = 12  # at first, in which nothing is painted yet
     num_samples: int = 8000  # texts of an epoch
     batch_size: int = 32
-    learning_rate: float = 2e-3
-    warmup: int = 100
+    learning_rate: float = 1.5e-3
+    warmup: int = 250
     weight_decay: float = 1e-3
     save_every: int = 250
     d_model: int = 512

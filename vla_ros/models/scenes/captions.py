@@ -15,19 +15,27 @@ from torch import Tensor, nn
 
 from vla_ros.models.scenes.config import ScenesConfig
 from vla_ros.models.scenes.layout import MOTIONS, Picture
-from vla_ros.scene_language.drawing import SIZE
+from vla_ros.scene_language.drawing import SIZE, TABLE_RGB
 from vla_ros.scene_language.scenes import FIXTURES, NAMES, Name, Place, Thing
 from vla_ros.scene_language.vocabulary import EOS, IDS, TOKENS
 from vla_ros.scene_language.vocabulary import PAD as PAD_ID
 
 _STAYS = "nothing"  # the word for no motion
 _GRID = 16  # cells of either side that the captioner looks at
+_WAVES = 8  # lengths, of the sines and cosines that tell where a cell is
+_CONTRAST = 4.0  # of what is no table, in what the convolutions are given
+_STRIKING = 30.0  # a cell stands out by no more than this
 _KNOWN = frozenset(NAMES)
 
 
 class CaptionNetwork(nn.Module):
     """Convolutions, then an LSTM that looks at one part of the picture after the other (Xu et al.
-    2015, "Show, attend and tell", section 3.1.2)."""
+    2015, "Show, attend and tell", section 3.1.2).
+
+    A thing is in a few of 256 cells. Were all cells looked at alike at first, next to nothing of
+    it would pass and nothing would be learned from it, so what stands out from the table is looked
+    at more; and where a cell lies is told beside what is in it.
+    """
 
     def __init__(self, config: ScenesConfig) -> None:
         super().__init__()
@@ -37,12 +45,14 @@ class CaptionNetwork(nn.Module):
             _layer(3, 32), _layer(32, 48, 2), _layer(48, 48), _layer(48, inner, 2),
             _layer(inner, inner), _layer(inner, inner),
         )  # fmt: skip
-        self.where = nn.Parameter(torch.randn(_GRID**2, inner) * 0.3)
+        self.register_buffer("_where", _waves(), persistent=False)  # computed, hence not saved
+        self.striking = nn.Parameter(torch.tensor(1.0))
+        cell = inner + self._where.shape[-1]
         self.words = nn.Embedding(len(TOKENS), 64)
-        self.cell = nn.LSTMCell(64 + inner, width)
-        self.query, self.key = nn.Linear(width, 64), nn.Linear(inner, 64)
+        self.cell = nn.LSTMCell(64 + cell, width)
+        self.query, self.key = nn.Linear(width, 64), nn.Linear(cell, 64)
         self.say = nn.Sequential(
-            nn.Linear(width + inner, width), nn.SiLU(), nn.Linear(width, len(TOKENS))
+            nn.Linear(width + cell, width), nn.SiLU(), nn.Linear(width, len(TOKENS))
         )
         self.gist = nn.Sequential(
             nn.Conv2d(inner, 16, 3, stride=2, padding=1), nn.SiLU(), nn.Flatten(),
@@ -55,7 +65,8 @@ class CaptionNetwork(nn.Module):
             raise ValueError(
                 f"pictures are {scene.dtype} {list(scene.shape)}: give float [B, 3, {SIZE}, {SIZE}]"
             )
-        return self.see(scene - 0.5)
+        table = torch.tensor(TABLE_RGB, device=scene.device)[:, None, None] / 255
+        return self.see(_CONTRAST * (scene - table))
 
     def embed(self, scene: Tensor) -> Tensor:
         """Embeddings [B, d_model] of pictures, to be compared with those of texts."""
@@ -96,18 +107,34 @@ class CaptionNetwork(nn.Module):
         zeros = torch.zeros(rows, self.config.hidden_dim, device=device)
         return zeros, zeros
 
-    def _places(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        cells = features.flatten(2).transpose(1, 2) + self.where  # [B, 256, 64]
-        return cells, self.key(cells)
+    def _places(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        content = features.flatten(2).transpose(1, 2)  # [B, 256, 64]
+        where = self._where.to(content.dtype).expand(len(content), -1, -1)
+        cells = torch.cat([content, where], dim=-1)
+        stands_out = content.detach().float().square().mean(-1).clamp(max=_STRIKING)
+        return cells, self.key(cells), self.striking * stands_out
 
     def _step(
-        self, places: tuple[Tensor, Tensor], state: tuple[Tensor, Tensor], last: Tensor
+        self,
+        places: tuple[Tensor, Tensor, Tensor],
+        state: tuple[Tensor, Tensor],
+        last: Tensor,
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        cells, keys = places
-        scores = torch.einsum("bd,bpd->bp", self.query(state[0]), keys) / 8
+        cells, keys, stands_out = places
+        scores = torch.einsum("bd,bpd->bp", self.query(state[0]), keys) / 8 + stands_out
         seen = torch.einsum("bp,bpd->bd", scores.float().softmax(-1).to(cells.dtype), cells)
         hidden, cell = self.cell(torch.cat([self.words(last).to(seen.dtype), seen], -1), state)
         return self.say(torch.cat([hidden.to(seen.dtype), seen], -1)).float(), (hidden, cell)
+
+
+def _waves() -> Tensor:
+    """[256, 32], where each cell is: sines and cosines of its row and its column, from the longest
+    wave, four times the picture, each shorter by the root of two."""
+    along = torch.linspace(-1, 1, _GRID)
+    row, column = torch.meshgrid(along, along, indexing="ij")
+    lengths = torch.pi / 2 * 2 ** (torch.arange(_WAVES) / 2)
+    angles = torch.stack([row, column], dim=-1).flatten(0, 1)[..., None] * lengths  # [256, 2, 8]
+    return torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(1)
 
 
 def _layer(inputs: int, outputs: int, stride: int = 1) -> nn.Module:

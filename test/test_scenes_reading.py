@@ -10,7 +10,7 @@ from tiny_scenes import tiny_scenes
 
 from vla_ros.models.scenes.captions import caption_of, read_caption
 from vla_ros.models.scenes.layout import Picture
-from vla_ros.models.scenes.reading import can_be_shown, in_words, not_shown
+from vla_ros.models.scenes.reading import can_be_shown, in_words, not_shown, shows
 from vla_ros.scene_language.facts import (
     Counted,
     Fingers,
@@ -24,7 +24,8 @@ from vla_ros.scene_language.scenes import BOWL, GRIPPER, PAD, Name, Place, Scene
 from vla_ros.scene_language.sentences import parse
 from vla_ros.scene_language.vocabulary import tokens_of
 from vla_ros.scene_language.worlds import sample_moments, sample_scene
-from vla_ros.training.scenes.measures import drawn_scene, narrations, shows
+from vla_ros.training.scenes.judge import drawn_scene
+from vla_ros.training.scenes.narrations import narrations
 from vla_ros.training.scenes.texts import Texts
 
 RED, GREEN, BLUE = Name("red", "cube"), Name("green", "cylinder"), Name("blue", "ring")
@@ -158,9 +159,9 @@ def test_what_a_picture_does_not_show_is_named(text, picture, words):
 def test_wrong_words_are_found_and_right_ones_left_alone():
     rng = np.random.default_rng(0)
     found = [
-        (bool(not_shown(true, picture)), bool(not_shown(wrong, picture)))
-        for picture, true, wrong in narrations(80, seed=int(rng.integers(99)))
-        if can_be_shown(parse(true))
+        (bool(not_shown(one.true, one.picture)), bool(not_shown(one.false, one.picture)))
+        for one in narrations(80, seed=int(rng.integers(99)))
+        if can_be_shown(one.fact)
     ]
     assert not any(true for true, _ in found)
     assert np.mean([wrong for _, wrong in found]) > 0.9

@@ -2,46 +2,33 @@
 
 A picture is judged by what is read in it: the names of its things, and whether the facts of the
 text hold of the places that the caption tells. The reader may be the model's own captioner or a
-judge that has only ever seen drawings.
+judge that has only ever seen drawings. What reads without looking, and what is told by something
+else than the picture, is found out by `controls`.
 """
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from vla_ros.models.scenes.captions import (
-    CaptionNetwork,
-    caption_ids,
-    caption_loss,
-    read_caption,
-)
-from vla_ros.models.scenes.config import ScenesConfig
+from vla_ros.models.scenes.captions import CaptionNetwork, read_caption
 from vla_ros.models.scenes.cycle import CycleScenes, eight_bits
 from vla_ros.models.scenes.decoder import Decoded
-from vla_ros.models.scenes.layout import MOTIONS, Picture, pictures_of
+from vla_ros.models.scenes.layout import Picture, pictures_of
 from vla_ros.models.scenes.reading import shows
-from vla_ros.scene_language.facts import (
-    INVERSE,
-    Fact,
-    Moving,
-    Related,
-    holds,
-    narration,
-)
-from vla_ros.scene_language.scenes import NAMES, Name, Place, Scene, Thing
-from vla_ros.scene_language.sentences import say
-from vla_ros.scene_language.worlds import sample_moments, sample_scene
-from vla_ros.training.scenes.crowds import with_more_things
-from vla_ros.training.scenes.losses import drawn
+from vla_ros.scene_language.drawing import TABLE_RGB
+from vla_ros.scene_language.facts import Fact, Moving, Related
 from vla_ros.training.scenes.texts import Text
 
-_ROWS = 64  # pictures at once
+ROWS = 64  # pictures at once
+_RESAMPLES = 400
+_SAME = 0.02  # what two shares may differ by and still count as the same
+_HIDDEN = 0.05  # what the captioner may read more than a judge that never saw painted scenes
+Reader = Callable[[Tensor], list[Picture]]  # pictures [N, 3, 64, 64] -> what they show
 
 
 @dataclass(frozen=True)
@@ -51,7 +38,7 @@ class Agreement:
     Attributes:
         colors, shapes: F1 of the things' colours, and of their shapes.
         names: F1 of colour and shape together.
-        facts: of the texts' relations and motions.
+        facts: of the texts' relations and motions, those that hold.
         exact: pictures that show just the things named, and of which all facts hold.
     """
 
@@ -61,51 +48,86 @@ class Agreement:
     facts: float
     exact: float
 
+    @classmethod
+    def of(cls, rows: np.ndarray) -> Agreement:
+        """Of rows of `tally`, one or more."""
+        sums = rows.sum(0)
+        f1 = [2 * right / max(wanted + found, 1) for right, wanted, found in sums[:9].reshape(3, 3)]
+        facts = sums[9] / sums[10] if sums[10] else 1.0
+        return cls(*map(float, (*f1, facts, sums[11] / max(len(rows), 1))))
+
 
 def agreement(texts: Sequence[Text], read: Sequence[Picture]) -> Agreement:
     """What pictures, as they were read, have of their texts."""
-    sums = np.zeros((3, 3))  # of colours, shapes, names: right, said, there
-    facts: list[bool] = []
-    exact = []
-    for text, picture in zip(texts, read, strict=True):
+    return Agreement.of(tally(texts, read))
+
+
+def intervals(rows: np.ndarray, seed: int = 0) -> dict[str, tuple[float, float]]:
+    """95 % intervals of an Agreement's shares, of texts drawn again."""
+    rng = np.random.default_rng(seed)
+    drawn = [Agreement.of(rows[rng.integers(len(rows), size=len(rows))]) for _ in range(_RESAMPLES)]
+    names = [field.name for field in fields(Agreement)]
+    values = np.array([[getattr(one, name) for name in names] for one in drawn])
+    low, high = np.percentile(values, (2.5, 97.5), axis=0)
+    return {name: (float(low[i]), float(high[i])) for i, name in enumerate(names)}
+
+
+def tally(texts: Sequence[Text], read: Sequence[Picture]) -> np.ndarray:
+    """What is right in each picture: [N, 12], of colours, shapes and names each how many are
+    right, wanted and found; facts that hold, and facts; whether all is as it should be."""
+    rows = np.zeros((len(texts), 12))
+    for row, text, picture in zip(rows, texts, read, strict=True):
         there = [name for name, _ in picture.things]
         parts = (
             ([n.color for n in text.names], [n.color for n in there]),
             ([n.shape for n in text.names], [n.shape for n in there]),
             (list(text.names), there),
         )
-        for row, (wanted, found) in zip(sums, parts, strict=True):
-            row += _common(wanted, found), len(wanted), len(found)
-        held = [shows(picture, fact) for fact in text.facts if not _is_present(fact)]
-        facts += held
+        for i, (wanted, found) in enumerate(parts):
+            row[3 * i : 3 * i + 3] = _common(wanted, found), len(wanted), len(found)
+        held = [shows(picture, fact) for fact in relations_of(text)]
         same = sorted(there) == sorted(text.names)
-        exact.append(same and all(held) and (picture.gripper is not None) == _has_gripper(text))
-    f1 = [2 * right / max(wanted + found, 1) for right, wanted, found in sums]
-    return Agreement(*f1, float(np.mean(facts)) if facts else 1.0, float(np.mean(exact)))
+        hand = (picture.gripper is not None) == (text.motion is not None)
+        row[9:] = sum(held), len(held), same and all(held) and hand
+    return rows
 
 
 def _common(one: list, other: list) -> int:
     return sum(min(one.count(item), other.count(item)) for item in set(one))
 
 
-def _is_present(fact: Fact) -> bool:
-    return not isinstance(fact, Related | Moving)
+def relations_of(text: Text) -> list[Fact]:
+    """The facts of a text that say more than that something is there."""
+    return [fact for fact in text.facts if isinstance(fact, Related | Moving)]
 
 
-def _has_gripper(text: Text) -> bool:
-    return text.motion is not None
+# -- pictures of texts -----------------------------------------------------------------------------
 
 
 @torch.inference_mode()
 def decoded(model: CycleScenes, texts: Sequence[Text], first_seed: int = 0) -> list[Decoded]:
     """Pictures of texts in parts, the noise of text i drawn from seed `first_seed` + i."""
     parts = []
-    for begin in range(0, len(texts), _ROWS):
-        some = texts[begin : begin + _ROWS]
+    for begin in range(0, len(texts), ROWS):
+        some = texts[begin : begin + ROWS]
         seeds = range(first_seed + begin, first_seed + begin + len(some))
-        embedding = model.language.embed(model.encode([text.words for text in some]))
-        parts.append(model.decoder(embedding, model.noise(seeds)))
+        parts.append(model.decoder(embedded(model, some), model.noise(seeds)))
     return parts
+
+
+@torch.inference_mode()
+def embedded(model: CycleScenes, texts: Sequence[Text]) -> Tensor:
+    """Embeddings [N, D] of texts."""
+    parts = [texts[begin : begin + ROWS] for begin in range(0, len(texts), ROWS)]
+    return torch.cat(
+        [model.language.embed(model.encode([text.words for text in part])) for part in parts]
+    )
+
+
+@torch.inference_mode()
+def seen(captioner: CaptionNetwork, scenes: Tensor) -> Tensor:
+    """Embeddings [N, D] of pictures [N, 3, 64, 64]."""
+    return torch.cat([captioner.embed(part) for part in scenes.split(ROWS)])
 
 
 def scenes_of(parts: Sequence[Decoded]) -> Tensor:
@@ -115,13 +137,9 @@ def scenes_of(parts: Sequence[Decoded]) -> Tensor:
 
 @torch.inference_mode()
 def read(captioner: CaptionNetwork, scenes: Tensor) -> list[Picture]:
-    """What a captioner reads in pictures."""
-    captions = [
-        caption
-        for begin in range(0, len(scenes), _ROWS)
-        for caption in captioner.generate_caption(scenes[begin : begin + _ROWS])
-    ]
-    return [read_caption(caption) for caption in captions]
+    """What a captioner reads in pictures [N, 3, 64, 64]."""
+    parts = scenes.split(ROWS)
+    return [read_caption(said) for part in parts for said in captioner.generate_caption(part)]
 
 
 def layouts_of(parts: Sequence[Decoded]) -> list[Picture]:
@@ -129,129 +147,140 @@ def layouts_of(parts: Sequence[Decoded]) -> list[Picture]:
     return [picture for part in parts for picture in pictures_of(part.layout)]
 
 
-# -- the judge -------------------------------------------------------------------------------------
+# -- retrieval -------------------------------------------------------------------------------------
 
 
-def drawn_scene(rng: np.random.Generator) -> Picture:
-    """A random picture to be drawn: one to eight things anywhere, often a gripper."""
-    name = NAMES[int(rng.integers(len(NAMES)))]
-    x, y = (int(value) for value in rng.integers(4, 60, size=2))
-    first = Thing(name, Place(x, y, 1))
-    picture = with_more_things(Picture((first,)), rng)
-    if rng.random() < 0.5:
-        return picture
-    hand = Place(*(int(value) for value in rng.integers(4, 60, size=2)), 1)
-    motion = MOTIONS[int(rng.integers(len(MOTIONS)))]
-    return Picture(picture.things, hand, bool(rng.random() < 0.5), motion)
-
-
-def train_judge(
-    config: ScenesConfig, steps: int, rows: int = 32, seed: int = 0, say: Callable = lambda _: None
-) -> CaptionNetwork:
-    """A captioner that has seen drawings only, none of them painted by a model.
+def retrieved(texts: Tensor, scenes: Tensor, among: int = 100) -> np.ndarray:
+    """Whether each picture is nearest to its own text of `among`; a tie is a share of a hit.
 
     Args:
-        config: whose shape it has.
-        steps: optimizer steps.
-        rows: drawings of a step.
-        seed: of its weights and its drawings.
-        say: told the loss now and then.
+        texts, scenes: embeddings [N, D], in the same order; what is left over at the end of the
+            last whole group does not count.
+
+    Raises:
+        ValueError: fewer than `among`.
     """
-    torch.manual_seed(seed)
-    judge, rng = CaptionNetwork(config), np.random.default_rng([seed, 5])
-    optimizer = torch.optim.AdamW(judge.parameters(), lr=1.5e-3, weight_decay=1e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1.5e-3, steps, pct_start=0.05)
-    for step in range(steps):
-        pictures = [drawn_scene(rng) for _ in range(rows)]
-        scene, ids = drawn(pictures), caption_ids(pictures)
-        scene = scene + 0.02 * float(rng.random()) * torch.randn(scene.shape)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            loss = caption_loss(judge(scene, ids), ids)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(judge.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        if step % 100 == 99:
-            say(f"judge {step + 1}/{steps}: {loss.item():.3f} nats a token")
-    return judge.eval()
+    if len(texts) < among:
+        raise ValueError(f"{len(texts)} texts: give {among} or more")
+    cosine = torch.nn.functional.normalize
+    hits = []
+    for begin in range(0, len(texts) - among + 1, among):
+        rows = slice(begin, begin + among)
+        nearness = cosine(scenes[rows].double(), dim=-1) @ cosine(texts[rows].double(), dim=-1).T
+        nearness = nearness.round(decimals=9)  # equal embeddings stay equal
+        own = nearness.diagonal()[:, None]
+        above, ties = (nearness > own).sum(1), (nearness == own).sum(1)
+        hits.append((above == 0) / ties)
+    return torch.cat(hits).double().cpu().numpy()
 
 
-# -- what is true of a robot's scene, and what is not ----------------------------------------------
+def different(texts: Sequence[Text]) -> list[int]:
+    """Which of the texts mean something that none before them does."""
+    first: dict[tuple, int] = {}
+    for number, text in enumerate(texts):
+        first.setdefault((frozenset(text.facts), text.motion), number)
+    return list(first.values())
 
 
-def narrations(count: int, seed: int) -> list[tuple[Picture, list[str], list[str]]]:
-    """What a robot sees, a true narration of it, and one with a wrong word: another colour, shape,
-    side or direction, of which the scene is not true."""
-    rng = random.Random(seed)
-    found: list[tuple[Picture, list[str], list[str]]] = []
-    while len(found) < count:
-        scene = sample_scene(rng, simulated=rng.random() < 0.5)
-        moment = rng.choice(sample_moments(scene, rng))
-        fact = narration(moment.before, moment.after, moment.target)
-        wrong = _with_a_wrong_word(fact, moment.before, moment.after, rng)
-        if wrong is None:
-            continue
-        seed_ = rng.getrandbits(32)
-        said = [say(f, random.Random(seed_)) for f in (fact, wrong)]
-        found.append((Picture.seen(moment.before, moment.after), *said))
-    return found
+# -- controls --------------------------------------------------------------------------------------
 
 
-def _with_a_wrong_word(
-    fact: Moving, before: Scene, after: Scene, rng: random.Random
-) -> Moving | None:
-    text = Text((), tuple(_named(fact)), (fact,), ())
-    choices: list[Moving] = []
-    for name in text.names:
-        if name in NAMES[:-2]:
-            for other in NAMES[:-2]:
-                if (other.color == name.color) != (other.shape == name.shape):
-                    changed = _exchange(fact, name, other)
-                    if changed is not None:
-                        choices.append(changed)
-    opposite = _opposite(fact, rng)
-    if opposite is not None and (not choices or rng.random() < 0.5):
-        choices = [opposite]
-    rng.shuffle(choices)
-    for choice in choices:
-        if not _holds(choice, before, after):
-            return choice
-    return None
+def others(count: int, seed: int = 0) -> np.ndarray:
+    """For each of two or more texts another one, by chance."""
+    order = np.random.default_rng(seed).permutation(count)
+    other = np.empty(count, int)
+    other[order] = np.roll(order, 1)
+    return other
 
 
-def _named(fact: Moving) -> list[Name]:
-    names = [fact.thing, fact.target, *(fact.which.landmarks if fact.which else ())]
-    return list(dict.fromkeys(name for name in names if name is not None))
+def blanks(count: int) -> Tensor:
+    """Pictures of an empty table."""
+    return (torch.tensor(TABLE_RGB) / 255)[:, None, None].expand(count, 3, 64, 64)
 
 
-def _exchange(fact: Moving, old: Name, new: Name) -> Moving | None:
-    def swap(name: Name | None) -> Name | None:
-        return new if name == old else name
+def noises(count: int, seed: int = 0) -> Tensor:
+    """Pictures of which every pixel is drawn for itself."""
+    generator = torch.Generator().manual_seed(seed)
+    return eight_bits(torch.rand(count, 3, 64, 64, generator=generator))
 
-    try:
-        which = fact.which and Related(
-            swap(fact.which.subject), fact.which.relation, tuple(map(swap, fact.which.landmarks))
+
+def controls(
+    texts: Sequence[Text], scenes: Tensor, reader: Reader, seed: int = 0
+) -> dict[str, np.ndarray]:
+    """Tallies of what is read in the texts' own pictures, and where nothing can be read.
+
+    Returns:
+        "own" pictures; "chance": what was read in another text's picture, as that text's; the
+        pictures "shuffled", "blank" and of "noise".
+    """
+    own, other = reader(scenes), others(len(texts), seed)
+    return {
+        "own": tally(texts, own),
+        "chance": tally(texts, [own[i] for i in other]),
+        "shuffled": tally(texts, reader(scenes[torch.from_numpy(other)])),
+        "blank": tally(texts, reader(blanks(len(texts)))),
+        "noise": tally(texts, reader(noises(len(texts), seed))),
+    }
+
+
+def suspicions(found: dict[str, np.ndarray], judged: np.ndarray | None = None) -> list[str]:
+    """How text -> scene -> text cheats, in words; empty: not in a way that is seen here.
+
+    Args:
+        found: of `controls`.
+        judged: tally of the same pictures, as read by somebody who never saw painted scenes.
+    """
+    own, chance = Agreement.of(found["own"]), Agreement.of(found["chance"])
+    told = []
+    for name in ("shuffled", "blank", "noise"):
+        control = Agreement.of(found[name])
+        for what in ("names", "exact"):
+            if getattr(control, what) > getattr(chance, what) + _SAME:
+                told.append(
+                    f"{what} {getattr(control, what):.0%} from {name} pictures, "
+                    f"{getattr(chance, what):.0%} by chance: the text comes by another way"
+                )
+    if own.names <= chance.names + _SAME:
+        told.append(
+            f"names {own.names:.0%} from the texts' own pictures, {chance.names:.0%} by chance: "
+            "what is read does not depend on the text"
         )
-        return Moving(fact.verb, fact.direction, swap(fact.thing), swap(fact.target), which)
-    except ValueError:
-        return None
+    if judged is not None:
+        judge = Agreement.of(judged)
+        for what in ("names", "exact"):
+            if getattr(own, what) > getattr(judge, what) + _HIDDEN:
+                told.append(
+                    f"{what} {getattr(own, what):.0%} by the captioner, {getattr(judge, what):.0%} "
+                    "by the judge: it may read marks that mean nothing to others"
+                )
+    return told
 
 
-def _opposite(fact: Moving, rng: random.Random) -> Moving | None:
-    if fact.which is not None and fact.which.relation in INVERSE and rng.random() < 0.5:
-        if INVERSE[fact.which.relation] == fact.which.relation:
-            return None
-        which = Related(fact.which.subject, INVERSE[fact.which.relation], fact.which.landmarks)
-        return Moving(fact.verb, fact.direction, fact.thing, fact.target, which)
-    if not fact.direction:
-        return None
-    turned = MOTIONS[1:][MOTIONS[1:].index(fact.direction) ^ 1]
-    return Moving(fact.verb, turned, fact.thing, fact.target, fact.which)
+# -- where it fails --------------------------------------------------------------------------------
 
 
-def _holds(fact: Moving, before: Scene, after: Scene) -> bool:
-    try:
-        return holds(fact, before, after)
-    except ValueError:
-        return False
+def failures(
+    texts: Sequence[Text], read: Sequence[Picture], least: int = 20
+) -> dict[str, dict[str, tuple[int, int]]]:
+    """Right and all, by what is said: exact pictures by the number of things and by word (of those
+    said in `least` texts or more, the ten worst), facts by their kind."""
+    exact = tally(texts, read)[:, 11] > 0
+    found: dict[str, dict[str, list[bool]]] = {"things": {}, "facts": {}, "words": {}}
+    for text, picture, right in zip(texts, read, exact, strict=True):
+        number = f"{len(text.names)}{' and the gripper' if text.motion is not None else ''}"
+        found["things"].setdefault(number, []).append(bool(right))
+        for word in set(text.words):
+            found["words"].setdefault(word, []).append(bool(right))
+        for fact in relations_of(text):
+            kind = fact.relation if isinstance(fact, Related) else fact.verb
+            found["facts"].setdefault(kind, []).append(shows(picture, fact))
+            if isinstance(fact, Moving) and fact.which is not None:
+                kind = f"that is {fact.which.relation}"
+                found["facts"].setdefault(kind, []).append(shows(picture, fact.which))
+    counted = {
+        what: {key: (sum(rights), len(rights)) for key, rights in sorted(groups.items())}
+        for what, groups in found.items()
+    }
+    often = [item for item in counted["words"].items() if item[1][1] >= least]
+    counted["words"] = dict(sorted(often, key=lambda item: item[1][0] / item[1][1])[:10])
+    return counted

@@ -168,6 +168,13 @@ def test_what_is_true_is_counted_and_what_means_nothing_is_not_true(seen):
     sayings.settle()
     assert sayings.judged[-1].verdict == "not judged"
     assert sayings.summary() == "1 of 4 sentences true by physics (1 could not be judged)"
+    sayings.add(times[2], "The hand holds the cube.", doubtful=True)
+    sayings.add(times[2], "The fingers are open.", doubtful=True)
+    sayings.settle()
+    assert [saying.doubtful for saying in sayings.judged] == [False] * 5 + [True] * 2
+    assert sayings.summary() == (
+        "2 of 6 sentences true by physics (1 could not be judged); 2 were doubtful, 1 of them false"
+    )
 
 
 def test_the_subtitle_is_what_was_said_last_of_this_episode(seen):

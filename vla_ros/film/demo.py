@@ -163,7 +163,7 @@ class Watcher:
         self.expectations.add_imagination(made, message.dt, frames, message.surprise)
 
     def _on_narration(self, message: Narration) -> None:
-        self.sayings.add(seconds(message.header.stamp), message.text)
+        self.sayings.add(seconds(message.header.stamp), message.text, message.doubtful)
 
     def _on_chunk(self, message: ActionChunk) -> None:
         self.commands.chunks.append(arm_chunk(message))
@@ -189,7 +189,9 @@ class Watcher:
         if began is None or began < self._since or said in self._printed:
             return
         self._printed.add(said)
-        mark = "" if saying.true else f"  ({saying.verdict})"
+        marks = [] if saying.true else [saying.verdict]
+        marks += ["doubtful"] if saying.doubtful else []
+        mark = f"  ({', '.join(marks)})" if marks else ""
         print(f"        {saying.time - began:4.1f} s  {saying.text}{mark}", flush=True)
 
 

@@ -25,11 +25,13 @@ class Saying:
         time: s, of the frame that it is about.
         text: the sentence.
         true: by physics; None: not known.
+        doubtful: whether its cycle score was low.
     """
 
     time: float
     text: str
     true: bool | None
+    doubtful: bool = False
 
     @property
     def verdict(self) -> str:
@@ -47,19 +49,19 @@ class Sayings:
     def __init__(self, witness: Witness, tell: Callable[[Saying], None]) -> None:
         self.judged: list[Saying] = []
         self._witness, self._tell = witness, tell
-        self._said: list[tuple[float, str]] = []  # and not judged yet
+        self._said: list[tuple[float, str, bool]] = []  # and not judged yet
         self._no_time: list[float] = []
 
-    def add(self, time: float, text: str) -> None:
+    def add(self, time: float, text: str, doubtful: bool = False) -> None:
         """A sentence about the frame of `time`."""
-        self._said.append((time, text))
+        self._said.append((time, text, doubtful))
 
     def settle(self, now: float = float("inf")) -> None:
         """Judge what is about a time of which, `now`, it is known what came of it."""
         known = [said for said in self._said if said[0] + AHEAD + _CLOSE < now]
         self._said = [said for said in self._said if said not in known]
-        for time, text in known:
-            self.judged.append(Saying(time, text, self._is_true(time, text)))
+        for time, text, doubtful in known:
+            self.judged.append(Saying(time, text, self._is_true(time, text), doubtful))
             self._tell(self.judged[-1])
 
     def _is_true(self, time: float, text: str) -> bool | None:
@@ -87,10 +89,13 @@ class Sayings:
         self._no_time.append(time)
 
     def summary(self) -> str:
-        """How many are true, of those that could be judged."""
+        """How many are true, of those that could be judged, and how many were doubtful."""
         verdicts = [saying.true for saying in self.judged if saying.true is not None]
         unknown = len(self.judged) - len(verdicts)
         rest = f" ({unknown} could not be judged)" if unknown else ""
+        doubted = [saying.true for saying in self.judged if saying.doubtful]
+        if doubted:
+            rest += f"; {len(doubted)} were doubtful, {doubted.count(False)} of them false"
         return f"{sum(verdicts)} of {len(verdicts)} sentences true by physics{rest}"
 
 

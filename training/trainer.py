@@ -254,11 +254,12 @@ class PolicyTrainer(transformers.Trainer):
             return
         tensors = load_file(Path(checkpoint, _OPTIMIZER))
         state: dict[int, dict[str, Tensor]] = {}
-        for i, name in enumerate(self._trained_names()):
-            keys = [key for key in ("step", "exp_avg", "exp_avg_sq") if f"{name}/{key}" in tensors]
-            if keys:  # a part that had no gradient yet has no state
-                state[i] = {key: tensors[f"{name}/{key}"] for key in keys}
-                state[i]["step"] = state[i]["step"][0]
+        trained = [(n, p) for n, p in self.model.policy.named_parameters() if p.requires_grad]
+        for i, (name, parameter) in enumerate(trained):
+            if f"{name}/step" in tensors:  # a part that had no gradient yet has no state
+                state[i] = {"step": tensors[f"{name}/step"][0]}
+                for key in ("exp_avg", "exp_avg_sq"):  # a single number was saved as [1]
+                    state[i][key] = tensors[f"{name}/{key}"].reshape(parameter.shape)
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
 
     def _trained_names(self) -> list[str]:

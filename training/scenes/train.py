@@ -23,12 +23,15 @@ from vla_ros.training.recipes import ScenesRecipe as Recipe
 from vla_ros.training.run_folder import begin
 from vla_ros.training.scenes import losses as loss
 from vla_ros.training.scenes.crowds import MOST, with_more_things
+from vla_ros.training.scenes.narrations import calibrate
 from vla_ros.training.scenes.texts import Texts, Wanted, contradiction, wanted
+from vla_ros.training.scenes.watch import Watch, conclude
 from vla_ros.training.trainer import Objective, PolicyTrainer
 
 _HELD_OUT_BATCHES = 8
 _OF_PICTURES = ("reconstruction", "perceptual", "color", "consistency", "matching")
 _CYCLE = 0.1  # share of the gradient that passes from the picture to the words
+_NARRATIONS = 1000  # each with a wrong word too, that scores are calibrated on
 _DAMAGE = 0.03  # standard deviation of noise on what the captioner sees
 Batch = dict[str, Tensor]
 
@@ -136,7 +139,8 @@ def _z(model: CycleScenes, text: Tensor, noise: Tensor) -> Tensor:
 
 
 def train(recipe: Recipe, out: Path, *, tensorboard: bool = False) -> Path:
-    """Train, resuming whatever `out` holds; returns its folder checkpoint/.
+    """Train, resuming whatever `out` holds; returns its folder checkpoint/. What a run leaves to be
+    looked at is told in `watch`; at its end scores are calibrated.
 
     Raises:
         ValueError: a run there has other settings.
@@ -154,5 +158,12 @@ def train(recipe: Recipe, out: Path, *, tensorboard: bool = False) -> Path:
         ),
         [batch(held, i, recipe.batch_size, things) for i in range(_HELD_OUT_BATCHES)],
         tensorboard=tensorboard,
+        callbacks=[Watch(out, recipe)],
     )
-    return trainer.fit()
+    folder = trainer.fit()
+    if trainer.args.should_save:
+        model.cpu()
+        calibrate(model, min(_NARRATIONS, recipe.num_samples))
+        model.save_pretrained(folder)
+        conclude(out, recipe, model)
+    return folder

@@ -8,10 +8,11 @@ import pytest
 
 from vla_ros.scene_language.facts import related
 from vla_ros.scene_language.instructions import DIRECTIONS, FAMILIES, Goal, phrase
+from vla_ros.scene_language.noun_phrases import references as references_of
 from vla_ros.scene_language.plan import Plan
-from vla_ros.scene_language.references import Unresolved, resolve, what_is_there
-from vla_ros.scene_language.references import references as references_of
+from vla_ros.scene_language.references import Unresolved
 from vla_ros.scene_language.references import tokens as tokens_of
+from vla_ros.scene_language.referents import resolve, what_is_there
 from vla_ros.scene_language.requests import completed, ground, subtasks_of
 from vla_ros.scene_language.scenes import BOWL, PAD, Name, Scene
 from vla_ros.scene_language.worlds import sample_scene
@@ -84,7 +85,7 @@ def test_the_refusal_says_what_is_there_instead():
         "push the green cube": ("absent", "a green cylinder and a blue cube, no green cube"),
         "pick up the red banana": ("absent", "what a banana is; I see a red cube, a green"),
         "pick up the cube": ("ambiguous", "may be the red cube or the blue cube: say which"),
-        "pick up both cubes": ("ambiguous", "'cubes' are several"),
+        "pick up both cubes": ("ambiguous", "'both cubes' are several"),
         "lift the red blue cube": ("contradictory", "is red and blue at once"),
         "lift the cube left of the red cube": ("contradictory", "blue cube is not left of the red"),
         "lift the thing in the bowl": ("contradictory", "nor the blue cube is in the bowl"),

@@ -12,47 +12,31 @@ sentence for the person, and where something is becomes what it is called.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
+from vla_ros.scene_language.deeds import PUSHING, Deed
+from vla_ros.scene_language.noun_phrases import negated, references
+from vla_ros.scene_language.readings import Reading, described, readings
 from vla_ros.scene_language.references import (
+    AMBIGUOUS,
     CONTRADICTORY,
     IMPOSSIBLE,
     Reference,
     Unresolved,
-    references,
-    resolve,
     tokens,
 )
+from vla_ros.scene_language.referents import resolve
 from vla_ros.scene_language.scenes import BOWL, PAD, Name, Scene
+from vla_ros.scene_language.subtasks import PRONOUNS, VERBS, subtasks_of, text_of
 
-_BETWEEN = frozenset({"then", "afterwards", "finally", "subsequently"})
-_ENDS = frozenset({".", ";", "!", "?"})
-_PUSHING = frozenset(
-    {"push", "slide", "shove", "nudge", "scoot", "shift", "bump", "sweep", "poke", "tap", "knock"}
-)
-_GOING = frozenset({"go", "head", "travel", "come", "position", "align", "stretch", "extend"})
-_TAKING = _PUSHING | {
-    *("pick", "lift", "grab", "grasp", "grip", "raise", "hoist", "elevate", "seize", "catch"),
-    *("reach", "hover", "touch", "point", "approach", "find", "locate", "float", "aim", "fetch"),
-}
-_PLACING = frozenset(
-    {
-        *("put", "place", "set", "drop", "lay", "leave", "rest", "stick", "deposit", "release"),
-        *("stack", "deliver", "transfer", "transport", "relocate", "park", "move", "bring"),
-        *("carry", "send", "toss", "throw", "dump", "store", "pop", "chuck", "insert", "add"),
-        *("goes", "belongs", "should", "needs", "sit", "take", "get", "have", "want", "need"),
-    }
-)
-_VERBS = _TAKING | _GOING
-_VERBS |= _PLACING - {"goes", "belongs", "should", "needs", "need", "want", "have"}
+__all__ = ["Subtask", "completed", "ground", "subtasks_of"]
 _PUTTING = frozenset({"put", "place", "lay", "stack", "deposit"})
 _HAND = frozenset({"gripper", "hand", "arm", "yourself", "fingers", "claw", "tool"})
-_DESTINATIONS = frozenset({"on", "inside", "above", "near"})  # relations that say where to, too
+_ENDS = frozenset({".", "?", "!", ";", ":"})
 _OPPOSITE = (
     ({"left", "leftwards", "leftward"}, {"right", "rightwards", "rightward"}),
     ({"away", "forward", "forwards", "farther"}, {"closer", "nearer", "backward", "backwards"}),
 )
-_PRONOUNS = frozenset({"it", "that", "this", "them"})
 
 
 @dataclass(frozen=True)
@@ -63,28 +47,13 @@ class Subtask:
         text: what to tell a policy.
         thing: what it is done with; None if no movable thing is named.
         names: all things that it names.
+        deed: what is to be done; None if the words for it are not known, which a policy may know.
     """
 
     text: str
     thing: Name | None
     names: tuple[Name, ...]
-
-
-def subtasks_of(instruction: str) -> list[str]:
-    """The subtasks of an instruction in their order; one for most instructions.
-
-    A new one begins at "then", "afterwards", the end of a sentence or "and" where another thing
-    is named to do something with; "pick up the red cube and put it in the bowl" is one.
-    """
-    steps: list[list[str]] = []
-    for piece in _pieces(tokens(instruction)):
-        if steps and not _begins_a_subtask(piece, steps[-1]):
-            steps[-1] += ["and", *piece]
-        else:
-            steps.append(piece if not steps or _VERBS & set(piece) else ["put", *piece])
-    if len(steps) < 2:
-        return [instruction.strip()] if instruction.strip() else []
-    return [_text(step) for step in steps]
+    deed: Deed | None = None
 
 
 def ground(subtask: str, scene: Scene, it: Name | None = None) -> Subtask:
@@ -100,32 +69,30 @@ def ground(subtask: str, scene: Scene, it: Name | None = None) -> Subtask:
         Unresolved: absent, ambiguous, or contradictory.
     """
     words = tokens(subtask)
-    said = references(words)
-    found = [_of_the_thing(reference, words) for reference in said]
-    _check_directions(words, found)
-    _check_destinations(words, said)
-    names, changes = [], []
-    for reference in found:
-        name = resolve(reference, scene)
-        names.append(name)
-        names += [resolve(landmark, scene) for landmark in reference.landmarks]
-        vague = reference.fixture is None and not reference.colors
-        if reference.relation or reference.extreme is not None or vague:
-            changes.append((reference.begin, reference.end, str(name)))
-    movable = [name for name in names if name not in (PAD, BOWL)]
+    ways = readings(words)
+    _check_directions(words, ways[0].references)
+    _check_destinations(words, ways)
+    whole = [way for way in ways if way.whole]
+    reading, names = _true_one(whole or [way for way in ways if way.loose] or ways[:1], scene)
+    changes = _changes(reading, names, scene, words)
+    movable = _movable(reading, names)
     if not movable and it is not None:
         if it not in scene:
             raise Unresolved(CONTRADICTORY, f"{it} is not there any more")
-        at = next((i for i, word in enumerate(words) if word in _PRONOUNS), None)
+        at = next((i for i, word in enumerate(words) if word in PRONOUNS), None)
         if at is not None:
             changes.append((at, at + 1, str(it)))
             movable = [it]
     text = subtask
     if changes:
+        if reading.destination is not None and reading.deed is not None:
+            changes += _pronouns_for(reading, words)
         for begin, end, said in sorted(changes, reverse=True):
             words[begin:end] = said.split()
-        text = _text(words)
-    return Subtask(text, movable[0] if movable else None, tuple(dict.fromkeys([*movable, *names])))
+        text = text_of(words)
+    deed = reading.deed if reading.whole else None
+    all_names = (*movable, *(n for found in names.values() for n in found))
+    return Subtask(text, movable[0] if movable else None, tuple(dict.fromkeys(all_names)), deed)
 
 
 def completed(subtask: str, reply: str, scene: Scene) -> str | None:
@@ -141,122 +108,144 @@ def completed(subtask: str, reply: str, scene: Scene) -> str | None:
         something itself.
     """
     words, said = tokens(subtask), references(tokens(reply))
-    if len(said) != 1 or _VERBS & set(tokens(reply)):
+    if len(said) != 1 or VERBS & set(tokens(reply)):
         return None
-    for reference in references(words):
+    try:
+        ground(subtask, scene)
+    except Unresolved as error:
+        unclear = error.reference
+        if unclear is None or unclear.end <= unclear.begin:
+            return None
         try:
-            resolve(reference, scene)
+            name = resolve(said[0], scene)
         except Unresolved:
-            try:
-                name = resolve(said[0], scene)
-            except Unresolved:
-                return None
-            words[reference.begin : reference.end] = str(name).split()
-            return _text(words)
+            return None
+        words[unclear.begin : unclear.end] = str(name).split()
+        return text_of(words)
     return None
 
 
-# -- subtasks --------------------------------------------------------------------------------------
+# -- which reading is meant ------------------------------------------------------------------------
 
 
-def _pieces(words: Sequence[str]) -> list[list[str]]:
-    """Parts between what may divide subtasks, each with something to do; punctuation is dropped at
-    their ends."""
-    pieces: list[list[str]] = [[]]
-    for at, word in enumerate(words):
-        divides = word in _BETWEEN or word in _ENDS
-        divides = divides or word in ("and", ",") and _verb_at(words, at + 1)
-        if divides:
-            pieces.append([])
-        else:
-            pieces[-1].append(word)
-    trimmed = [_trimmed(piece) for piece in pieces]
-    return [piece for piece in trimmed if piece]
+def _true_one(ways: Sequence[Reading], scene: Scene) -> tuple[Reading, dict[int, list[Name]]]:
+    """The reading that is true of the scene, with the names of what its references mean.
+
+    Raises:
+        Unresolved: none is, or two that ask for different things.
+    """
+    true: list[tuple[Reading, dict[int, list[Name]]]] = []
+    first: Unresolved | None = None
+    for way in ways:
+        try:
+            names = {i: _names(r, scene) for i, r in enumerate(way.references) if _counts(r, way)}
+        except Unresolved as error:
+            first = first or error
+            continue
+        true.append((way, names))
+    if not true:
+        assert first is not None
+        raise first
+    # Nobody says where a thing is that is the only one: then it is where to put or push it.
+    true.sort(key=lambda found: (not found[0].used, 0 if found[0].whole else _length(found[0])))
+    asked = {tuple(_movable(way, names)) for way, names in true}
+    deeds = {way.deed for way, _ in true if way.used}
+    if len(asked) > 1 or len(deeds) > 1:
+        said = [_said(way, names) for way, names in true]
+        different = list(dict.fromkeys(said))
+        raise Unresolved(AMBIGUOUS, f"that may mean {' or '.join(different)}: say it another way")
+    way, names = true[0]
+    movable = _movable(way, names)
+    if len(movable) > 1:
+        raise Unresolved(
+            AMBIGUOUS,
+            f"I do not understand what to do with {' and '.join(map(str, movable))}: "
+            "say it of one thing",
+        )
+    return way, names
 
 
-def _verb_at(words: Sequence[str], at: int) -> bool:
-    return at < len(words) and words[at] in _VERBS
+def _length(way: Reading) -> int:
+    return sum(reference.end - reference.begin for reference in way.references)
 
 
-def _trimmed(piece: list[str]) -> list[str]:
-    while piece and piece[-1] in (",", "and", *_ENDS):
-        piece = piece[:-1]
-    while piece and piece[0] in (",", "and", *_ENDS):
-        piece = piece[1:]
-    return piece
+def _said(way: Reading, names: dict[int, list[Name]]) -> str:
+    about = " and ".join(map(str, _movable(way, names))) or "nothing"
+    if way.deed is None:
+        return f"something with {about}"
+    where = f" {way.deed.direction}" if way.deed.direction else ""
+    verbs = {"pad": "putting {} on the pad", "bowl": "putting {} in the bowl", "pick": "picking {}"}
+    doing = verbs.get(way.deed.family, way.deed.family + "ing {}")
+    return doing.format(about) + where
 
 
-def _begins_a_subtask(piece: Sequence[str], before: Sequence[str]) -> bool:
-    """Whether what a piece says is another thing to do than that of the subtask before."""
-    if not (_VERBS | _PLACING) & set(before):  # "the red cube is too close, push it away"
-        return False
-    mine = [r for r in references(piece) if r.fixture is None]
-    if not _VERBS & set(piece) and not _is_elliptical(piece):
-        return False
-    theirs = [r for r in references(before) if r.fixture is None]
-    begun = bool(theirs) or bool(_PRONOUNS & set(before))
-    moves = bool(_PUSHING & set(piece)) or _has_destination(piece)
-    # "grab it and lift it" goes on with what was begun; what comes after a push or a placing, and
-    # what is pushed, is something else.
-    done = bool(_PUSHING & set(before)) or _has_destination(before)
-    if mine:
-        another = _same(mine[0]) not in map(_same, theirs)
-        return begun and (another or done and moves)
-    if not begun or not _PRONOUNS & set(piece):
-        return False
-    return bool(_PUSHING & set(piece)) or done and moves
+def _counts(reference: Reference, way: Reading) -> bool:
+    """Whether a reference has to mean something by itself: not if it points to another one."""
+    return reference not in (*way.pointing, *way.spoken_of)
 
 
-def _has_destination(words: Sequence[str]) -> bool:
-    """Whether it is said that something is to be put on the pad or into the bowl."""
-    for reference in references(words):
-        if reference.fixture is not None:
-            return True
-        if reference.relation in _DESTINATIONS and _PLACING & set(words):
-            return reference.landmarks[0].fixture is not None
-    return False
+def _names(reference: Reference, scene: Scene) -> list[Name]:
+    """What a reference means, and then its landmarks."""
+    found = [resolve(reference, scene)]
+    for clause in reference.clauses:
+        if clause.relation == "is" or clause.inverse or clause.negated:
+            continue
+        for landmark in clause.landmarks:
+            if not (landmark.plural or landmark.other or landmark.gripper):
+                found.append(resolve(landmark, scene))
+    return found
 
 
-def _is_elliptical(piece: Sequence[str]) -> bool:
-    """Whether a piece names a thing and where to put it without a verb: "then the cube on it"."""
-    found = references(piece)
-    fixtures = [r for r in found for r in (r, *r.landmarks) if r.fixture is not None]
-    return bool(fixtures) and any(r.fixture is None for r in found)
+def _movable(way: Reading, names: dict[int, list[Name]]) -> list[Name]:
+    """What the references mean that are no fixtures, without their landmarks."""
+    found = [names[i][0] for i, r in enumerate(way.references) if i in names and r.fixture is None]
+    return list(dict.fromkeys(found))
 
 
-def _same(reference: Reference) -> tuple:
-    return reference.colors, reference.shapes, reference.relation, reference.landmarks
+def _changes(
+    way: Reading, names: dict[int, list[Name]], scene: Scene, words: Sequence[str]
+) -> list[tuple[int, int, str]]:
+    """Tokens from and to, and what to say instead."""
+    changes = []
+    for i, reference in enumerate(way.references):
+        if reference in way.spoken_of:  # "see the bowl?"
+            ends = [at for at, word in enumerate(words) if word in (*_ENDS, "and")]
+            begin = max([at + 1 for at in ends if at < reference.begin], default=0)
+            end = min(at + 1 for at in ends if at >= reference.end)
+            changes.append((begin, end, ""))
+            continue
+        if i not in names:
+            movable = _movable(way, names)
+            changes += [(reference.begin, reference.end, str(n)) for n in movable]
+            continue
+        alike = [thing for thing in scene.things if reference.fits(thing.name)]
+        vague = reference.fixture is None and not reference.colors
+        excluding = described(reference) and not _excludes_only(reference)
+        if vague or excluding or len(alike) > 1:
+            changes.append((reference.begin, reference.end, str(names[i][0])))
+    if any(way.references[i].other for i in names) or way.told_not:
+        changes += [(begin, end, "") for begin, end in way.told_not]
+    return changes if any(said for _, _, said in changes) else []
 
 
-def _text(words: Sequence[str]) -> str:
-    text = " ".join(words)
-    for mark in ",.;:!?":
-        text = text.replace(f" {mark}", mark)
-    return text
+def _excludes_only(reference: Reference) -> bool:
+    said = reference.clauses
+    return bool(said) and not reference.extremes and all(c.relation == "is" for c in said)
+
+
+def _pronouns_for(way: Reading, words: Sequence[str]) -> list[tuple[int, int, str]]:
+    """ "into it" where "it" is the bowl, whose name is gone with where the thing was."""
+    place = str(PAD if way.deed.family == "pad" else BOWL)
+    return [(at, at + 1, place) for at in sorted(way.used) if words[at] == "it"]
 
 
 # -- what can be done ------------------------------------------------------------------------------
 
 
-def _of_the_thing(reference: Reference, words: Sequence[str]) -> Reference:
-    """A reference without what is said of where to put or push the thing: "put the cube on the
-    pad", "push the cube on the left" (which may mean either)."""
-    taking = bool(_TAKING & set(words)) and not _PLACING & set(words)
-    if reference.extreme is not None and {"left", "right"} & set(reference.words.split()):
-        if not taking or _PUSHING & set(words):
-            return replace(reference, extreme=None)
-    if reference.relation not in _DESTINATIONS or reference.landmarks[0].fixture is None:
-        return reference
-    later = references(words[reference.end :])
-    if any(r.fixture is not None for r in later):
-        return reference
-    return reference if taking else replace(reference, relation="", landmarks=())
-
-
 def _check_directions(words: Sequence[str], found: Sequence[Reference]) -> None:
-    if not _PUSHING & set(words):
+    if not PUSHING & set(words):
         return
-    silent = {place for r in found for place in range(r.begin, r.end)}
+    silent = {place for r in found for place in range(r.begin, r.end)} | negated(words, found)
     for place, pair in enumerate(zip(words, [*words[1:], ""], strict=True)):
         if pair[1] == "of":
             silent.add(place)
@@ -271,16 +260,20 @@ def _check_directions(words: Sequence[str], found: Sequence[Reference]) -> None:
             )
 
 
-def _check_destinations(words: Sequence[str], found: Sequence[Reference]) -> None:
+def _check_destinations(words: Sequence[str], ways: Sequence[Reading]) -> None:
     """Raises Unresolved for "on the pad and in the bowl", and for any other place to put it."""
-    places = [r for r in found for r in (r, *r.landmarks) if r.fixture is not None]
-    if not places and found and _PUTTING & set(words) and not _HAND & set(words):
-        raise Unresolved(
-            IMPOSSIBLE, "I can put things on the yellow pad or in the white bowl only: say which"
-        )
+    shortest = ways[-1].references
+    places = [r for r in shortest if r.fixture is not None]
     for first, second in zip(places, places[1:], strict=False):
         between = words[first.end : second.begin]
         if first.fixture != second.fixture and len(between) == 2 and between[0] == "and":
             raise Unresolved(
                 CONTRADICTORY, "nothing can be on the pad and in the bowl at once: say one"
             )
+    found = ways[0].references
+    if any(way.whole for way in ways) or not found or _HAND & set(words):
+        return
+    if _PUTTING & set(words) and not any(way.destination for way in ways):
+        raise Unresolved(
+            IMPOSSIBLE, "I can put things on the yellow pad or in the white bowl only: say which"
+        )

@@ -23,7 +23,8 @@ from vla_ros.scene_language.instructions import (
     Goal,
     phrase,
 )
-from vla_ros.scene_language.references import references, tokens
+from vla_ros.scene_language.noun_phrases import references
+from vla_ros.scene_language.references import tokens
 from vla_ros.scene_language.scenes import BOWL, PAD, Name, Scene
 from vla_ros.scene_language.wording import RELATION_PHRASES
 from vla_ros.sim import tasks

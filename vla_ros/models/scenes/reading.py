@@ -14,13 +14,9 @@ from vla_ros.scene_language.facts import (
     true_of,
     where,
 )
-from vla_ros.scene_language.references import (
-    AMBIGUOUS,
-    Unresolved,
-    references,
-    resolve,
-    tokens,
-)
+from vla_ros.scene_language.noun_phrases import references
+from vla_ros.scene_language.references import AMBIGUOUS, Unresolved, tokens
+from vla_ros.scene_language.referents import resolve
 from vla_ros.scene_language.scenes import FIXTURES, GRIPPER, PAD, Name
 from vla_ros.scene_language.sentences import parse, say
 from vla_ros.scene_language.vocabulary import text_of

@@ -560,10 +560,11 @@ class Robot(Probe):
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory, folder):
+def running(tmp_path_factory, folder, scenes):
     """The node as a process, and the robot that it watches."""
     robot, logs = Robot(), tmp_path_factory.mktemp("process")
-    process = NodeProcess(logs, NAMESPACE, "narrator", "-p", f"checkpoint:={folder}")
+    settings = ("-p", f"checkpoint:={folder}", "-p", f"scenes:={scenes}")
+    process = NodeProcess(logs, NAMESPACE, "narrator", *settings)
     robot.output = lambda: process.output
     try:
         wait_for(lambda: robot.heard["narration"])
@@ -576,7 +577,8 @@ def running(tmp_path_factory, folder):
 
 
 def test_it_narrates_what_is_done_from_the_moment_that_it_is_told(running):
-    assert running.next("narration").text == DESCRIPTIONS[0]
+    message = running.next("narration")
+    assert message.text == DESCRIPTIONS[0] and 0.0 <= message.cycle_score <= 1.0
     running.instruction = REACH
     message = running.next("narration", lambda one: one.instruction)
     assert message.text == SENTENCES[REACH, True] and message.instruction == REACH

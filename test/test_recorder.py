@@ -54,6 +54,7 @@ class Robot(Probe):
         self._voice = node.create_publisher(Narration, "narration", qos.standard())
         self._status = node.create_publisher(TaskStatus, "sim_robot/task_status", qos.latched())
         self.following, self._tick = "", itertools.count()
+        self.way_back = False  # between two subtasks
         self.outcome = TaskStatus.RUNNING
         self._number = 0
         self.listen(DiagnosticArray, "/diagnostics", qos.standard())
@@ -85,7 +86,8 @@ class Robot(Probe):
         self._status.publish(TaskStatus(header=header, outcome=self.outcome))
         if self.following:
             points = np.tile(panda.HOME, (2, 1))
-            fields = {"header": header, "instruction": self.following, "tick": next(self._tick)}
+            told = "" if self.way_back else self.following
+            fields = {"header": header, "instruction": told, "tick": next(self._tick)}
             self._chunks.publish(chunk_message(points, panda.JOINT_NAMES, 0.05, **fields))
             told = {"instruction": self.following, "unknown_words": ["it"], "log_probability": -0.5}
             said = {"tokens": ["<grip>", "<x1>"], "scene": ["<scene>"], **told}
@@ -157,6 +159,9 @@ def test_an_episode_lasts_from_the_first_frame_acted_on_to_the_next_instruction(
 ):
     process = record()
     robot.follow("lift the red cube", frames=30)
+    robot.way_back = True
+    robot.go_on(10)
+    robot.way_back = False
     robot.follow("push it", frames=10)
     robot.following = ""  # the policy is done: chunks cease
     first, second = wait_for(lambda: len(p := finished(tmp_path / "bags")) == 2 and p)

@@ -48,9 +48,12 @@ def played(path: Path) -> dict[tuple[str, int], dict[str, Any]]:
     return episodes
 
 
-def play(todo: Iterable[tuple[str, int]], checkpoint: str, narrator: str, out: Path) -> None:
-    """Play what is to be done, and append each to `out`."""
-    with running(checkpoint, narrator=narrator) as arm, out.open("a") as file:
+def play(todo: Iterable[tuple[str, int]], options: argparse.Namespace) -> None:
+    """Play what is to be done, and append each to the file that is kept."""
+    stack = running(
+        options.checkpoint, narrator=options.narrator, realtime_factor=options.realtime_factor
+    )
+    with stack as arm, options.out.open("a") as file:
         for family, seed in tqdm(todo, unit="episode"):
             report = arm.play(family, seed)
             file.write(json.dumps(asdict(report)) + "\n")
@@ -78,7 +81,7 @@ def section(episodes: list[dict[str, Any]], command: str) -> str:
     return f"""## Instructions that need the scene, live
 
 `{command}`
-Said to the running nodes (real time, ROS 2, the shipped policy and narrator) on tables that
+Said to the running nodes (ROS 2, the shipped policy and narrator) on tables that
 training never sees; things are named by where they are in half of the subtasks where such a name is
 clear. The physics judge: each subtask in its order, and nothing else may be moved; of what is to be
 refused, that nothing moves. 95 % intervals (Wilson).
@@ -97,6 +100,12 @@ def main() -> int:
     parser.add_argument("--families", nargs="+", choices=SCENE_FAMILIES, default=SCENE_FAMILIES)
     parser.add_argument("--checkpoint", default="arm", help="of the policy, a name or a folder")
     parser.add_argument("--narrator", default="narrator", help="checkpoint, a name or a folder")
+    parser.add_argument(
+        "--realtime-factor",
+        type=float,
+        default=1.0,
+        help="simulated seconds per second; less on a busy machine (default 1)",
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/sequences.jsonl"))
     add_write_option(parser)
     options = parser.parse_args()
@@ -108,11 +117,13 @@ def main() -> int:
     except ValueError as error:
         raise SystemExit(f"error: {error}") from None
     if todo := [key for key in wanted if key not in there]:
-        play(todo, options.checkpoint, options.narrator, options.out)
+        play(todo, options)
         there = played(options.out)
     command = f"python benchmarks/sequences.py --episodes {options.episodes} --seed {options.seed}"
     if options.families != SCENE_FAMILIES:
         command += f" --families {' '.join(options.families)}"
+    if options.realtime_factor != 1.0:
+        command += f" --realtime-factor {options.realtime_factor:g}"
     text = section([there[key] for key in wanted], command)
     write_section("sequences", text, options.write)
     return 0

@@ -44,18 +44,29 @@ _QUIET_TIME = 0.4  # s of simulated time: the command gate repeats a hold for le
 
 @contextlib.contextmanager
 def running(
-    checkpoint: str, *, processes: str = "aside", narrator: str = "narrator"
+    checkpoint: str,
+    *,
+    processes: str = "aside",
+    narrator: str = "narrator",
+    realtime_factor: float = 1.0,
 ) -> Iterator[LiveArm]:
     """A simulated arm with that checkpoint, and that of a narrator unless "", ready for episodes.
 
     Args:
         processes: which nodes are processes of their own, see `Stack`.
+        realtime_factor: simulated seconds per second; less gives a busy machine the time it needs.
 
     Raises:
         StartError: a node does not come up, or another simulation runs in this ROS domain.
     """
     switch_threads_often()
-    stack = Stack(checkpoint=checkpoint, log_level="error", narrator=narrator, processes=processes)
+    stack = Stack(
+        checkpoint=checkpoint,
+        log_level="error",
+        narrator=narrator,
+        processes=processes,
+        overrides={"sim_robot": {"realtime_factor": realtime_factor}},
+    )
     with stack:
         arm = LiveArm(stack)
         try:

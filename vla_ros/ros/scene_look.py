@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 
 from rclpy.node import Node
@@ -11,7 +10,8 @@ from rclpy.task import Future
 from vla_ros.ros.messages import seconds
 from vla_ros.srv import Ask
 
-PATIENCE = 5.0  # s that the narrator may take, and its eye for a picture of after the question
+# s, ROS time, that the narrator may take, and its eye for a picture of after the question
+PATIENCE = 5.0
 _QUESTION = "what does the gripper hold?"  # any: what is wanted is the scene that comes with it
 
 # Called with the spatial tokens of the scene, or with none and the reason.
@@ -29,8 +29,8 @@ class SceneLook:
         self._node = node
         self._client = node.create_client(Ask, "ask")
         self._tell: Tell | None = None  # who waits for an answer
-        self._asked = 0.0  # s of the monotonic clock
-        self._since = 0.0  # s, ROS time: older pictures may show what was there before
+        # s, ROS time, of the question: older pictures may show what was there before.
+        self._since = 0.0
         self._again = False  # the newest picture was one of those, or there was none
         self._why = ""  # there was none, in the narrator's words
 
@@ -47,8 +47,7 @@ class SceneLook:
         self.forget()
         if not self._client.service_is_ready():
             return False
-        self._tell, self._asked, self._since = tell, time.monotonic(), self._now()
-        self._why = ""
+        self._tell, self._since, self._why = tell, self._now(), ""
         self._look()
         return True
 
@@ -60,7 +59,9 @@ class SceneLook:
         """Ask again after an old picture or none, and give up in the end; to be called often."""
         if self._tell is None:
             return
-        if time.monotonic() - self._asked > PATIENCE:
+        if self._since == 0.0:  # there was no clock yet
+            self._since = self._now()
+        if not 0.0 <= self._now() - self._since <= PATIENCE:  # less: the clock began anew
             what = "has seen no new picture" if self._again else "has not answered"
             self._answer((), self._why or f"the narrator {what} for {PATIENCE:g} s")
         elif self._again:

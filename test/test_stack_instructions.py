@@ -5,6 +5,7 @@ from probe import wait_for
 
 from vla_ros.action import FollowInstruction
 from vla_ros.live import running
+from vla_ros.ros import scene_look
 
 pytestmark = pytest.mark.timeout(240)
 RELATION, SEQUENCE, PATIENCE = ("relation", 2), ("two-step", 8), 120.0
@@ -12,8 +13,9 @@ RELATION, SEQUENCE, PATIENCE = ("relation", 2), ("two-step", 8), 120.0
 
 @pytest.fixture(scope="module")
 def arm():
-    """One stack for all: starting it takes longest."""
-    with running("arm") as arm:
+    """One stack for all: starting it takes longest. It has time enough on a busy machine, too."""
+    with pytest.MonkeyPatch.context() as patch, running("arm", realtime_factor=0.5) as arm:
+        patch.setattr(scene_look, "PATIENCE", 60.0)
         wait_for(lambda: not arm.stack.still_starting)
         yield arm
 

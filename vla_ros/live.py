@@ -213,6 +213,8 @@ class LiveArm:
         if own:
             end = (limit if task.refused else status().elapsed) + _SETTLE_TIME
             self._wait(lambda: judged() or status().elapsed > end, _ANSWER_TIME)
+        if own and task.refused:  # a busy narrator may take longer to look than nothing moves
+            self._wait(lambda: result.done() or self._told, _ANSWER_TIME)
         last, by_itself = status(), result.done()
         if not by_itself:
             handle.cancel_goal_async()

@@ -12,6 +12,7 @@ import argparse
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +126,7 @@ def retrieval(model: CycleScenes, texts: Sequence[Text], scenes: torch.Tensor) -
         "noise": measures.noises(len(chosen)),
     }
     return {
-        name: rate(measures.retrieved(said, measures.seen(model.captioner, some), AMONG))
+        name: rate(measures.retrieved(partial(measures.fits, model), said, some, AMONG))
         for name, some in pictures.items()
     }
 

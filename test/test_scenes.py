@@ -172,7 +172,8 @@ TAUGHT = {  # by each loss
     **{"diversity": ("decoder.to_z", "decoder.to_places"), "unmoved": ("decoder.to_places",)},
     **{"reconstruction": ("decoder.painter",), "perceptual": ("decoder.painter",)},
     **{"color": ("decoder.painter",), "consistency": ("captioner.see", "captioner.cell")},
-    **{"matching": ("language", "captioner.gist", "temperature"), "language": ("language.core",)},
+    **{"matching": ("language", "captioner.see", "matcher"), "language": ("language.core",)},
+    **{"embedding": ("language", "captioner.gist", "temperature")},
 }
 
 

@@ -125,15 +125,19 @@ def test_failures_are_told_by_things_facts_and_words():
     assert worst == sorted(worst) and len(worst) == 10
 
 
-def test_retrieval_finds_what_is_near_and_shares_ties():
+def test_retrieval_finds_what_fits_best_and_shares_ties():
     texts = torch.randn(40, 16, generator=torch.Generator().manual_seed(0))
-    assert retrieved(texts, 3 * texts, 20).tolist() == [1.0] * 40
-    assert retrieved(texts, -texts, 20).sum() == 0
-    assert retrieved(texts.expand(40, 16), torch.ones(40, 16), 20).mean() == pytest.approx(0.05)
-    same = torch.ones(20, 16)
-    assert retrieved(same, same, 20).tolist() == pytest.approx([0.05] * 20)
+
+    def nearness(some, others):
+        return -(some[:, None] - others).square().sum(-1)
+
+    assert retrieved(nearness, texts, texts, 20).tolist() == [1.0] * 40
+    assert retrieved(lambda a, b: -nearness(a, b), texts, texts, 20).sum() == 0
+    same = torch.ones(40, 16)
+    assert retrieved(nearness, same, texts, 20).mean() == pytest.approx(0.05)
+    assert retrieved(nearness, same[:20], same[:20], 20).tolist() == pytest.approx([0.05] * 20)
     with pytest.raises(ValueError, match="40 texts: give 100 or more"):
-        retrieved(texts, texts)
+        retrieved(nearness, texts, texts)
 
 
 def test_texts_that_say_the_same_are_told_once():

@@ -241,8 +241,8 @@ class DynamicsRecipe(WorldSettings):
 class ScenesRecipe(Settings):
     """How text -> scene -> text is trained; the defaults are those of the one that ships."""
 
-    epochs: int = 20
-    layout_epochs: int = 12  # at first, in which nothing is painted yet
+    epochs: int = 26
+    layout_epochs: int = 12  # at first, in which no picture is read yet
     num_samples: int = 8000  # texts of an epoch
     batch_size: int = 32
     learning_rate: float = 1.5e-3
@@ -260,12 +260,13 @@ class ScenesRecipe(Settings):
     lambda_spatial: float = 0.3
     lambda_kl: float = 0.02
     lambda_diversity: float = 0.05
-    lambda_unmoved: float = 0.1
+    lambda_unmoved: float = 0.3
     lambda_reconstruction: float = 4.0
     lambda_perceptual: float = 4.0
     lambda_color: float = 1.0
     lambda_consistency: float = 1.0
-    lambda_matching: float = 0.5
+    lambda_matching: float = 1.0
+    lambda_embedding: float = 0.25
     lambda_language: float = 0.2
 
     def __post_init__(self) -> None:

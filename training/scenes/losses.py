@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vla_ros.models.scenes.captions import caption_ids, caption_loss
+from vla_ros.models.scenes.captions import Cells, caption_ids, caption_loss
 from vla_ros.models.scenes.cycle import CycleScenes
 from vla_ros.models.scenes.layout import Layout, Picture
 from vla_ros.scene_language.drawing import TABLE_RGB, draw
@@ -165,9 +165,18 @@ def contrastive(texts: Tensor, others: Tensor, scenes: Tensor, temperature: Tens
     return (F.cross_entropy(to_texts, here) + F.cross_entropy(to_scenes, here)) / 2
 
 
-def captioned(model: CycleScenes, scene: Tensor, pictures: list[Picture]) -> Tensor:
+def matched(everything: Tensor, fitting: Tensor, unfitting: Tensor) -> Tensor:
+    """Whether the matcher knows what fits: cross-entropy of finding the text of a picture and the
+    picture of a text, of which `everything` [B, B] are the logits, and that of telling what fits
+    from what does not, of which the others are; nats."""
+    here = torch.arange(len(everything), device=everything.device)
+    found = F.cross_entropy(everything, here) + F.cross_entropy(everything.T, here)
+    return 0.25 * found + F.softplus(-fitting).mean() + F.softplus(unfitting).mean()
+
+
+def captioned(model: CycleScenes, scene: Tensor | Cells, pictures: list[Picture]) -> Tensor:
     """Whether the captioner reads from a picture what was painted, nats a token."""
-    ids = caption_ids(pictures).to(scene.device)
+    ids = caption_ids(pictures).to(model.temperature.device)
     return caption_loss(model.captioner(scene, ids), ids)
 
 

@@ -125,9 +125,14 @@ def embedded(model: CycleScenes, texts: Sequence[Text]) -> Tensor:
 
 
 @torch.inference_mode()
-def seen(captioner: CaptionNetwork, scenes: Tensor) -> Tensor:
-    """Embeddings [N, D] of pictures [N, 3, 64, 64]."""
-    return torch.cat([captioner.embed(part) for part in scenes.split(ROWS)])
+def fits(model: CycleScenes, texts: Tensor, scenes: Tensor) -> Tensor:
+    """How well each of the texts, embeddings [T, D], fits each of the pictures [S, 3, 64, 64], by
+    the matcher: logits [T, S]."""
+    parts = [
+        [model.matcher.every(some, model.captioner.look(part)) for part in scenes.split(ROWS)]
+        for some in texts.split(ROWS)
+    ]
+    return torch.cat([torch.cat(row, dim=1) for row in parts])
 
 
 def scenes_of(parts: Sequence[Decoded]) -> Tensor:
@@ -150,26 +155,27 @@ def layouts_of(parts: Sequence[Decoded]) -> list[Picture]:
 # -- retrieval -------------------------------------------------------------------------------------
 
 
-def retrieved(texts: Tensor, scenes: Tensor, among: int = 100) -> np.ndarray:
-    """Whether each picture is nearest to its own text of `among`; a tie is a share of a hit.
+def retrieved(
+    fits: Callable[[Tensor, Tensor], Tensor], texts: Tensor, scenes: Tensor, among: int = 100
+) -> np.ndarray:
+    """Whether each picture's own text fits it best of `among`; a tie is a share of a hit.
 
     Args:
-        texts, scenes: embeddings [N, D], in the same order; what is left over at the end of the
-            last whole group does not count.
+        fits: takes texts and pictures; returns how well each fits each, [T, S].
+        texts, scenes: N each, in the same order; what is left over at the end of the last whole
+            group does not count.
 
     Raises:
         ValueError: fewer than `among`.
     """
     if len(texts) < among:
         raise ValueError(f"{len(texts)} texts: give {among} or more")
-    cosine = torch.nn.functional.normalize
     hits = []
     for begin in range(0, len(texts) - among + 1, among):
         rows = slice(begin, begin + among)
-        nearness = cosine(scenes[rows].double(), dim=-1) @ cosine(texts[rows].double(), dim=-1).T
-        nearness = nearness.round(decimals=9)  # equal embeddings stay equal
-        own = nearness.diagonal()[:, None]
-        above, ties = (nearness > own).sum(1), (nearness == own).sum(1)
+        nearness = fits(texts[rows], scenes[rows]).double().round(decimals=5)  # equal ones stay so
+        own = nearness.diagonal()
+        above, ties = (nearness > own).sum(0), (nearness == own).sum(0)
         hits.append((above == 0) / ties)
     return torch.cat(hits).double().cpu().numpy()
 

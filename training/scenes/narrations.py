@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from vla_ros.models.scenes.cycle import CycleScenes, eight_bits
 from vla_ros.models.scenes.layout import MOTIONS, Picture, layout_of
@@ -125,15 +124,15 @@ def _holds(fact: Moving, before: Scene, after: Scene) -> bool:
 def similarities(
     model: CycleScenes, texts: Sequence[Sequence[str]], pictures: Sequence[Picture]
 ) -> np.ndarray:
-    """What `CycleScenes.match` makes its score of, [N]: cosines of texts (their tokens) and what is
-    seen."""
+    """What `CycleScenes.match` makes its score of, [N]: logits of the matcher that texts (their
+    tokens) fit what is seen."""
     found = []
     for begin in range(0, len(texts), ROWS):
         part = pictures[begin : begin + ROWS]
         embedding = model.language.embed(model.encode(texts[begin : begin + ROWS]))
         layout = layout_of(part, max(1, *(len(picture.things) for picture in part)))
         scene = eight_bits(model.decoder.paint(layout.to(embedding.device)))
-        found.append(F.cosine_similarity(embedding, model.captioner.embed(scene)).cpu())
+        found.append(model.matcher(embedding, model.captioner.look(scene)).cpu())
     return torch.cat(found).numpy()
 
 

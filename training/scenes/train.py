@@ -16,20 +16,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vla_ros.models.language import pad
 from vla_ros.models.scenes.config import ScenesConfig
 from vla_ros.models.scenes.cycle import CycleScenes, eight_bits
-from vla_ros.models.scenes.layout import Layout, layout_of, pictures_of
+from vla_ros.models.scenes.layout import Layout, Picture, layout_of, pictures_of
+from vla_ros.scene_language.vocabulary import BOS, EOS, encode
 from vla_ros.training.recipes import ScenesRecipe as Recipe
 from vla_ros.training.run_folder import begin
 from vla_ros.training.scenes import losses as loss
 from vla_ros.training.scenes.crowds import MOST, with_more_things
-from vla_ros.training.scenes.narrations import calibrate
+from vla_ros.training.scenes.narrations import Narrated, calibrate, narrations
 from vla_ros.training.scenes.texts import Texts, Wanted, contradiction, wanted
 from vla_ros.training.scenes.watch import Watch, conclude
 from vla_ros.training.trainer import Objective, PolicyTrainer
 
 _HELD_OUT_BATCHES = 8
-_OF_PICTURES = ("reconstruction", "perceptual", "color", "consistency", "matching")
+_OF_PICTURES = (
+    *("reconstruction", "perceptual", "color"),
+    *("consistency", "matching", "embedding"),
+)
 _CYCLE = 0.1  # share of the gradient that passes from the picture to the words
 _NARRATIONS = 1000  # each with a wrong word too, that scores are calibrated on
 _DAMAGE = 0.03  # standard deviation of noise on what the captioner sees
@@ -45,10 +50,11 @@ def model_config(recipe: Recipe) -> ScenesConfig:
     )  # fmt: skip
 
 
-def batch(texts: Texts, step: int, count: int, things: int, painted: bool = True) -> Batch:
+def batch(texts: Texts, step: int, count: int, things: int, read: bool = True) -> Batch:
     """Texts, then each with another word, then each contradicted, 3 * count rows of what they ask
     for, see `Wanted`; and for each of the first, whether another word could be found ("changed"),
-    the seed of what is drawn for it ("seeds") and whether it is `painted`."""
+    the seed of what is drawn for it ("seeds") and whether it is `read`; if so, count // 2
+    narrations too, see `_narrated`."""
     pairs = [texts.pair(step * count + i) for i in range(count)]
     rng = random.Random(f"{texts.seed}/{step}")
     firsts, others = [text for text, _ in pairs], [other for _, other in pairs]
@@ -57,12 +63,13 @@ def batch(texts: Texts, step: int, count: int, things: int, painted: bool = True
         **vars(wanted([*firsts, *others, *opposites], things)),
         "changed": torch.tensor([text.words != other.words for text, other in pairs]),
         "seeds": torch.tensor(step * count).expand(count) + torch.arange(count),
-        "painted": torch.full((count,), painted),
+        "read": torch.full((count,), read),
+        **(_narrated(count // 2, f"{texts.seed}/{step}") if read else {}),
     }
 
 
 def losses(model: CycleScenes, batch: Batch) -> dict[str, Tensor]:
-    """All losses of a batch by name; those of pictures are 0 if nothing is painted."""
+    """All losses of a batch by name; those of reading are 0 if nothing is read yet."""
     asked = Wanted(**{field.name: batch[field.name] for field in fields(Wanted)})
     rows = len(batch["seeds"])
     generator = torch.Generator().manual_seed(int(batch["seeds"][0]))
@@ -96,34 +103,78 @@ def losses(model: CycleScenes, batch: Batch) -> dict[str, Tensor]:
     }  # fmt: skip
 
 
+def _narrated(count: int, seed: str) -> Batch:
+    """Moments of a robot's scenes as layouts, each with a true and a false narration. Those of
+    held-out compositions are left out."""
+    told: list[Narrated] = []
+    rng = random.Random(seed)
+    while len(told) < count:
+        some = narrations(count, rng.getrandbits(32))
+        told += [one for one in some if not one.held_out][: count - len(told)]
+    return {
+        "narrated_ids": pad(
+            [BOS, *encode(words), EOS]
+            for words in (*(one.true for one in told), *(one.false for one in told))
+        ),
+        **{
+            f"narrated_{name}": value
+            for name, value in vars(layout_of([one.picture for one in told], MOST)).items()
+        },
+    }
+
+
+def _painted(model: CycleScenes, pictures: list[Picture]) -> dict[str, Tensor]:
+    """What the painter makes of pictures that are given. It learns this before anybody reads them:
+    a captioner that knows nothing has much to say of what it is shown, and little of it helps."""
+    device = model.temperature.device
+    with torch.autocast(device.type, enabled=False):
+        scene = model.decoder.paint(layout_of(pictures, model.config.things).to(device))
+    return loss.painted(scene, loss.drawn(pictures, device))
+
+
 def _of_pictures(
     model: CycleScenes, batch: Batch, layout: Layout, z: Tensor,
     text: Tensor, other: Tensor, opposite: Tensor,
 ) -> dict[str, Tensor]:  # fmt: skip
-    """What is painted, and what is read in it."""
-    if not batch["painted"].all():
-        return dict.fromkeys(_OF_PICTURES, z.new_zeros(()))
-    seed = int(batch["seeds"][0])
+    """What is painted, what is read in it, and what is found to fit it."""
+    if not batch["read"].all():
+        few = pictures_of(layout[: max(len(text) // 4, 1)].detach())
+        return dict.fromkeys(_OF_PICTURES, z.new_zeros(())) | _painted(model, few)
+    seed, rows, few = int(batch["seeds"][0]), len(text), len(text) // 2
     generator, more = torch.Generator().manual_seed(seed), np.random.default_rng(seed)
     pictures = pictures_of(layout.detach())
     with torch.autocast(z.device.type, enabled=False):
         scene = model.decoder.paint(layout.map(_eased).rounded(), z)
     damage = _DAMAGE * torch.randn(scene.shape, generator=generator).to(z.device)
-    strength = torch.rand(len(scene), 1, 1, 1, generator=generator).to(z.device)
-    shown = scene + (eight_bits(scene) - scene).detach() + strength * damage
-    with torch.no_grad():  # what a robot sees has things in it that a sentence does not name
-        crowd = [with_more_things(picture, more) for picture in pictures]
-        crowded = eight_bits(model.decoder.paint(layout_of(crowd, MOST).to(z.device)))
-    unfitting = torch.cat([other[batch["changed"]], opposite])
+    strength = torch.rand(rows, 1, 1, 1, generator=generator).to(z.device)
+    shown = _eased(scene) + (eight_bits(scene) - scene).detach() + strength * damage
+    # What a robot sees: things that no sentence names, and moments of a task.
+    moments = Layout(*(batch[f"narrated_{field.name}"] for field in fields(Layout)))
+    seen = [*(with_more_things(one, more) for one in pictures[:few]), *pictures_of(moments)]
+    with torch.no_grad():
+        painted = eight_bits(model.decoder.paint(layout_of(seen, MOST).to(z.device)))
+    cells = model.captioner.look(torch.cat([shown, painted]))
+    alone, crowd, robot = cells[:rows], cells[rows : rows + few], cells[rows + few :]
 
-    def matching(scene: Tensor) -> Tensor:
-        seen = model.captioner.embed(scene)
-        return loss.contrastive(_eased(text), _eased(unfitting), seen, model.temperature)
-
+    text, other, opposite = _eased(text), _eased(other), _eased(opposite)
+    changed = batch["changed"]
+    true, false = _eased(model.language.embed(batch["narrated_ids"]).float()).chunk(2)
+    match = model.matcher
+    everything = match.every(text, alone)
+    fitting = [everything.diagonal(), match(text[:few], crowd), match(true, robot)]
+    unfitting = [
+        match(other[changed], alone[changed]), match(opposite, alone),
+        match(other[:few][changed[:few]], crowd[changed[:few]]), match(opposite[:few], crowd),
+        match(false, robot),
+    ]  # fmt: skip
+    embedding = model.captioner.embedding(alone)
     found = {
         **loss.painted(scene, loss.drawn(pictures, z.device)),
-        "consistency": loss.captioned(model, shown, pictures),
-        "matching": (matching(shown) + matching(crowded)) / 2,
+        "consistency": loss.captioned(model, cells, [*pictures, *seen]),
+        "matching": loss.matched(everything, torch.cat(fitting), torch.cat(unfitting)),
+        "embedding": loss.contrastive(
+            text, torch.cat([other[changed], opposite]), embedding, model.temperature
+        ),
     }
     return {name: found[name] for name in _OF_PICTURES}
 

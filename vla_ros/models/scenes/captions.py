@@ -8,6 +8,7 @@ open <x34> <y27>` and the word for its motion.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -23,9 +24,29 @@ from vla_ros.scene_language.vocabulary import PAD as PAD_ID
 _STAYS = "nothing"  # the word for no motion
 _GRID = 16  # cells of either side that the captioner looks at
 _WAVES = 8  # lengths, of the sines and cosines that tell where a cell is
+_FEATURES = 64  # of a cell
+CELL = _FEATURES + 4 * _WAVES  # numbers of a cell, with those of where it is
 _CONTRAST = 4.0  # of what is no table, in what the convolutions are given
 _STRIKING = 30.0  # a cell stands out by no more than this
 _KNOWN = frozenset(NAMES)
+
+
+@dataclass(frozen=True)
+class Cells:
+    """B pictures that were looked at, in 16 x 16 cells.
+
+    Attributes:
+        features: [B, 64, 16, 16].
+        content: [B, 256, CELL], what is in each cell, and where that is.
+        stands_out: [B, 256], how much each differs from a table with nothing on it.
+    """
+
+    features: Tensor
+    content: Tensor
+    stands_out: Tensor
+
+    def __getitem__(self, rows: slice | Tensor) -> Cells:
+        return Cells(self.features[rows], self.content[rows], self.stands_out[rows])
 
 
 class CaptionNetwork(nn.Module):
@@ -40,59 +61,68 @@ class CaptionNetwork(nn.Module):
     def __init__(self, config: ScenesConfig) -> None:
         super().__init__()
         self.config = config
-        width, inner = config.hidden_dim, 64
+        width, inner = config.hidden_dim, _FEATURES
         self.see = nn.Sequential(
             _layer(3, 32), _layer(32, 48, 2), _layer(48, 48), _layer(48, inner, 2),
             _layer(inner, inner), _layer(inner, inner),
         )  # fmt: skip
         self.register_buffer("_where", _waves(), persistent=False)  # computed, hence not saved
         self.striking = nn.Parameter(torch.tensor(1.0))
-        cell = inner + self._where.shape[-1]
         self.words = nn.Embedding(len(TOKENS), 64)
-        self.cell = nn.LSTMCell(64 + cell, width)
-        self.query, self.key = nn.Linear(width, 64), nn.Linear(cell, 64)
+        self.cell = nn.LSTMCell(64 + CELL, width)
+        self.query, self.key = nn.Linear(width, 64), nn.Linear(CELL, 64)
         self.say = nn.Sequential(
-            nn.Linear(width + cell, width), nn.SiLU(), nn.Linear(width, len(TOKENS))
+            nn.Linear(width + CELL, width), nn.SiLU(), nn.Linear(width, len(TOKENS))
         )
         self.gist = nn.Sequential(
             nn.Conv2d(inner, 16, 3, stride=2, padding=1), nn.SiLU(), nn.Flatten(),
-            nn.Linear(16 * (_GRID // 2) ** 2, width), nn.SiLU(), nn.Linear(width, config.d_model),
+            nn.Linear(16 * (_GRID // 2) ** 2, width // 2), nn.SiLU(),
+            nn.Linear(width // 2, config.d_model),
         )  # fmt: skip
 
-    def look(self, scene: Tensor) -> Tensor:
-        """Features [B, 64, 16, 16] of pictures [B, 3, 64, 64], 0 to 1. Raises ValueError."""
+    def look(self, scene: Tensor) -> Cells:
+        """What is where in pictures [B, 3, 64, 64], 0 to 1. Raises ValueError."""
         if scene.shape[1:] != (3, SIZE, SIZE) or not scene.is_floating_point():
             raise ValueError(
                 f"pictures are {scene.dtype} {list(scene.shape)}: give float [B, 3, {SIZE}, {SIZE}]"
             )
         table = torch.tensor(TABLE_RGB, device=scene.device)[:, None, None] / 255
-        return self.see(_CONTRAST * (scene - table))
+        features = self.see(_CONTRAST * (scene - table))
+        seen = features.flatten(2).transpose(1, 2)  # [B, 256, 64]
+        where = self._where.to(seen.dtype).expand(len(seen), -1, -1)
+        stands_out = seen.detach().float().square().mean(-1).clamp(max=_STRIKING)
+        content = torch.cat([seen, where], dim=-1)
+        return Cells(features, content, self.striking * stands_out)
 
     def embed(self, scene: Tensor) -> Tensor:
         """Embeddings [B, d_model] of pictures, to be compared with those of texts."""
-        return self.gist(self.look(scene))
+        return self.embedding(self.look(scene))
 
-    def forward(self, scene: Tensor, ids: Tensor) -> Tensor:
+    def embedding(self, cells: Cells) -> Tensor:
+        """As `embed`, of pictures that were looked at."""
+        return self.gist(cells.features)
+
+    def forward(self, scene: Tensor | Cells, ids: Tensor) -> Tensor:
         """Training form: logits [B, T, V] of each of the ids [B, T] given those before it."""
-        places = self._places(self.look(scene))
-        state = self._start(len(scene), scene.device)
-        logits, last = [], torch.full((len(scene),), PAD_ID, device=scene.device)
+        cells = scene if isinstance(scene, Cells) else self.look(scene)
+        keys, state = self.key(cells.content), self._start(len(ids), ids.device)
+        logits, last = [], torch.full((len(ids),), PAD_ID, device=ids.device)
         for step in range(ids.shape[1]):
-            said, state = self._step(places, state, last)
+            said, state = self._step(cells, keys, state, last)
             logits.append(said)
             last = ids[:, step]
         return torch.stack(logits, dim=1)
 
     @torch.no_grad()
-    def generate_caption(self, scene: Tensor, max_tokens: int = 40) -> list[list[str]]:
+    def generate_caption(self, scene: Tensor, max_tokens: int = 64) -> list[list[str]]:
         """Captions of pictures, said word by word by itself."""
-        places = self._places(self.look(scene))
-        state = self._start(len(scene), scene.device)
+        cells = self.look(scene)
+        keys, state = self.key(cells.content), self._start(len(scene), scene.device)
         last = torch.full((len(scene),), PAD_ID, device=scene.device)
         captions: list[list[str]] = [[] for _ in scene]
         going = set(range(len(scene)))
         for _ in range(max_tokens):
-            said, state = self._step(places, state, last)
+            said, state = self._step(cells, keys, state, last)
             last = said.argmax(-1)
             for row, i in enumerate(last.tolist()):
                 if row in going and i == EOS:
@@ -107,22 +137,12 @@ class CaptionNetwork(nn.Module):
         zeros = torch.zeros(rows, self.config.hidden_dim, device=device)
         return zeros, zeros
 
-    def _places(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        content = features.flatten(2).transpose(1, 2)  # [B, 256, 64]
-        where = self._where.to(content.dtype).expand(len(content), -1, -1)
-        cells = torch.cat([content, where], dim=-1)
-        stands_out = content.detach().float().square().mean(-1).clamp(max=_STRIKING)
-        return cells, self.key(cells), self.striking * stands_out
-
     def _step(
-        self,
-        places: tuple[Tensor, Tensor, Tensor],
-        state: tuple[Tensor, Tensor],
-        last: Tensor,
+        self, cells: Cells, keys: Tensor, state: tuple[Tensor, Tensor], last: Tensor
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        cells, keys, stands_out = places
-        scores = torch.einsum("bd,bpd->bp", self.query(state[0]), keys) / 8 + stands_out
-        seen = torch.einsum("bp,bpd->bd", scores.float().softmax(-1).to(cells.dtype), cells)
+        scores = torch.einsum("bd,bpd->bp", self.query(state[0]), keys) / 8 + cells.stands_out
+        weights = scores.float().softmax(-1).to(cells.content.dtype)
+        seen = torch.einsum("bp,bpd->bd", weights, cells.content)
         hidden, cell = self.cell(torch.cat([self.words(last).to(seen.dtype), seen], -1), state)
         return self.say(torch.cat([hidden.to(seen.dtype), seen], -1)).float(), (hidden, cell)
 

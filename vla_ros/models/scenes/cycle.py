@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vla_ros.models.part import Part
@@ -20,6 +19,7 @@ from vla_ros.models.scenes.config import ScenesConfig
 from vla_ros.models.scenes.decoder import SceneDecoder
 from vla_ros.models.scenes.language import AutoregressiveLanguageModel
 from vla_ros.models.scenes.layout import Picture, layout_of
+from vla_ros.models.scenes.matching import Matcher
 from vla_ros.models.scenes.reading import not_shown
 from vla_ros.scene_language.vocabulary import BOS, EOS, PAD, encode, tokens_of
 
@@ -57,9 +57,10 @@ class CycleScenes(Part):
         self.language = AutoregressiveLanguageModel(self.config)
         self.decoder = SceneDecoder(self.config)
         self.captioner = CaptionNetwork(self.config)
+        self.matcher = Matcher(self.config)
         self.temperature = nn.Parameter(torch.tensor(2.5))  # log of what similarities are scaled by
-        # Logistic regression from a similarity to a score, see `match`; fitted after the training.
-        self.register_buffer("calibration", torch.tensor([10.0, -3.0]))
+        # Logistic regression from what the matcher says to a score; fitted after the training.
+        self.register_buffer("calibration", torch.tensor([1.0, 0.0]))
 
     def encode(self, texts: Sequence[str | Sequence[str]]) -> Tensor:
         """Ids [B, T] of texts (or their tokens), padded.
@@ -101,14 +102,14 @@ class CycleScenes(Part):
         embedding = self.language.embed(self.encode([words]))
         scene = eight_bits(self.decoder(embedding, self.noise([seed])).scene)
         (caption,) = self.captioner.generate_caption(scene)
-        score = self._score(embedding, self.captioner.embed(scene)).item()
+        score = self._score(embedding, scene)
         missing = not_shown(words, read_caption(caption))
         return Imagined(_image(scene[0]), tuple(caption), score, missing)
 
     @torch.inference_mode()
     def match(self, text: str | Sequence[str], picture: Picture) -> float:
         """How well a text fits what is seen, 0 to 1: the cycle score. The scene is painted, as an
-        imagined one would be, and what the captioner makes of it is compared with the text.
+        imagined one would be, and what is seen in it is compared with the text.
 
         Raises:
             ValueError: as for `encode`.
@@ -116,11 +117,12 @@ class CycleScenes(Part):
         embedding = self.language.embed(self.encode([text]))
         layout = layout_of([picture], max(len(picture.things), 1))
         scene = eight_bits(self.decoder.paint(layout))
-        return self._score(embedding, self.captioner.embed(scene)).item()
+        return self._score(embedding, scene)
 
-    def _score(self, text: Tensor, scene: Tensor) -> Tensor:
+    def _score(self, text: Tensor, scene: Tensor) -> float:
         slope, offset = self.calibration
-        return (slope * F.cosine_similarity(text, scene) + offset).sigmoid()
+        fits = self.matcher(text, self.captioner.look(scene))
+        return (slope * fits + offset).sigmoid().item()
 
 
 def eight_bits(scene: Tensor) -> Tensor:

@@ -130,6 +130,27 @@ COLOR_TESTS = {
 }
 
 
+@pytest.mark.parametrize("camera", ["camera", "wrist_camera"])
+def test_depth_and_intrinsics_put_points_where_the_physics_has_them(world, camera):
+    """From depth through the matrix to where a ray of the physics ends: to a tenth of a mm."""
+    import mujoco  # after vla_ros.sim, which chooses how it draws
+
+    world.reset(sample_task("pick", 3))
+    depth, matrix = world.render(camera, depth=True), world.intrinsics(camera)
+    pose = world.data.cam("front" if camera == "camera" else "panda_wrist")
+    missed = []
+    for row, column in np.random.default_rng(0).integers(0, depth.shape, (300, 2)):
+        ray = np.linalg.inv(matrix) @ (column, row, 1.0) * (1, -1, -1)
+        ray = pose.xmat.reshape(3, 3) @ ray
+        length, geom = np.linalg.norm(ray), np.zeros(1, np.int32)
+        hit = mujoco.mj_ray(world.model, world.data, pose.xpos, ray / length, None, 1, -1, geom)
+        if 0.03 < hit < 3.0 * length:
+            missed.append(abs(hit / length - depth[row, column]))
+    assert len(missed) > 200
+    assert np.median(missed) < 1e-4
+    assert np.mean(np.array(missed) < 1e-4) > 0.95  # all but outlines, and what no ray hits
+
+
 def test_intrinsics_put_every_object_on_its_colour(world):
     """Projected through the published matrix, an object lands on the pixels of its colour."""
     found = 0

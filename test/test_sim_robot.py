@@ -26,6 +26,9 @@ TOPICS = {
     "camera/image_raw": (Image, qos.sensor(10)),
     "camera/camera_info": (CameraInfo, qos.sensor(10)),
     "camera/depth/image_raw": (Image, qos.sensor(10)),
+    "camera/depth/camera_info": (CameraInfo, qos.sensor(10)),
+    "wrist_camera/depth/image_raw": (Image, qos.sensor(10)),
+    "wrist_camera/depth/camera_info": (CameraInfo, qos.sensor(10)),
     "wrist_camera/image_raw": (Image, qos.sensor(10)),
     "wrist_camera/camera_info": (CameraInfo, qos.sensor(10)),
     "sim_robot/task_status": (TaskStatus, qos.latched()),
@@ -148,15 +151,20 @@ def test_images_and_camera_info_fit(client, robot, camera):
     assert (info.height, info.width, info.distortion_model) == (96, 128, "plumb_bob")
     assert list(info.d) == [0.0] * 5
     matrix = info.k.reshape(3, 3)
-    assert matrix[0, 0] == matrix[1, 1] > 0 and (matrix[0, 2], matrix[1, 2]) == (64, 48)
+    assert matrix[0, 0] == matrix[1, 1] > 0 and (matrix[0, 2], matrix[1, 2]) == (63.5, 47.5)
     np.testing.assert_array_equal(info.p.reshape(3, 4)[:, :3], matrix)
 
 
-def test_depth_is_in_metres(client, robot):
-    message = client.next("camera/depth/image_raw")
+@pytest.mark.parametrize("camera", CAMERAS)
+def test_depth_is_in_metres_and_registered_to_the_image(client, robot, camera):
+    message = client.next(f"{camera}/depth/image_raw")
     assert (message.encoding, message.height, message.width) == ("32FC1", 96, 128)
+    assert message.header.frame_id == f"{camera}_optical_frame"
     depth = np.frombuffer(message.data, "<f4")
-    assert 0.3 < depth.min() < 1.0 < depth.max()
+    assert 0.03 < depth.min() < 1.0 < depth.max() < 5.0
+    info, image = client.next(f"{camera}/depth/camera_info"), client.next(f"{camera}/camera_info")
+    assert info.header.frame_id == image.header.frame_id
+    np.testing.assert_array_equal(info.k, image.k)
 
 
 # --- tasks ----------------------------------------------------------------------------------------

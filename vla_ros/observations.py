@@ -12,6 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from vla_ros.camera_info import CameraCalibration, CentreSquare
 from vla_ros.images import (
     depth_from_compressed,
     depth_from_message,
@@ -22,11 +23,13 @@ from vla_ros.joint_states import read_positions
 from vla_ros.robots.kinematics import ArmKinematics
 
 __all__ = [  # all that messages become, in one place to import from
+    "CameraCalibration",
     "depth_from_compressed",
     "depth_from_message",
     "image_from_compressed",
     "image_from_message",
     "joints_from_message",
+    "preprocess_depth",
     "preprocess_image",
     "proprioception",
 ]
@@ -47,17 +50,39 @@ def preprocess_image(rgb: np.ndarray, size: int) -> np.ndarray:
     """
     if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8:
         raise ValueError(f"expected uint8 [H, W, 3], got {rgb.dtype} {list(rgb.shape)}")
-    side = min(rgb.shape[:2])
-    if side < size:
-        raise ValueError(
-            f"image of {rgb.shape[1]}x{rgb.shape[0]} is smaller than the model's {size}x{size}: "
-            "raise the camera's resolution"
+    square = CentreSquare.of(rgb.shape[1], rgb.shape[0], size)
+    if square.side == size:
+        return square.crop(rgb)
+    return cv2.resize(square.crop(rgb), (size, size), interpolation=cv2.INTER_AREA)
+
+
+def preprocess_depth(depth: np.ndarray, size: int) -> np.ndarray:
+    """The same square of a depth image, scaled by averaging what was measured.
+
+    Args:
+        depth: float32 [H, W], m; NaN, infinite, 0 or less where nothing was measured.
+        size: pixels of either side.
+
+    Returns:
+        float32 [size, size], m; NaN where less than half of the area was measured.
+
+    Raises:
+        ValueError: not a depth image in m, or smaller than the model's input.
+    """
+    if depth.ndim != 2 or depth.dtype != np.float32:
+        raise ValueError(f"expected depth in m, float32 [H, W], got {depth.dtype} {depth.shape}")
+    square = CentreSquare.of(depth.shape[1], depth.shape[0], size)
+    depth = square.crop(depth)
+    measured = np.isfinite(depth) & (depth > 0)
+    depth = np.where(measured, depth, np.float32(0))
+    share = measured.astype(np.float32)
+    if square.side != size:
+        depth, share = (
+            cv2.resize(values, (size, size), interpolation=cv2.INTER_AREA)
+            for values in (depth, share)
         )
-    top, left = (rgb.shape[0] - side) // 2, (rgb.shape[1] - side) // 2
-    square = rgb[top : top + side, left : left + side]
-    if side == size:
-        return square
-    return cv2.resize(square, (size, size), interpolation=cv2.INTER_AREA)
+    known = share >= 0.5
+    return np.where(known, depth / np.where(known, share, 1), np.float32(np.nan))
 
 
 def joints_from_message(message: Any, names: Sequence[str]) -> np.ndarray:

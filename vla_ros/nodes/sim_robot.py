@@ -98,13 +98,19 @@ class SimRobot(Node):
         self.ready = threading.Event()
 
         self._joint_states = self.create_publisher(JointState, "joint_states", qos.standard())
-        self._images, self._infos = {}, {}
+        self._images, self._infos, self._depths, self._depth_infos = {}, {}, {}, {}
         for camera in CAMERAS:
             self._images[camera] = self.create_publisher(Image, f"{camera}/image_raw", qos.sensor())
             self._infos[camera] = self.create_publisher(
                 CameraInfo, f"{camera}/camera_info", qos.sensor()
             )
-        self._depth = self.create_publisher(Image, "camera/depth/image_raw", qos.sensor())
+            # Registered to the image: of the same pixels, in the same frame.
+            self._depths[camera] = self.create_publisher(
+                Image, f"{camera}/depth/image_raw", qos.sensor()
+            )
+            self._depth_infos[camera] = self.create_publisher(
+                CameraInfo, f"{camera}/depth/camera_info", qos.sensor()
+            )
         self._clock_publisher = None
         if params.publish_clock:
             self._clock_publisher = self.create_publisher(ClockMessage, "/clock", qos.sensor())
@@ -191,12 +197,14 @@ class SimRobot(Node):
             self.pictures = pictures
         for camera in CAMERAS:
             header = Header(stamp=stamp, frame_id=f"{camera}_optical_frame")
-            self._infos[camera].publish(self._camera_info(camera, header))
+            info = self._camera_info(camera, header)
+            self._infos[camera].publish(info)
+            self._depth_infos[camera].publish(info)
             if camera in pictures:
                 self._images[camera].publish(image_message(pictures[camera], header))
-        if self._depth.get_subscription_count():
-            header = Header(stamp=stamp, frame_id="camera_optical_frame")
-            self._depth.publish(image_message(self.world.render("camera", depth=True), header))
+            if self._depths[camera].get_subscription_count():
+                depth = self.world.render(camera, depth=True)
+                self._depths[camera].publish(image_message(depth, header))
 
     def _camera_info(self, camera: str, header: Header) -> CameraInfo:
         matrix = self.world.intrinsics(camera)

@@ -222,11 +222,14 @@ class ArmWorld:
         return self._renderers[key]
 
     def intrinsics(self, camera: str) -> np.ndarray:
-        """Pinhole matrix [3, 3] of a camera in pixels (square pixels, centred, no distortion)."""
+        """Pinhole matrix [3, 3] of a camera in pixels (square, the first one's centre is (0, 0)).
+
+        The optical axis goes through the middle of the picture, and no lens distorts.
+        """
         name = "front" if camera == "camera" else "panda_wrist"
         height, width = self.image_size
         focal = height / 2 / np.tan(np.radians(self.model.camera(name).fovy[0]) / 2)
-        return np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1.0]])
+        return np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1.0]])
 
     def project(self, camera: str, point: np.ndarray) -> np.ndarray:
         """Where a point [3] (m, base frame) appears in a camera's centre square: [row, column].

@@ -1,4 +1,4 @@
-"""Eyes: what is seen (encoders)."""
+"""What is seen (encoders), where it is (geometry), and both in one token (fusion)."""
 
 from vla_ros.models.vision.encoders import (
     HUB,
@@ -11,15 +11,21 @@ from vla_ros.models.vision.encoders import (
     encode_images,
     fingerprint,
 )
+from vla_ros.models.vision.fusion import GatedFusion
+from vla_ros.models.vision.geometry import Geometry, GeometryEncoder, build_geometry
 
 __all__ = [
     "HUB",
     "Dinov2Encoder",
+    "GatedFusion",
+    "Geometry",
+    "GeometryEncoder",
     "SiglipEncoder",
     "SmallEncoder",
     "TransformersEncoder",
     "VisionEncoder",
     "build_encoder",
+    "build_geometry",
     "encode_images",
     "fingerprint",
 ]

@@ -11,7 +11,6 @@ because it belongs to the weights. Only DINOv2 and SigLIP need transformers, and
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
@@ -19,8 +18,9 @@ from typing import ClassVar
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
 from torch import Tensor, nn
+
+from vla_ros.models.vision.pretrained import load_weights, local_folder, read_settings
 
 HUB = {
     "dinov2-small": "facebook/dinov2-small",
@@ -178,7 +178,7 @@ class TransformersEncoder(VisionEncoder):
             image_size = min(config.image_size, self.default_size or config.image_size)
             image_size -= image_size % config.patch_size
         super().__init__(image_size, config.patch_size, config.hidden_size)
-        self.backbone = model(config) if folder is None else _load(model, config, folder)
+        self.backbone = model(config) if folder is None else load_weights(model, config, folder)
         self.train()  # like any new module; weights are loaded in evaluation mode
 
     def description(self) -> dict:
@@ -234,7 +234,9 @@ def build_encoder(vision: str | Path | Mapping, image_size: int | None = None) -
     """
     if vision == "small":
         vision = {"model_type": "small"}
-    folder = None if isinstance(vision, Mapping) else _folder(vision)
+    folder = None
+    if not isinstance(vision, Mapping):
+        folder = local_folder(vision, HUB, "image encoder", ["small"])
     values = dict(vision) if folder is None else _configuration(folder)
     kind = values.get("model_type")
     if kind == "small" and folder is None:
@@ -294,60 +296,9 @@ def fingerprint(encoders: nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
-def _folder(vision: str | Path) -> Path:
-    """Where the weights are on this machine; never asks the network."""
-    cure = "give a folder with config.json and model.safetensors"
-    if vision in HUB:
-        from huggingface_hub import snapshot_download
-
-        cure = f"run `hf download {HUB[vision]}`, or {cure}"
-        try:
-            folder = Path(snapshot_download(HUB[vision], local_files_only=True))
-        except FileNotFoundError:
-            raise FileNotFoundError(f"{vision} is not on this machine: {cure}") from None
-    else:
-        folder = Path(vision)
-        if not folder.is_dir():
-            raise ValueError(f"no image encoder {vision}: take small, {', '.join(HUB)}, a folder")
-    if not (folder / "config.json").is_file() or not any(folder.glob("model*.safetensors")):
-        raise FileNotFoundError(
-            f"{folder} lacks config.json or model.safetensors (formats that can run code are not "
-            f"read): {cure}"
-        )
-    return folder
-
-
 def _configuration(folder: Path) -> dict:
     """The image part of a folder's config.json; SigLIP is published together with its text half."""
-    try:
-        values = json.loads((folder / "config.json").read_text())
-    except ValueError as error:
-        raise ValueError(f"{folder / 'config.json'} is damaged: {error}") from error
+    values = read_settings(folder)
     if values.get("model_type") == "siglip":
         return {"model_type": "siglip_vision_model", **values.get("vision_config", {})}
     return values
-
-
-def _load(model: type, config: object, folder: Path) -> nn.Module:
-    """The weights in a folder, whole or not at all."""
-    from transformers import logging
-
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # a table of the parts that are left out
-    try:
-        backbone, report = model.from_pretrained(
-            folder,
-            config=config,
-            dtype=torch.float32,
-            local_files_only=True,
-            use_safetensors=True,
-            output_loading_info=True,
-        )
-    except (SafetensorError, RuntimeError) as error:
-        raise ValueError(f"{folder}: weights damaged, or do not fit: {error}") from error
-    finally:
-        logging.set_verbosity(verbosity)
-    if report["missing_keys"]:
-        missing = ", ".join(sorted(report["missing_keys"])[:3])
-        raise ValueError(f"{folder}: the weights lack {missing}: download or export them again")
-    return backbone

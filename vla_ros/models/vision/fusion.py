@@ -1,0 +1,79 @@
+"""Where things are, added to what they are: points of a grid fused into its tokens."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from vla_ros.models.vision.geometry import Geometry
+
+
+class FourierFeatures(nn.Module):
+    """Coordinates in m as sines and cosines of `frequencies` angular frequencies, and as they are.
+
+    The frequencies go from 1 to 2^(frequencies - 1) rad/m, in equal factors: with 8 of them the
+    longest wave is 6.3 m and the shortest 4.9 cm.
+    """
+
+    def __init__(self, frequencies: int = 8) -> None:
+        super().__init__()
+        self.channels = 3 * (1 + 2 * frequencies)
+        bands = 2.0 ** torch.arange(frequencies)
+        self.register_buffer("_bands", bands, persistent=False)
+
+    def forward(self, points: Tensor) -> Tensor:
+        """Points [..., 3] to features [..., channels]."""
+        phases = (points[..., None, :] * self._bands[:, None]).flatten(-2)
+        return torch.cat([points, phases.sin(), phases.cos()], dim=-1)
+
+
+class GatedFusion(nn.Module):
+    """tokens + gate * MLP(point features, confidence, validity), the gate being 0 at first.
+
+    So a fresh one leaves tokens exactly as they are, and training opens the gate as far as
+    geometry helps.
+
+    Args:
+        channels: of a token.
+        hidden: width of the MLP; that of a token if left out.
+        frequencies: of the point features.
+    """
+
+    def __init__(self, channels: int, hidden: int | None = None, frequencies: int = 8) -> None:
+        super().__init__()
+        self.features = FourierFeatures(frequencies)
+        hidden = hidden or channels
+        self.mlp = nn.Sequential(
+            nn.Linear(self.features.channels + 2, hidden),
+            nn.LayerNorm(hidden),
+            nn.ReLU(),
+            nn.Linear(hidden, channels),
+        )
+        self.gate = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, tokens: Tensor, geometry: Geometry) -> Tensor:
+        """Fuse.
+
+        Args:
+            tokens: [..., h, w, C].
+            geometry: of the same grid [..., h, w]. What is not valid tells only that it is not.
+
+        Returns:
+            [..., h, w, C], of the tokens' type.
+
+        Raises:
+            ValueError: another grid.
+        """
+        if geometry.valid.shape != tokens.shape[:-1]:
+            raise ValueError(
+                f"geometry on a grid {list(geometry.valid.shape)} does not fit tokens "
+                f"{list(tokens.shape)}"
+            )
+        valid = geometry.valid[..., None]
+        # Single precision: 128 rad/m times some m has no fraction left in half precision.
+        with torch.autocast(tokens.device.type, enabled=False):
+            places = torch.where(valid, self.features(geometry.points.float()), 0.0)
+            known = torch.stack([geometry.confidence.float(), geometry.valid.float()], dim=-1)
+            known = torch.cat([places, known], dim=-1).to(self.gate.dtype)
+            added = self.gate * self.mlp(known)
+            return tokens + added.to(tokens.dtype)

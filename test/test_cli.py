@@ -55,6 +55,7 @@ def test_a_wrong_command_ends_with_usage(words, capsys):
         (["demo", "--checkpoint", "nowhere"], "nowhere"),
         (["demo", "--episodes", "0"], "--episodes"),
         (["demo", "--seed", "999999999"], "training"),
+        (["train", "scenes", "--resume", "--out", "nowhere"], "no run in nowhere"),
     ],
 )
 def test_mistakes_are_told_in_one_line(words, said, capsys):

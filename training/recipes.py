@@ -241,7 +241,7 @@ class DynamicsRecipe(WorldSettings):
 class ScenesRecipe(Settings):
     """How text -> scene -> text is trained; the defaults are those of the one that ships."""
 
-    epochs: int = 26
+    epochs: int = 22
     layout_epochs: int = 12  # at first, in which no picture is read yet
     num_samples: int = 8000  # texts of an epoch
     batch_size: int = 32

@@ -1,0 +1,1 @@
+"""SpatialVLA: spatial action tokens, and a language model that speaks them."""

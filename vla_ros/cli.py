@@ -24,6 +24,10 @@ _COMMANDS = {
         "vla_ros.training.commands.evaluate",
         "measure a policy, simulated or on recordings",
     ),
+    ("fit-actions",): (
+        "vla_ros.training.commands.fit_actions",
+        "fit the grid of spatial action tokens to recordings",
+    ),
     ("imagine",): (
         "vla_ros.training.commands.imagine",
         "what a world model expects, or what a text looks like",

@@ -187,9 +187,7 @@ def _centred(edges: np.ndarray, low: float, high: float) -> np.ndarray:
             "zero lies in the outermost bin of a rotation, so it cannot be in the middle of one: "
             "fit the grid with a larger sigma or more bins"
         )
-    return np.concatenate(
-        [
-            low + (below - below[0]) * ((-half - low) / (below[-1] - below[0])),
-            high - (above[-1] - above) * ((high - half) / (above[-1] - above[0])),
-        ]
-    )
+    below = low + (below - below[0]) * ((-half - low) / (below[-1] - below[0]))
+    above = high - (above[-1] - above) * ((high - half) / (above[-1] - above[0]))
+    below[-1], above[0] = -half, half  # exactly, so that the middle is exactly zero
+    return np.concatenate([below, above])

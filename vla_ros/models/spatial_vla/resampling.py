@@ -68,7 +68,7 @@ def resample_embeddings(
         mine = rows[ids.start : ids.stop]
         if part == "translation" and old.mode == "corrected":
             mine = mine.copy()  # "no motion" is no place, so its neighbours are not mixed with it
-            mine[old.zero_cell] = mine[old.beside_zero].mean(0)
+            mine[old.zero_cell] = _from_its_ring(mine, old)
         there = _between(mine, old.grid, new.grid, axes)
         errors[part] = _error(mine, there, old.grid, new.grid, axes)
         if part == "translation" and new.mode == "corrected":
@@ -83,9 +83,18 @@ def resample_embeddings(
     return torch.from_numpy(result).to(embeddings), errors
 
 
-def _between(
-    rows: np.ndarray, old: ActionGrid, new: ActionGrid, axes: Sequence[str]
-) -> np.ndarray:
+def _from_its_ring(rows: np.ndarray, old: SpatialActionTokenizer) -> np.ndarray:
+    """What the cells around the pole have at the one whose id means "no motion": [D]."""
+    bins, centres = old.grid.bins, old.grid.centres("phi")
+    place = old.zero_cell // bins["r"] % bins["phi"]
+    ring = rows.reshape(bins["theta"], bins["phi"], bins["r"], -1)[0, :, 0]
+    others, ring = np.delete(centres, place), np.delete(ring, place, 0)
+    if len(others) < 2:
+        return ring[0]
+    return (_weights(others, centres[place : place + 1]) @ ring)[0]
+
+
+def _between(rows: np.ndarray, old: ActionGrid, new: ActionGrid, axes: Sequence[str]) -> np.ndarray:
     """Rows [cells of old, D] at the middles of new: [cells of new, D]."""
     values = rows.reshape(*(old.bins[axis] for axis in axes), -1)
     for number, axis in enumerate(axes):

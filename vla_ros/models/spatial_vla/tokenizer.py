@@ -17,7 +17,7 @@ _OPEN = 0.5  # a gripper's number from here on is open
 
 
 class SpatialActionTokenizer:
-    """Actions [x, y, z, roll, pitch, yaw, gripper] to ids [translation, rotation, gripper] and back.
+    """Actions [x, y, z, roll, pitch, yaw, gripper] as ids [translation, rotation, gripper].
 
     The first six numbers are normalised to -1..1 and cut off there; the gripper is 1 (open, from
     0.5 on) or 0. A translation's id is that of its cell, theta, phi, r from the slowest to the
@@ -66,8 +66,6 @@ class SpatialActionTokenizer:
         self._slivers = self._translations[self.beside_zero]
         if mode == "corrected":
             self._translations[zero] = 0.0
-            turn = int(self._rotation_cell(np.zeros((1, 3)))[0])
-            self._rotations[turn] = 0.0  # it is but for rounding
         for table in (self._translations, self._rotations):
             table.flags.writeable = False
 

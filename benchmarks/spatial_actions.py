@@ -1,8 +1,8 @@
 """Spatial action tokens, their speed and error: `python benchmarks/spatial_actions.py`.
 
 The rival is the published scheme written with numpy as straight as can be (np.digitize of each
-axis; middles and sines at every decoding), on the same thread. Without --grid it is the uniform
-grid, and actions are random; with --grid, what `vla fit-actions` wrote.
+axis; middles and sines at every decoding), on the same thread. Actions are random; the grid is
+fitted to them, or with --grid what `vla fit-actions` wrote.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ from measuring import table
 from results import add_write_option, write_section
 
 from vla_ros.models.spatial_vla.grid import AXES, ROTATION, TRANSLATION, ActionGrid
+from vla_ros.models.spatial_vla.layout import SPATIAL, SpatialLayout
 from vla_ros.models.spatial_vla.resampling import resample_embeddings
 from vla_ros.models.spatial_vla.tokenizer import MODES, SpatialActionTokenizer
+from vla_ros.training.spatial_vla.action_fit import fit
 
 
 class Straight:
@@ -67,10 +69,14 @@ def rate(work: Callable[[np.ndarray], np.ndarray], given: np.ndarray, seconds: f
     return len(given) / float(np.median(rounds))
 
 
-def section(grid: ActionGrid, what: str, count: int, seconds: float, command: str) -> str:
+def random_actions(count: int) -> np.ndarray:
     rng = np.random.default_rng(0)
     actions = np.clip(rng.normal(0.0, 0.35, (count, 7)), -1.0, 1.0)
     actions[:, 6] = rng.integers(0, 2, count)
+    return actions
+
+
+def section(grid: ActionGrid, what: str, actions: np.ndarray, seconds: float, command: str) -> str:
     ours = {mode: SpatialActionTokenizer(grid, mode) for mode in MODES}
     straight = Straight(grid)
     ids = straight.encode(actions)
@@ -97,18 +103,18 @@ def section(grid: ActionGrid, what: str, count: int, seconds: float, command: st
         )
     header = ["", "encode, M/s", "decode, M/s", "error xyz", "error rpy", "of zeros"]
     begin = time.thread_time()
-    embeddings = rng.normal(size=(ours["corrected"].vocab_size, 256)).astype(np.float32)
+    embeddings = np.random.default_rng(0).normal(size=(ours["corrected"].vocab_size, 256))
     other = SpatialActionTokenizer(ActionGrid.uniform(), "corrected")
     _, errors = resample_embeddings(embeddings, ours["corrected"], other)
     spent = time.thread_time() - begin
     worst = max(error.centre_max for error in errors.values())
     return (
-        f"## Spatial action tokens\n\n`{command}`: {count} random actions on {what}, one thread, "
-        "normalised units (root mean square). \"Of zeros\" is the largest number that an action of "
-        f"zeros comes back with.\n\n{table(header, rows)}\n\nEmbeddings of 256 numbers resampled "
-        f"onto a uniform grid in {spent:.2f} s; their places are off by {worst:.1g} of an axis at "
-        "most."
-    )  # fmt: skip
+        f"## Spatial action tokens\n\n`{command}`: {len(actions)} random actions on {what}, one "
+        "thread, normalised units (root mean square). The last column is the largest number that "
+        f"an action of zeros comes back with.\n\n{table(header, rows)}\n\nEmbeddings of 256 numbers "
+        f"resampled onto a uniform grid in {spent:.2f} s; their places are off by {worst:.1g} of "
+        "an axis at most."
+    )
 
 
 def main() -> None:
@@ -118,12 +124,16 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement")
     add_write_option(parser)
     options = parser.parse_args()
-    grid, what, command = ActionGrid.uniform(), "the uniform grid", "vla bench spatial_actions"
-    if options.grid:
+    actions, command = random_actions(options.actions), "vla bench spatial_actions"
+    if not options.grid:
+        layout = SpatialLayout(SPATIAL, tuple(range(len(SPATIAL))))
+        found = fit(actions, 1, layout, "published", {}, 0.0)
+        grid, what = found.tokenizer.grid, "the grid fitted to them"
+    else:
         grid = ActionGrid.from_dict(json.loads(options.grid.read_text())["grid"])
         what = f"the grid of {options.grid.name}"
         command += f" --grid {options.grid}"
-    text = section(grid, what, options.actions, options.seconds, command)
+    text = section(grid, what, actions, options.seconds, command)
     write_section("spatial actions", text, options.write)
 
 

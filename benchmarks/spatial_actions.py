@@ -111,9 +111,9 @@ def section(grid: ActionGrid, what: str, actions: np.ndarray, seconds: float, co
     return (
         f"## Spatial action tokens\n\n`{command}`: {len(actions)} random actions on {what}, one "
         "thread, normalised units (root mean square). The last column is the largest number that "
-        f"an action of zeros comes back with.\n\n{table(header, rows)}\n\nEmbeddings of 256 numbers "
-        f"resampled onto a uniform grid in {spent:.2f} s; their places are off by {worst:.1g} of "
-        "an axis at most."
+        f"an action of zeros comes back with.\n\n{table(header, rows)}\n\nEmbeddings of 256 "
+        f"numbers resampled onto a uniform grid in {spent:.2f} s; their places are off by "
+        f"{worst:.1g} of an axis at most."
     )
 
 

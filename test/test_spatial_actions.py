@@ -177,6 +177,21 @@ def test_numbers_of_bins_can_be_told(place, tmp_path):
     assert SpatialActionTokenizer.from_dict(grid).vocab_size == 128 + 216 + 2
 
 
+def test_bags_give_the_grid_that_rlds_gives(place, tmp_path):
+    made = [
+        episode(3 * n, 40, action_names=NAMES, actions=motions(n, 40), depths={}) for n in range(2)
+    ]
+    dataset, bags = write_rlds(tmp_path / "rlds", "toys", made), tmp_path / "bags"
+    assert cli.main(["bag", "from-rlds", str(dataset), str(bags)]) == 0
+    fitted = []
+    for data in (dataset, bags):
+        out = tmp_path / data.name / "fit" / "grid.json"
+        words = ["--data", str(data), "--robot", str(place / "toy.yaml"), "--out", str(out)]
+        assert cli.main(["fit-actions", *words]) == 0
+        fitted.append(json.loads(out.read_text()))
+    assert fitted[0] == fitted[1]
+
+
 def test_an_axis_that_never_turns_is_widened_or_refused(place, tmp_path, capsys):
     folder = tmp_path / "data"
     actions = motions(0)

@@ -134,7 +134,7 @@ Ways of cheating that show in these figures:
 
 {suspected(found)}
 
-The text of a picture among 100, by the captioner's embedding of its pixels; chance is 1 %:
+The text of a picture among 100, by the matcher, which sees its pixels; chance is 1 %:
 
 {retrieved(found)}
 

@@ -15,6 +15,7 @@ from torch import nn
 
 from vla_ros.models.vision.fusion import GatedFusion
 from vla_ros.models.vision.geometry import build_geometry
+from vla_ros.models.vision.map_anything import MissingPackageError
 
 SIZE, GRID, MODEL_SIZE = 32, (4, 4), 56
 ALLOWED = {
@@ -178,7 +179,9 @@ def test_an_answer_of_another_version_is_named(folder, monkeypatch, key):
 
 def test_a_missing_package_is_named_with_its_cure(monkeypatch):
     monkeypatch.setitem(sys.modules, "mapanything", None)
-    with pytest.raises(ImportError, match=r"needs the package mapanything.*pip install git\+https"):
+    with pytest.raises(
+        MissingPackageError, match="package mapanything.*pip install git"
+    ):
         build_geometry("map_anything", SIZE, GRID)
 
 

@@ -62,6 +62,7 @@ def build(folder: Path, make: Callable[[], Model]) -> Model:
     comes out far larger than the weights beside it.
 
     Raises:
+        FileNotFoundError, ImportError: other weights or a package that it needs are not here.
         ValueError: the configuration makes no model, or one that is far too large.
     """
     shapes = _shapes(folder)
@@ -69,6 +70,8 @@ def build(folder: Path, make: Callable[[], Model]) -> Model:
     try:
         with _Limited(4 * count + 4_000_000):
             return make()
+    except (ImportError, FileNotFoundError):
+        raise  # a package or other weights that it needs: nothing is damaged
     except Exception as error:  # whatever a configuration that is not one leads to
         text = _one_line(error)
         if isinstance(error, _TooLarge) or "allocate memory" in text:

@@ -14,6 +14,7 @@ from vla_ros.models import language
 from vla_ros.models.mamba import MambaState
 
 if TYPE_CHECKING:
+    from vla_ros.models.vision import Geometry
     from vla_ros.models.vlam import VisionLanguageActionModel
 
 
@@ -85,16 +86,17 @@ class Episode:
         )
 
     @torch.inference_mode()
-    def watch(self, images: Tensor, proprioception: Tensor) -> tuple[Tensor, Tensor]:
-        """Advance by frames [B, S, N, 3, H, W] and proprioception [B, S, P].
+    def watch(
+        self, images: Tensor, proprioception: Tensor, geometry: Geometry | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Advance by frames [B, S, N, 3, H, W], proprioception [B, S, P] and, of a policy that
+        fuses it, geometry [B, S, N, h, w].
 
         Returns:
             The newest frame's action chunk [B, K, A] and the probability [B] of being done.
         """
         length = images.shape[1]
-        grids = [
-            self._model._encode(images[:, :, i].flatten(0, 1), i) for i in range(images.shape[2])
-        ]
+        grids = self._model._encode(images, geometry)
         raw, done = self._advance(grids, proprioception.flatten(0, 1), length)
         return self._model._physical(raw), torch.sigmoid(done)
 

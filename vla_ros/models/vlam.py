@@ -27,7 +27,14 @@ from vla_ros.models import checkpoint, language
 from vla_ros.models.episode import Episode
 from vla_ros.models.keypoints import NAMED_KEYPOINTS, InstructedKeypoints
 from vla_ros.models.mamba import MambaStack, RMSNorm
-from vla_ros.models.vision import build_encoder, encode_images, fingerprint
+from vla_ros.models.vision import (
+    Geometry,
+    SpatialVision,
+    build_encoder,
+    encode_images,
+    fingerprint,
+    require_geometry,
+)
 from vla_ros.models.vlam_config import SIZES, Statistics, VLAMConfig
 from vla_ros.robots.action_config import ActionConfig
 from vla_ros.scene_language.descriptions import DESCRIPTION_WORDS
@@ -49,6 +56,8 @@ class VisionLanguageActionModel(nn.Module):
         freeze_vision: the encoder is not trained.
         tokenizer: of instructions and descriptions; the package's words if left out.
         statistics: of the training data.
+        geometry: fuse where things are into the tokens: a name, folder or description, see
+            `vision.build_geometry`. None: images alone.
         shape: further fields of VLAMConfig.
 
     Raises:
@@ -68,6 +77,7 @@ class VisionLanguageActionModel(nn.Module):
         *,
         tokenizer: Tokenizer | None = None,
         statistics: Statistics | None = None,
+        geometry: str | dict | None = None,
         **shape,
     ) -> None:
         super().__init__()
@@ -90,9 +100,11 @@ class VisionLanguageActionModel(nn.Module):
         if freeze_vision:
             for encoder in self.encoders:
                 encoder.freeze()
+        self.spatial = None if geometry is None else SpatialVision(geometry, self.encoders)
         self.config = c = VLAMConfig(
             action_config, vision, d_model, n_layers, d_state,
-            vocab_size=vocab_size, freeze_vision=freeze_vision, cameras=cameras, **shape,
+            vocab_size=vocab_size, freeze_vision=freeze_vision, cameras=cameras,
+            geometry=self.spatial and self.spatial.description(), **shape,
         )  # fmt: skip
         self.instruction = language.InstructionEncoder(c.heard_tokens, c.instruction_width)
         self.keypoints = nn.ModuleList(
@@ -158,7 +170,11 @@ class VisionLanguageActionModel(nn.Module):
     @property
     def encoder_id(self) -> str:
         """See `vision.fingerprint`."""
-        return fingerprint(self.encoders)
+        if self.spatial is None:
+            return fingerprint(self.encoders)
+        return fingerprint(
+            nn.ModuleList([self.encoders, self.spatial]), json.dumps(self.config.geometry)
+        )
 
     def get_action_description(self) -> dict:
         """What the actions mean: the fields of ActionConfig, as plain values."""
@@ -172,6 +188,7 @@ class VisionLanguageActionModel(nn.Module):
         proprioception: Tensor | None = None,
         instruction: str | Sequence[str] | Tensor | None = None,
         text: Tensor | None = None,
+        geometry: Geometry | None = None,
     ) -> dict[str, Tensor]:
         """Whole sequences, each from an empty state.
 
@@ -182,6 +199,7 @@ class VisionLanguageActionModel(nn.Module):
             instruction: one for all, one a row, or token ids int64 [B, W], 0 pads. None: a robot
                 that nobody told anything.
             text: descriptions to score, token ids int64 [B, S, W], 0 pads.
+            geometry: [B, S, N, h, w] of a policy that fuses it, of `spatial.geometry` or `points`.
 
         Returns:
             "actions" [B, S, A] and "action_chunks" [B, S, K, A], physical and within bounds;
@@ -198,7 +216,7 @@ class VisionLanguageActionModel(nn.Module):
         batch, length, cameras = images.shape[:3]
         condition = self.instruction(self._token_ids(instruction, batch))
         queries = [keypoints.queries(condition) for keypoints in self.keypoints]
-        grids = [self._encode(images[:, :, i].flatten(0, 1), i) for i in range(cameras)]
+        grids = self._encode(images, geometry)
         known, looks = self._known(
             grids,
             felt.flatten(0, 1),
@@ -275,8 +293,18 @@ class VisionLanguageActionModel(nn.Module):
         }
         return language.pad(ids[text] for text in texts).to(self._low.device)
 
-    def _encode(self, images: Tensor, camera: int) -> Tensor:
-        return self.encoders[min(camera, len(self.encoders) - 1)](images)
+    def _encode(self, images: Tensor, geometry: Geometry | None) -> list[Tensor]:
+        """Tokens [B * S, h, w, C] of each camera of images [B, S, N, 3, H, W]."""
+        require_geometry(self.spatial, geometry, images.shape[:3])
+        grids = []
+        for camera in range(images.shape[2]):
+            encoder = self.encoders[min(camera, len(self.encoders) - 1)]
+            tokens = encoder(images[:, :, camera].flatten(0, 1))
+            if geometry is not None:
+                parts = (part[:, :, camera].flatten(0, 1) for part in geometry)
+                tokens = self.spatial.fuse(tokens, Geometry(*parts), camera)
+            grids.append(tokens)
+        return grids
 
     def _known(
         self,
@@ -312,10 +340,28 @@ class VisionLanguageActionModel(nn.Module):
 
     # -- the recurrent form: running ---------------------------------------------------------------
 
-    def encode(self, images: Sequence[np.ndarray]) -> np.ndarray:
+    def points(
+        self,
+        images: Sequence[np.ndarray],
+        depth: Sequence[np.ndarray] | None = None,
+        intrinsics: Sequence[np.ndarray] | None = None,
+    ) -> Geometry:
+        """Geometry [N, h, w] of one frame of every camera: see `vision.SpatialVision.points`."""
+        if self.spatial is None:
+            raise ValueError("the policy was trained on images alone: it takes no geometry")
+        return self.spatial.points(images, depth, intrinsics)
+
+    def encode(self, images: Sequence[np.ndarray], geometry: Geometry | None = None) -> np.ndarray:
         """Visual tokens float16 [N, h, w, C] of one frame of every camera of `config.cameras`: see
-        `vision.encode_images`."""
-        return encode_images(self.encoders, self.config.cameras, images)
+        `vision.encode_images`; with the geometry of `points`, of this frame or an earlier one."""
+        require_geometry(self.spatial, geometry, (len(self.config.cameras),))
+        fuse = None
+        if geometry is not None:
+
+            def fuse(tokens: Tensor, camera: int) -> Tensor:
+                return self.spatial.fuse(tokens, geometry.at(camera), camera)
+
+        return encode_images(self.encoders, self.config.cameras, images, fuse)
 
     def start(self, instruction: str | Sequence[str] | None, batch: int = 1) -> Episode:
         """Begin `batch` episodes with a fresh state; one instruction for all, or one each.
@@ -336,6 +382,7 @@ class VisionLanguageActionModel(nn.Module):
         images: Tensor,
         proprioception: Tensor | None = None,
         instruction: str | Sequence[str] | None = None,
+        geometry: Geometry | None = None,
     ) -> tuple[Tensor, str | list[str]]:
         """Advance the episode by what was seen; the next action, and what is being done.
 
@@ -343,7 +390,7 @@ class VisionLanguageActionModel(nn.Module):
         starts a new episode. For whole chunks and several episodes at once see `start`.
 
         Args:
-            images, proprioception: as in `forward`; usually one frame.
+            images, proprioception, geometry: as in `forward`; usually one frame.
             instruction: for this episode.
 
         Returns:
@@ -353,7 +400,7 @@ class VisionLanguageActionModel(nn.Module):
         asked = (instruction, len(images))
         if self._episode is None or (self._episode.instruction, self._episode.batch) != asked:
             self._episode = self.start(*asked)
-        chunks, _ = self._episode.watch(images, felt)
+        chunks, _ = self._episode.watch(images, felt, geometry)
         texts = self._episode.describe()
         return chunks[:, 0], texts[0] if len(texts) == 1 else texts
 

@@ -53,11 +53,13 @@ class VLAMConfig:
     instruction_width: int = 64
     text_width: int = 64
     text_layers: int = 1
+    geometry: dict | None = None  # its encoder's description, see vision.build_geometry
 
     @classmethod
     def from_dict(cls, values: dict) -> VLAMConfig:
         """From what `dataclasses.asdict` and JSON leave of one. Raises ValueError."""
-        values = {"language_conditioned": True, **values}  # as in checkpoints without that field
+        # As in checkpoints without those fields.
+        values = {"language_conditioned": True, "geometry": None, **values}
         check_fields(cls, values)
         tuples = {name: tuple(values[name]) for name in ("cameras", "needed_words")}
         return cls(**{**values, **tuples, "action": ActionConfig.from_dict(values["action"])})

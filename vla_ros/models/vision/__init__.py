@@ -11,7 +11,7 @@ from vla_ros.models.vision.encoders import (
     encode_images,
     fingerprint,
 )
-from vla_ros.models.vision.fusion import GatedFusion
+from vla_ros.models.vision.fusion import GatedFusion, SpatialVision, require_geometry
 from vla_ros.models.vision.geometry import Geometry, GeometryEncoder, build_geometry
 
 __all__ = [
@@ -22,10 +22,12 @@ __all__ = [
     "GeometryEncoder",
     "SiglipEncoder",
     "SmallEncoder",
+    "SpatialVision",
     "TransformersEncoder",
     "VisionEncoder",
     "build_encoder",
     "build_geometry",
     "encode_images",
     "fingerprint",
+    "require_geometry",
 ]

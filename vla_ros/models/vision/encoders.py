@@ -11,7 +11,7 @@ because it belongs to the weights. Only DINOv2 and SigLIP need transformers, and
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -253,7 +253,10 @@ def build_encoder(vision: str | Path | Mapping, image_size: int | None = None) -
 
 @torch.inference_mode()
 def encode_images(
-    encoders: Sequence[VisionEncoder], cameras: Sequence[str], images: Sequence[np.ndarray]
+    encoders: Sequence[VisionEncoder],
+    cameras: Sequence[str],
+    images: Sequence[np.ndarray],
+    fuse: Callable[[Tensor, int], Tensor] | None = None,
 ) -> np.ndarray:
     """Visual tokens of one frame of every camera.
 
@@ -261,6 +264,7 @@ def encode_images(
         encoders: one a camera; the last serves all further ones.
         cameras: their names.
         images: uint8 [S, S, 3] of each.
+        fuse: what to make of the tokens [h, w, C] of a camera, by its index.
 
     Returns:
         float16 [N, h, w, C] (half precision because it travels between nodes).
@@ -284,12 +288,15 @@ def encode_images(
         encoders[min(i, len(encoders) - 1)](image.permute(2, 0, 1)[None])[0]
         for i, image in enumerate(pixels)
     ]
+    if fuse is not None:
+        tokens = [fuse(one, camera) for camera, one in enumerate(tokens)]
     return torch.stack(tokens).to(torch.float16).cpu().numpy()
 
 
-def fingerprint(encoders: nn.Module) -> str:
-    """Of the weights: tokens only fit the model that was trained on those of these encoders."""
-    digest = hashlib.sha256()
+def fingerprint(encoders: nn.Module, more: str = "") -> str:
+    """Of the weights, and of more: tokens only fit the model that was trained on those of these
+    encoders."""
+    digest = hashlib.sha256(more.encode())
     for name, value in sorted(encoders.state_dict().items()):
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().numpy().tobytes())

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vla_ros.models.vision.geometry import Geometry
+from vla_ros.models.vision.encoders import VisionEncoder
+from vla_ros.models.vision.geometry import Geometry, build_geometry
 
 
 class FourierFeatures(nn.Module):
@@ -77,3 +81,69 @@ class GatedFusion(nn.Module):
             known = torch.cat([places, known], dim=-1).to(self.gate.dtype)
             added = self.gate * self.mlp(known)
             return tokens + added.to(tokens.dtype)
+
+
+class SpatialVision(nn.Module):
+    """Geometry for a policy's cameras, and a gate for each of its image encoders.
+
+    Args:
+        geometry: name, folder or description: see `geometry.build_geometry`.
+        encoders: of the images; the last serves all further cameras.
+    """
+
+    def __init__(self, geometry: str | Mapping, encoders: Sequence[VisionEncoder]) -> None:
+        super().__init__()
+        first = encoders[0]
+        self.geometry = build_geometry(geometry, first.image_size, first.grid)
+        self.fusions = nn.ModuleList(GatedFusion(encoder.channels) for encoder in encoders)
+
+    def description(self) -> dict:
+        return self.geometry.description()
+
+    def fuse(self, tokens: Tensor, geometry: Geometry, camera: int) -> Tensor:
+        """Tokens [..., h, w, C] of one camera, and its geometry: see `GatedFusion`."""
+        return self.fusions[min(camera, len(self.fusions) - 1)](tokens, geometry)
+
+    @torch.inference_mode()
+    def points(
+        self,
+        images: Sequence[np.ndarray],
+        depth: Sequence[np.ndarray] | None = None,
+        intrinsics: Sequence[np.ndarray] | None = None,
+    ) -> Geometry:
+        """Geometry [N, h, w] of one frame of every camera.
+
+        Args:
+            images: uint8 [S, S, 3] of each.
+            depth: float32 [S, S] of each, m: see `vla_ros.observations.preprocess_depth`.
+            intrinsics: [3, 3] of each, or rays [S, S, 3]: see
+                `vla_ros.camera_info.CameraCalibration`. All of one kind.
+
+        Raises:
+            ValueError: see `GeometryEncoder.observe`.
+        """
+        device = self.fusions[0].gate.device
+        pixels = torch.from_numpy(np.stack(images)).to(device).permute(0, 3, 1, 2)
+        others = [
+            None if part is None else torch.from_numpy(np.stack(part)).float().to(device)
+            for part in (depth, intrinsics)
+        ]
+        return self.geometry(pixels, *others)
+
+
+def require_geometry(
+    spatial: SpatialVision | None, geometry: Geometry | None, shape: Sequence[int]
+) -> None:
+    """Raises ValueError unless geometry is there when, and only when, a policy fuses it
+    (`spatial`), and has the leading dimensions `shape`."""
+    if spatial is None:
+        if geometry is not None:
+            raise ValueError("the policy was trained on images alone: it takes no geometry")
+        return
+    if geometry is None:
+        kind = spatial.description()["model_type"]
+        raise ValueError(f"the policy fuses geometry '{kind}': give it what `points` makes")
+    expected = (*shape, *spatial.geometry.grid)
+    if geometry.valid.shape != expected:
+        found = list(geometry.valid.shape)
+        raise ValueError(f"expected geometry {list(expected)}, got {found}")

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -49,6 +49,10 @@ class Geometry(NamedTuple):
     points: Tensor
     confidence: Tensor
     valid: Tensor
+
+    def at(self, index: Any) -> Geometry:
+        """A part of it, as of one camera."""
+        return Geometry(*(value[index] for value in self))
 
 
 def pixel_rays(intrinsics: Tensor, size: int) -> Tensor:

@@ -30,6 +30,10 @@ _NORMALISATIONS = {
 }
 
 
+class MissingPackageError(ImportError, ValueError):
+    """An optional package is not installed: an error of the settings that ask for it."""
+
+
 class MapAnythingEncoder(GeometryEncoder):
     """MapAnything, frozen, by the contract of its `infer`.
 
@@ -40,7 +44,7 @@ class MapAnythingEncoder(GeometryEncoder):
         use_depth: give it the camera's depth too, where there is some, which it completes.
 
     Raises:
-        ImportError: its package is not installed.
+        MissingPackageError: its package is not installed.
     """
 
     needs = frozenset({"images", "intrinsics"})
@@ -129,7 +133,7 @@ def _load(source: str) -> nn.Module:
     try:
         from mapanything.models import MapAnything
     except ImportError as error:
-        raise ImportError(
+        raise MissingPackageError(
             f"geometry 'map_anything' needs the package mapanything ({error}): install it with "
             "`pip install git+https://github.com/facebookresearch/map-anything`, or take geometry "
             "'depth_camera' or a depth model"

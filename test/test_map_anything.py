@@ -179,9 +179,7 @@ def test_an_answer_of_another_version_is_named(folder, monkeypatch, key):
 
 def test_a_missing_package_is_named_with_its_cure(monkeypatch):
     monkeypatch.setitem(sys.modules, "mapanything", None)
-    with pytest.raises(
-        MissingPackageError, match="package mapanything.*pip install git"
-    ):
+    with pytest.raises(MissingPackageError, match="package mapanything.*pip install git"):
         build_geometry("map_anything", SIZE, GRID)
 
 

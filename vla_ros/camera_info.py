@@ -167,6 +167,8 @@ class CameraCalibration:
         focal = np.diag(self.matrix)[:2]
         for _ in range(_REFINEMENTS):  # OpenCV stops after few steps, how close it came or not
             missed = self._distorted(found) - pixels
+            if (np.abs(missed) < 0.1 * _UNDISTORTED).all():
+                break
             found = found - np.nan_to_num(missed) / focal
         missed = np.abs(self._distorted(found) - pixels).max(axis=-1, keepdims=True)
         return np.where(missed < _UNDISTORTED, found, np.nan)

@@ -1,0 +1,187 @@
+"""Loading of whole checkpoints, ours and those in the published layout.
+
+The published layout is that of the model's own code for transformers 4.47. Its weights are ours by
+other names, but for two parts: the depth network (`vision_zoe_model`), which here is a backend of
+the geometry branch and not of this model, and the gate of the geometry, which it has not: 1.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from transformers import logging
+
+from vla_ros.models import checkpoint
+
+# Published name -> ours, as patterns of regular expressions.
+PUBLISHED_NAMES = {
+    r"^language_model\.lm_head\.": "lm_head.",
+    r"^language_model\.model\.": "model.language_model.",
+    r"^vision_tower\.(vision_model\.)?": "model.vision_tower.",
+    r"^multi_modal_projector\.": "model.multi_modal_projector.",
+    r"^spatial_embed_tokens\.": "model.language_model.embed_tokens.spatial_embed_tokens.",
+    r"^position_embedding_3d\.position_embedding_head\.": "model.geometry.head.",
+}
+_PUBLISHED = "language_model.model."  # no name of ours begins so
+_GATE = "model.geometry.gate"
+_DEPTH = "vision_zoe_model."
+
+
+@dataclass
+class LayoutReport:
+    """How the names of a checkpoint fit a model.
+
+    Attributes:
+        loaded: name in the checkpoint -> name in the model.
+        unused: names in the checkpoint that the model has not.
+        missing: names in the model that the checkpoint has not.
+    """
+
+    loaded: dict[str, str] = field(default_factory=dict)
+    unused: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+
+    @property
+    def complete(self) -> bool:
+        """Whether all that is missing or unused is accounted for."""
+        strange = [name for name in self.unused if not name.startswith(_DEPTH)]
+        return not strange and set(self.missing) <= {_GATE}
+
+    def __str__(self) -> str:
+        lines = [f"{len(self.loaded)} tensors loaded"]
+        for part, count in Counter(name.split(".")[0] for name in self.unused).items():
+            why = ": depth is estimated by the geometry branch" if f"{part}." == _DEPTH else ""
+            lines.append(f"{count} unused of {part}{why}")
+        lines += [
+            f"missing: {name}" + (", set to 1: published geometry is not gated" * (name == _GATE))
+            for name in self.missing
+        ]
+        return "\n".join(lines)
+
+
+def is_published(names: Iterable[str]) -> bool:
+    """Whether tensors are named in the published layout."""
+    return any(name.startswith(_PUBLISHED) for name in names)
+
+
+def our_name(name: str) -> str:
+    """The name in the model of a tensor of a published checkpoint."""
+    for pattern, ours in PUBLISHED_NAMES.items():
+        renamed, count = re.subn(pattern, ours, name)
+        if count:
+            return renamed
+    return name
+
+
+def compare(names: Iterable[str], wanted: Iterable[str]) -> LayoutReport:
+    """Compare the names of a published checkpoint with those of a model's state."""
+    wanted, report = set(wanted), LayoutReport()
+    for name in sorted(names):
+        if (ours := our_name(name)) in wanted:
+            report.loaded[name] = ours
+        else:
+            report.unused.append(name)
+    report.missing = sorted(wanted - set(report.loaded.values()))
+    return report
+
+
+def tensor_names(folder: Path) -> list[str]:
+    """Names of all tensors of a folder's safetensors, without reading their numbers.
+
+    Raises:
+        FileNotFoundError: there are none.
+        ValueError: one is damaged.
+    """
+    files = sorted(folder.glob("model*.safetensors"))
+    if not files:
+        other = "; formats that can run code are not read" if any(folder.glob("*.bin")) else ""
+        raise FileNotFoundError(
+            f"checkpoint {folder} has no {checkpoint.WEIGHTS}{other}: give the folder that "
+            "save_pretrained wrote"
+        )
+    names: list[str] = []
+    for file in files:
+        try:
+            with safe_open(file, "pt") as tensors:
+                names += tensors.keys()
+        except (SafetensorError, OSError) as error:
+            raise checkpoint.damaged(folder, f"{file.name}: {error}") from error
+    return names
+
+
+def load(load_weights: Callable, cls: type, folder: str | Path, *args: Any, **kwargs: Any) -> Any:
+    """`from_pretrained` of the model, whole or not at all; see there.
+
+    Args:
+        load_weights: that of transformers.
+        cls: the model's class.
+    """
+    wants_report = kwargs.pop("output_loading_info", False)
+    path, published = Path(folder), False
+    if path.is_dir():  # else a name of the hub, which transformers looks up
+        checkpoint.require(path, checkpoint.CONFIG)
+        checkpoint.read_json(path, checkpoint.CONFIG)
+        published = is_published(tensor_names(path))
+    if published:
+        kwargs["key_mapping"] = {**PUBLISHED_NAMES, **(kwargs.get("key_mapping") or {})}
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # a table of what does not fit: it is told below
+    try:
+        model, info = load_weights(
+            folder,
+            *args,
+            **kwargs,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+        )
+    except (SafetensorError, RuntimeError, TypeError) as error:
+        raise checkpoint.damaged(path, error) from error
+    finally:
+        logging.set_verbosity(verbosity)
+    if wrong := sorted(map(tuple, info["mismatched_keys"])):
+        name, given, needed = wrong[0]
+        raise ValueError(
+            f"checkpoint {folder}: {name} is {list(given)} in the weights, {list(needed)} by "
+            f"{checkpoint.CONFIG}: copy it again, or mend {checkpoint.CONFIG}"
+        )
+    missing = set(info["missing_keys"])
+    unused = {name for name in info["unexpected_keys"] if not our_name(name).startswith(_DEPTH)}
+    if published and model.model.geometry is not None and _GATE in missing:
+        torch.nn.init.ones_(model.model.geometry.gate)
+        missing.discard(_GATE)
+    if published:
+        model._weight_conversions = None  # it is saved in our layout
+    for what, names in (("lack", missing), ("have more than the model:", unused)):
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise ValueError(
+                f"checkpoint {folder}: the weights {what} {min(names)}{more}: "
+                f"copy it again, or mend {checkpoint.CONFIG}"
+            )
+    return (model, info) if wants_report else model
+
+
+def ego3d_features(points: torch.Tensor, n_freqs: int = 8) -> torch.Tensor:
+    """Geometry features of published checkpoints.
+
+    Args:
+        points: [B, tokens, 3 * points a patch] in metres, x right, y down, z ahead of the camera,
+            the points of a patch row by row.
+        n_freqs: of the configuration.
+
+    Returns:
+        [B, tokens, 3 * points a patch * (2 * n_freqs + 1)]: each coordinate, centred and halved,
+        then its sines and cosines at frequencies 1, 2, 4, ...
+    """
+    centre = points.new_tensor([0.0, 0.0, 2.0]).repeat(points.shape[-1] // 3)
+    scaled = ((points - centre) / 2)[..., None]
+    angles = scaled * 2 ** torch.arange(n_freqs, device=points.device, dtype=points.dtype)
+    return torch.cat([scaled, angles.sin(), angles.cos()], -1).flatten(-2)

@@ -43,20 +43,22 @@ setup(
             "pyyaml>=6.0",
             "rosbags>=0.11",
             "torchmetrics>=1.4",
-            "transformers>=5.20",
+            "transformers>=5.24",
             "zstandard>=0.22",
         ],
         # `vla train policy --tensorboard` and `--deepspeed`.
         "tensorboard": ["tensorboard>=2.16"],
         "deepspeed": ["deepspeed>=0.18"],
+        # Adapters for SpatialVLA.
+        "lora": ["peft>=0.21"],
         # `vla eval --metrics` and `--data`; for `--minilm` see environment/minilm.txt.
         "eval": ["dtaidistance>=2.5", "rouge-score>=0.1.2", "sacrebleu>=2.6"],
         # Open X-Embodiment and other RLDS datasets, without TensorFlow.
         "rlds": ["google-crc32c>=1.5", "protobuf>=4.25"],
         # Rivals of `vla bench vlam`.
-        "bench": ["mambapy>=1.2", "transformers>=5.20"],
+        "bench": ["mambapy>=1.2", "transformers>=5.24"],
         # DINOv2 and SigLIP as image encoders; the small one needs neither.
-        "vision": ["huggingface_hub>=1.0", "transformers>=5.20"],
+        "vision": ["huggingface_hub>=1.0", "transformers>=5.24"],
         "test": [
             "hypothesis>=6.100",
             "pytest>=8.0",

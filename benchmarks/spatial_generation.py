@@ -1,6 +1,6 @@
 """SpatialVLA's generation of a 4-action chunk (12 tokens), with and without a KV cache.
 
-    python -m benchmarks.spatial_generation [--hidden 512] [--layers 8] [--rounds 5]
+    vla bench spatial_generation [--hidden 512] [--layers 8] [--rounds 5]
 
 The weights are random: only time and agreement are looked at. The two kinds take turns, so that a
 machine that slows down slows both; the middle of the rounds counts, and their spread is printed.

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from transformers import logging
 
@@ -116,6 +118,23 @@ def tensor_names(folder: Path) -> list[str]:
     return names
 
 
+def _local(folder: str | Path, settings: dict) -> Path:
+    """A folder, or where the snapshot of a repository of the hub is on this machine.
+
+    Raises:
+        FileNotFoundError: it is not; the network is never asked.
+    """
+    if (path := Path(folder)).is_dir():
+        return path
+    told = {name: settings[name] for name in ("revision", "cache_dir") if settings.get(name)}
+    try:
+        return Path(snapshot_download(str(folder), local_files_only=True, **told))
+    except (FileNotFoundError, ValueError):
+        raise FileNotFoundError(
+            f"no checkpoint {folder}: give a folder, or run `hf download {folder}` before"
+        ) from None
+
+
 def load(load_weights: Callable, cls: type, folder: str | Path, *args: Any, **kwargs: Any) -> Any:
     """`from_pretrained` of the model, whole or not at all; see there.
 
@@ -124,25 +143,23 @@ def load(load_weights: Callable, cls: type, folder: str | Path, *args: Any, **kw
         cls: the model's class.
     """
     wants_report = kwargs.pop("output_loading_info", False)
-    path, published = Path(folder), False
-    if path.is_dir():  # else a name of the hub, which transformers looks up
-        checkpoint.require(path, checkpoint.CONFIG)
-        checkpoint.read_json(path, checkpoint.CONFIG)
-        published = is_published(tensor_names(path))
-    if published:
+    path = _local(folder, kwargs)
+    checkpoint.require(path, checkpoint.CONFIG)
+    checkpoint.read_json(path, checkpoint.CONFIG)
+    if published := is_published(tensor_names(path)):
         kwargs["key_mapping"] = {**PUBLISHED_NAMES, **(kwargs.get("key_mapping") or {})}
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # a table of what does not fit: it is told below
     try:
         model, info = load_weights(
-            folder,
+            path,
             *args,
             **kwargs,
             use_safetensors=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,
         )
-    except (SafetensorError, RuntimeError, TypeError) as error:
+    except (SafetensorError, StrictDataclassError, RuntimeError, TypeError, KeyError) as error:
         raise checkpoint.damaged(path, error) from error
     finally:
         logging.set_verbosity(verbosity)
@@ -167,21 +184,3 @@ def load(load_weights: Callable, cls: type, folder: str | Path, *args: Any, **kw
                 f"copy it again, or mend {checkpoint.CONFIG}"
             )
     return (model, info) if wants_report else model
-
-
-def ego3d_features(points: torch.Tensor, n_freqs: int = 8) -> torch.Tensor:
-    """Geometry features of published checkpoints.
-
-    Args:
-        points: [B, tokens, 3 * points a patch] in metres, x right, y down, z ahead of the camera,
-            the points of a patch row by row.
-        n_freqs: of the configuration.
-
-    Returns:
-        [B, tokens, 3 * points a patch * (2 * n_freqs + 1)]: each coordinate, centred and halved,
-        then its sines and cosines at frequencies 1, 2, 4, ...
-    """
-    centre = points.new_tensor([0.0, 0.0, 2.0]).repeat(points.shape[-1] // 3)
-    scaled = ((points - centre) / 2)[..., None]
-    angles = scaled * 2 ** torch.arange(n_freqs, device=points.device, dtype=points.dtype)
-    return torch.cat([scaled, angles.sin(), angles.cos()], -1).flatten(-2)

@@ -51,7 +51,11 @@ class SpatialEmbedding(Gemma2TextScaledWordEmbedding):
 
 
 class GeometryProjection(nn.Module):
-    """Geometry features to what is added to image tokens; nothing at first, as the gate is zero."""
+    """Geometry features to what is added to image tokens; nothing at first, as the gate is zero.
+
+    As `vision.fusion.GatedFusion`, but of features that are computed before: they are the same in
+    every step of a training, and published checkpoints have others.
+    """
 
     def __init__(self, features: int, channels: int) -> None:
         super().__init__()
@@ -61,7 +65,7 @@ class GeometryProjection(nn.Module):
             nn.ReLU(),
             nn.Linear(channels, channels),
         )
-        self.gate = nn.Parameter(torch.zeros(1))
+        self.gate = nn.Parameter(torch.zeros(channels))
 
     def forward(self, features: Tensor) -> Tensor:
         return self.gate * self.head(features)

@@ -131,9 +131,13 @@ class SpatialVLAProcessor(ProcessorMixin):
             self.action_statistics(unnorm_key)
         texts = [text] if isinstance(text, str) else list(text or ())
         images = list(images) if isinstance(images, list | tuple) else [images]
-        images = [each[0] if isinstance(each, list | tuple) and each else each for each in images]
+        if any(isinstance(each, list | tuple) and len(each) != 1 for each in images):
+            raise ValueError("a text has no image or several: give one image a text")
+        images = [each[0] if isinstance(each, list | tuple) else each for each in images]
         if len(images) != len(texts) or not texts:
             raise ValueError(f"{len(images)} images for {len(texts)} texts: give one image a text")
+        if not all(isinstance(each, str) for each in texts):
+            raise ValueError("texts must be strings")
         pixels = self.image_processor(
             [_checked_image(image, i) for i, image in enumerate(images)],
             return_tensors="pt",

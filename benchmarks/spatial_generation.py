@@ -18,7 +18,7 @@ import time
 import torch
 from torch import Tensor
 
-from vla_ros.models.spatial_vla.configuration import tiny_config
+from vla_ros.models.spatial_vla.configuration import published_config, tiny_config
 from vla_ros.models.spatial_vla.modeling import SpatialVLAForConditionalGeneration
 
 WORDS, SENTENCE = 2048, 20  # tokens of the text vocabulary, of an instruction
@@ -31,12 +31,16 @@ def inputs(model: SpatialVLAForConditionalGeneration, rows: int) -> dict[str, Te
     image = torch.full((rows, config.image_tokens), config.image_token_index)
     words = torch.randint(3, WORDS - 1, (rows, SENTENCE), generator=generator)
     ids = torch.cat([image, torch.full((rows, 1), 2), words], 1)
-    return {
+    given = {
         "input_ids": ids,
         "attention_mask": torch.ones_like(ids),
         "token_type_ids": torch.zeros_like(ids),
         "pixel_values": torch.rand(rows, 3, size, size, generator=generator),
     }
+    if config.geometry_dim:
+        shape = (rows, config.image_tokens, config.geometry_dim)
+        given["geometry_features"] = torch.rand(shape, generator=generator)
+    return given
 
 
 def measure(model: SpatialVLAForConditionalGeneration, rows: int, rounds: int) -> dict:
@@ -69,16 +73,24 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--hidden", type=int, default=512)
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--image-size", type=int, default=224, help="pixels; 14 make a token")
+    parser.add_argument(
+        "--published", action="store_true", help="the published shape, 3.7 thousand million numbers"
+    )
     parser.add_argument("--rows", type=int, default=1, help="images at once")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     told = parser.parse_args(arguments)
     torch.manual_seed(0)
+    torch.set_default_dtype(getattr(torch, told.dtype))
     config = tiny_config(WORDS, hidden=told.hidden, layers=told.layers, image_size=told.image_size)
-    model = SpatialVLAForConditionalGeneration(config).eval()
-    model = model.to(told.device, getattr(torch, told.dtype))
+    with torch.device(told.device):
+        model = SpatialVLAForConditionalGeneration(
+            published_config() if told.published else config
+        ).eval()
     result = measure(model, told.rows, told.rounds)
+    if told.device.startswith("cuda"):
+        result["peak_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
     result |= {"device": told.device, "dtype": told.dtype, "threads": torch.get_num_threads()}
     print(json.dumps(result, indent=1))
     return 0 if result["same_tokens"] or told.dtype != "float32" else 1

@@ -118,6 +118,31 @@ class SpatialVLAConfig(PaliGemmaConfig):
         return (self.vision_config.image_size // self.vision_config.patch_size) ** 2
 
 
+def published_config() -> SpatialVLAConfig:
+    """The shape of the published checkpoints: 3.7 thousand million numbers without their depth
+    network. Their own config.json says the same; this is for random weights."""
+    vision = SiglipVisionConfig(
+        hidden_size=1152,
+        intermediate_size=4304,
+        num_hidden_layers=27,
+        num_attention_heads=16,
+        image_size=224,
+        patch_size=14,
+        vision_use_head=False,
+    )
+    return SpatialVLAConfig(
+        vision_config=vision,
+        text_config=Gemma2Config(vocab_size=265347, tie_word_embeddings=False),
+        projection_dim=2304,
+        image_token_index=257152,
+        action_token_begin_idx=257153,
+        use_vision_zoe=True,
+        pad_token_id=0,
+        eos_token_id=1,
+        bos_token_id=2,
+    )
+
+
 def tiny_config(
     words: int,
     action_token_ranges: list[list[int]] | None = None,

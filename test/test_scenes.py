@@ -173,6 +173,7 @@ TAUGHT = {  # by each loss
     **{"reconstruction": ("decoder.painter",), "perceptual": ("decoder.painter",)},
     **{"color": ("decoder.painter",), "consistency": ("captioner.see", "captioner.cell")},
     **{"matching": ("language", "captioner.see", "matcher"), "language": ("language.core",)},
+    **{"cells": ("captioner.see", "captioner.label")},
     **{"embedding": ("language", "captioner.gist", "temperature")},
 }
 

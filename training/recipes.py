@@ -264,6 +264,7 @@ class ScenesRecipe(Settings):
     lambda_reconstruction: float = 4.0
     lambda_perceptual: float = 4.0
     lambda_color: float = 1.0
+    lambda_cells: float = 0.5
     lambda_consistency: float = 1.0
     lambda_matching: float = 1.0
     lambda_embedding: float = 0.25

@@ -24,6 +24,7 @@ from vla_ros.scene_language.vocabulary import BOS, EOS, encode
 from vla_ros.training.recipes import ScenesRecipe as Recipe
 from vla_ros.training.run_folder import begin
 from vla_ros.training.scenes import losses as loss
+from vla_ros.training.scenes.cells import labelled
 from vla_ros.training.scenes.crowds import MOST, with_more_things
 from vla_ros.training.scenes.narrations import Narrated, calibrate, narrations
 from vla_ros.training.scenes.texts import Texts, Wanted, contradiction, wanted
@@ -33,7 +34,7 @@ from vla_ros.training.trainer import Objective, PolicyTrainer
 _HELD_OUT_BATCHES = 8
 _OF_PICTURES = (
     *("reconstruction", "perceptual", "color"),
-    *("consistency", "matching", "embedding"),
+    *("cells", "consistency", "matching", "embedding"),
 )
 _CYCLE = 0.1  # share of the gradient that passes from the picture to the words
 _NARRATIONS = 1000  # each with a wrong word too, that scores are calibrated on
@@ -170,6 +171,7 @@ def _of_pictures(
     embedding = model.captioner.embedding(alone)
     found = {
         **loss.painted(scene, loss.drawn(pictures, z.device)),
+        "cells": labelled(model.captioner, cells, [*pictures, *seen]),
         "consistency": loss.captioned(model, cells, [*pictures, *seen]),
         "matching": loss.matched(everything, torch.cat(fitting), torch.cat(unfitting)),
         "embedding": loss.contrastive(

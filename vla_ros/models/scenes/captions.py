@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vla_ros.models.scenes.config import ScenesConfig
-from vla_ros.models.scenes.layout import MOTIONS, Picture
+from vla_ros.models.scenes.layout import ALL_COLORS, ALL_SHAPES, MOTIONS, Picture
 from vla_ros.scene_language.drawing import SIZE, TABLE_RGB
 from vla_ros.scene_language.scenes import FIXTURES, NAMES, Name, Place, Thing
 from vla_ros.scene_language.vocabulary import EOS, IDS, TOKENS
@@ -26,6 +26,14 @@ _GRID = 16  # cells of either side that the captioner looks at
 _WAVES = 8  # lengths, of the sines and cosines that tell where a cell is
 _FEATURES = 64  # of a cell
 CELL = _FEATURES + 4 * _WAVES  # numbers of a cell, with those of where it is
+# What is asked of a cell: whether the middle of a thing, a fixture or the gripper is in it, which
+# they are, and in which of its 4 x 4 pixels.
+CELL_PIXELS = SIZE // _GRID
+LABELS = {
+    **{"thing": 1, "color": len(ALL_COLORS), "shape": len(ALL_SHAPES), "thing_at": CELL_PIXELS**2},
+    **{"fixture": 1, "kind": len(FIXTURES), "fixture_at": CELL_PIXELS**2},
+    **{"gripper": 1, "open": 1, "motion": len(MOTIONS), "gripper_at": CELL_PIXELS**2},
+}
 _CONTRAST = 4.0  # of what is no table, in what the convolutions are given
 _STRIKING = 30.0  # a cell stands out by no more than this
 _KNOWN = frozenset(NAMES)
@@ -66,6 +74,8 @@ class CaptionNetwork(nn.Module):
             _layer(3, 32), _layer(32, 48, 2), _layer(48, 48), _layer(48, inner, 2),
             _layer(inner, inner), _layer(inner, inner),
         )  # fmt: skip
+        # Training only: what each cell shows; so features tell it long before words do.
+        self.label = nn.Linear(inner, sum(LABELS.values()))
         self.register_buffer("_where", _waves(), persistent=False)  # computed, hence not saved
         self.striking = nn.Parameter(torch.tensor(1.0))
         self.words = nn.Embedding(len(TOKENS), 64)
@@ -93,6 +103,12 @@ class CaptionNetwork(nn.Module):
         stands_out = seen.detach().float().square().mean(-1).clamp(max=_STRIKING)
         content = torch.cat([seen, where], dim=-1)
         return Cells(features, content, self.striking * stands_out)
+
+    def labels(self, cells: Cells) -> dict[str, Tensor]:
+        """What each cell shows: logits [B, 256, C] of LABELS by name."""
+        logits = self.label(cells.features.flatten(2).transpose(1, 2)).float()
+        parts = logits.split(list(LABELS.values()), dim=-1)
+        return dict(zip(LABELS, parts, strict=True))
 
     def embed(self, scene: Tensor) -> Tensor:
         """Embeddings [B, d_model] of pictures, to be compared with those of texts."""

@@ -173,7 +173,10 @@ TAUGHT = {  # by each loss
     **{"reconstruction": ("decoder.painter",), "perceptual": ("decoder.painter",)},
     **{"color": ("decoder.painter",), "consistency": ("captioner.see", "captioner.cell")},
     **{"matching": ("language", "captioner.see", "matcher"), "language": ("language.core",)},
-    **{"cells": ("captioner.see", "captioner.label")},
+    **{
+        "cells": ("captioner.see", "captioner.label"),
+        "looking": ("captioner.see", "matcher.query"),
+    },
     **{"embedding": ("language", "captioner.gist", "temperature")},
 }
 

@@ -266,6 +266,7 @@ class ScenesRecipe(Settings):
     lambda_color: float = 1.0
     lambda_cells: float = 0.5
     lambda_consistency: float = 1.0
+    lambda_looking: float = 0.5
     lambda_matching: float = 1.0
     lambda_embedding: float = 0.25
     lambda_language: float = 0.2

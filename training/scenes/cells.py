@@ -1,4 +1,5 @@
-"""What each cell of a picture shows, and whether the captioner knows."""
+"""What each cell of a picture shows, and where in it what a text names is: whether the captioner
+and the matcher know."""
 
 from __future__ import annotations
 
@@ -10,11 +11,14 @@ from torch import Tensor
 
 from vla_ros.models.scenes.captions import CELL_PIXELS, LABELS, CaptionNetwork, Cells
 from vla_ros.models.scenes.layout import ALL_COLORS, ALL_SHAPES, MOTIONS, Picture
+from vla_ros.models.scenes.matching import LOOKS, Matcher
 from vla_ros.scene_language.drawing import SIZE
-from vla_ros.scene_language.scenes import FIXTURES, Place
+from vla_ros.scene_language.scenes import FIXTURES, Name, Place
 
 _KINDS = tuple(FIXTURES)
 _GRID = SIZE // CELL_PIXELS
+_NOWHERE = _GRID**2
+_OPEN = -100  # a look of which nothing is asked
 _GROUPS = {  # what is there, and what is asked of it
     "thing": ("color", "shape", "thing_at"),
     "fixture": ("kind", "fixture_at"),
@@ -75,3 +79,35 @@ def _cell(place: Place) -> tuple[int, int]:
     row, column = SIZE - 1 - place.x, SIZE - 1 - place.y
     cell = row // CELL_PIXELS * _GRID + column // CELL_PIXELS
     return cell, row % CELL_PIXELS * CELL_PIXELS + column % CELL_PIXELS
+
+
+# -- where texts look ------------------------------------------------------------------------------
+
+
+def looked(
+    matcher: Matcher,
+    text: Tensor,
+    cells: Cells,
+    names: Sequence[Sequence[Name]],
+    of_gripper: Sequence[bool],
+    pictures: Sequence[Picture],
+) -> Tensor:
+    """Cross-entropy of where the parts of texts, embeddings [B, D], find what they are about, nats
+    a look.
+
+    Args:
+        names: things of each text in the order of their mention.
+        of_gripper: whether each is about the gripper too.
+        pictures: what there is to be seen in the cells.
+    """
+    wanted = torch.full((len(names), matcher.parts, LOOKS), _OPEN)
+    for row, (things, gripper, picture) in enumerate(zip(names, of_gripper, pictures, strict=True)):
+        places = dict(picture.things)
+        for part, name in enumerate(things):
+            wanted[row, part, 0] = _cell(places[name])[0] if name in places else _NOWHERE
+        if gripper:
+            wanted[row, :, 1] = _NOWHERE if picture.gripper is None else _cell(picture.gripper)[0]
+    logits = matcher.looks(text, cells)
+    return F.cross_entropy(
+        logits.flatten(0, 1), wanted.flatten().to(logits.device), ignore_index=_OPEN
+    )

@@ -78,7 +78,7 @@ class _Draft:
             if rng.random() < 0.25 and not self.moving:
                 said = _short(said)
             words += said if number < len(facts) - 1 or rng.random() < 0.7 else said[:-1]
-        order = sorted(set(self.names), key=lambda name: _mentioned(name, words))
+        order = sorted(set(self.names), key=lambda name: mentioned(name, words))
         return _read(tuple(words), tuple(order), facts)
 
 
@@ -91,7 +91,7 @@ def _short(said: list[str]) -> list[str]:
     return said
 
 
-def _mentioned(name: Name, words: Sequence[str]) -> int:
+def mentioned(name: Name, words: Sequence[str]) -> int:
     """Where a name is first said."""
     nouns = {
         **{"cube": "cube block box", "cylinder": "cylinder can tube", "sphere": "sphere ball"},
@@ -277,7 +277,7 @@ def contradiction(text: Text, rng: random.Random) -> Text | None:
     facts[place] = fact
     seed = rng.getrandbits(32)
     words = [word for f in facts for word in say(f, random.Random(seed))]
-    order = sorted(set(text.names), key=lambda name: _mentioned(name, words))
+    order = sorted(set(text.names), key=lambda name: mentioned(name, words))
     return _read(tuple(words), tuple(order), tuple(facts))
 
 

@@ -8,6 +8,7 @@ only, has to read it again. The names of the settings are those of the original'
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
@@ -19,24 +20,34 @@ from torch import Tensor
 from vla_ros.models.language import pad
 from vla_ros.models.scenes.config import ScenesConfig
 from vla_ros.models.scenes.cycle import CycleScenes, eight_bits
-from vla_ros.models.scenes.layout import Layout, Picture, layout_of, pictures_of
+from vla_ros.models.scenes.layout import (
+    ALL_COLORS,
+    ALL_SHAPES,
+    Layout,
+    Picture,
+    layout_of,
+    pictures_of,
+)
+from vla_ros.scene_language.facts import Moving
+from vla_ros.scene_language.scenes import NAMES, Name
 from vla_ros.scene_language.vocabulary import BOS, EOS, encode
 from vla_ros.training.recipes import ScenesRecipe as Recipe
 from vla_ros.training.run_folder import begin
 from vla_ros.training.scenes import losses as loss
-from vla_ros.training.scenes.cells import labelled
+from vla_ros.training.scenes.cells import labelled, looked
 from vla_ros.training.scenes.crowds import MOST, with_more_things
-from vla_ros.training.scenes.narrations import Narrated, calibrate, narrations
-from vla_ros.training.scenes.texts import Texts, Wanted, contradiction, wanted
+from vla_ros.training.scenes.narrations import Narrated, calibrate, named, narrations
+from vla_ros.training.scenes.texts import Texts, Wanted, contradiction, mentioned, wanted
 from vla_ros.training.scenes.watch import Watch, conclude
 from vla_ros.training.trainer import Objective, PolicyTrainer
 
 _HELD_OUT_BATCHES = 8
 _OF_PICTURES = (
     *("reconstruction", "perceptual", "color"),
-    *("cells", "consistency", "matching", "embedding"),
+    *("cells", "consistency", "looking", "matching", "embedding"),
 )
 _CYCLE = 0.1  # share of the gradient that passes from the picture to the words
+_NAMED = 4  # things of a narration at most
 _NARRATIONS = 1000  # each with a wrong word too, that scores are calibrated on
 _DAMAGE = 0.03  # standard deviation of noise on what the captioner sees
 Batch = dict[str, Tensor]
@@ -117,11 +128,34 @@ def _narrated(count: int, seed: str) -> Batch:
             [BOS, *encode(words), EOS]
             for words in (*(one.true for one in told), *(one.false for one in told))
         ),
+        "narrated_names": torch.tensor(
+            [_numbers(one.fact, one.true) for one in told]
+            + [_numbers(one.wrong, one.false) for one in told]
+        ),
         **{
             f"narrated_{name}": value
             for name, value in vars(layout_of([one.picture for one in told], MOST)).items()
         },
     }
+
+
+def _numbers(fact: Moving, words: Sequence[str]) -> list[int]:
+    """Numbers in NAMES of what a narration names, in the order of its words; -1 fills up."""
+    names = sorted(named(fact), key=lambda name: mentioned(name, words))
+    return [*(NAMES.index(name) for name in names), *[-1] * (_NAMED - len(names))]
+
+
+def _named(asked: Wanted, rows: int) -> list[list[Name]]:
+    """Names of the first rows' things."""
+    there, colors, shapes = asked.there.tolist(), asked.color.tolist(), asked.shape.tolist()
+    return [
+        [
+            Name(ALL_COLORS[color], ALL_SHAPES[shape])
+            for is_there, color, shape in zip(there[i], colors[i], shapes[i], strict=True)
+            if is_there
+        ]
+        for i in range(rows)
+    ]
 
 
 def _painted(model: CycleScenes, pictures: list[Picture]) -> dict[str, Tensor]:
@@ -169,10 +203,24 @@ def _of_pictures(
         match(false, robot),
     ]  # fmt: skip
     embedding = model.captioner.embedding(alone)
+    asked = Wanted(**{field.name: batch[field.name] for field in fields(Wanted)})
+    names, hands = _named(asked, 2 * rows), asked.gripper[: 2 * rows].tolist()
+    told = [[NAMES[i] for i in one if i >= 0] for one in batch["narrated_names"].tolist()]
+    # The crowds and the moments, each told rightly and with another word.
+    first, again = slice(0, few), slice(rows, rows + few)
+    looks = [
+        looked(match, text, alone, names[:rows], hands[:rows], pictures),
+        looked(match, other, alone, names[rows:], hands[rows:], pictures),
+        looked(match, text[first], crowd, names[first], hands[first], seen[:few]),
+        looked(match, other[first], crowd, names[again], hands[again], seen[:few]),
+        looked(match, true, robot, told[: len(true)], [True] * len(true), seen[few:]),
+        looked(match, false, robot, told[len(true) :], [True] * len(true), seen[few:]),
+    ]
     found = {
         **loss.painted(scene, loss.drawn(pictures, z.device)),
         "cells": labelled(model.captioner, cells, [*pictures, *seen]),
         "consistency": loss.captioned(model, cells, [*pictures, *seen]),
+        "looking": torch.stack(looks).mean(),
         "matching": loss.matched(everything, torch.cat(fitting), torch.cat(unfitting)),
         "embedding": loss.contrastive(
             text, torch.cat([other[changed], opposite]), embedding, model.temperature

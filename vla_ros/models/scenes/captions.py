@@ -34,6 +34,7 @@ LABELS = {
     **{"fixture": 1, "kind": len(FIXTURES), "fixture_at": CELL_PIXELS**2},
     **{"gripper": 1, "open": 1, "motion": len(MOTIONS), "gripper_at": CELL_PIXELS**2},
 }
+_SELDOM = -5.0  # logit at first that a cell shows something
 _CONTRAST = 4.0  # of what is no table, in what the convolutions are given
 _STRIKING = 30.0  # a cell stands out by no more than this
 _KNOWN = frozenset(NAMES)
@@ -76,6 +77,12 @@ class CaptionNetwork(nn.Module):
         )  # fmt: skip
         # Training only: what each cell shows; so features tell it long before words do.
         self.label = nn.Linear(inner, sum(LABELS.values()))
+        with torch.no_grad():  # most cells show nothing
+            for logit, name in zip(
+                self.label.bias.split(list(LABELS.values())), LABELS, strict=True
+            ):
+                if name in ("thing", "fixture", "gripper"):
+                    logit.fill_(_SELDOM)
         self.register_buffer("_where", _waves(), persistent=False)  # computed, hence not saved
         self.striking = nn.Parameter(torch.tensor(1.0))
         self.words = nn.Embedding(len(TOKENS), 64)

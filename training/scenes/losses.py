@@ -25,6 +25,7 @@ _FREE_NATS = 0.1  # of each number of the bottleneck
 _FOREGROUND = 6.0  # how much more a pixel of a thing counts than one of the table
 _CLEARANCE = {"": 8.0, "pad": 9.0, "bowl": 11.0, "gripper": 5.0}  # bins
 _KIND = {kind: i for i, kind in enumerate(KINDS)}
+_TOGETHER = [_KIND[kind] for kind in ("on", "inside", "at")]
 
 
 def told(layout: Layout, wanted: Wanted) -> Tensor:
@@ -82,7 +83,7 @@ def apart(layout: Layout, wanted: Wanted) -> Tensor:
     room[:, things] = room[:, :, things] = _CLEARANCE["gripper"]
     free = torch.zeros_like(room, dtype=torch.bool)
     rows, numbers = torch.nonzero(
-        torch.isin(wanted.kind, torch.tensor([_KIND[k] for k in ("on", "inside", "at")])),
+        torch.isin(wanted.kind, torch.tensor(_TOGETHER, device=places.device)),
         as_tuple=True,
     )
     first, second = wanted.between[rows, numbers, 0], wanted.between[rows, numbers, 1]

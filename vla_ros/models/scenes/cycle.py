@@ -115,7 +115,7 @@ class CycleScenes(Part):
             ValueError: as for `encode`.
         """
         embedding = self.language.embed(self.encode([text]))
-        layout = layout_of([picture], max(len(picture.things), 1))
+        layout = layout_of([picture], max(len(picture.things), 1)).to(embedding.device)
         scene = eight_bits(self.decoder.paint(layout))
         return self._score(embedding, scene)
 

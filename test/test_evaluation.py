@@ -174,8 +174,9 @@ def test_live_episodes_give_the_same_figures_and_the_nodes_rate(checkpoint, tmp_
                 family, seed, "go", seed != 3, "it ended", 2.0, 40, rate=20.0, latency=0.02
             )
 
-    def running(folder, *, processes):
+    def running(folder, *, processes, cameras):
         assert folder == str(checkpoint) and processes == "all"
+        assert cameras == ("camera", "wrist_camera")
         return nullcontext(Arm())
 
     monkeypatch.setattr(live, "running", running)

@@ -88,8 +88,8 @@ def test_a_policy_without_instructions_is_started_by_any_and_stopped_by_none(
 @pytest.mark.parametrize(
     ("setting", "value", "word"),
     [
-        ("control_mode", "twist", "control mode twist"),
-        ("joint_names", list("abcdefgh"), "moves a, b"),
+        ("control_mode", "twist", "control_mode: the checkpoint has twist"),
+        ("joint_names", list("abcdefgh"), "joint_names: the checkpoint has a, b"),
     ],
 )
 def test_checkpoint_of_another_robot_does_not_configure(

@@ -70,6 +70,18 @@ ARROWS = {
     | {"cameras", "joint_states", "checkpoints", "paths", "video", "live"},
 }
 WITH_ROS = {"ros", "nodes", "stack"}  # rooms that may import ROS packages
+# They know the protocol of policies alone, so that any model can be run.
+WHO_RUNS_POLICIES = [
+    "vla_ros/nodes/action_policy.py",
+    "vla_ros/nodes/following.py",
+    "vla_ros/nodes/vision_encoder.py",
+    "vla_ros/film/demo.py",
+    "training/evaluation.py",
+    "training/recorded_evaluation.py",
+    "training/rollout.py",
+    "training/simulated_evaluation.py",
+    "training/data/simulation.py",
+]
 # Not rooms but the ways in: they run the whole stack and may import all. No room imports them.
 ENTRANCES = {"__init__", "bringup", "cli", "demo", "film", "live", "record"}
 
@@ -191,6 +203,16 @@ def test_room_keeps_its_arrows(path):
         assert "mujoco" not in foreign, "MuJoCo outside the simulation"
     if room == "safety":
         assert foreign <= {"numpy"}, "the gate needs nothing but numpy"
+
+
+@pytest.mark.parametrize("where", WHO_RUNS_POLICIES)
+def test_whoever_runs_a_policy_knows_no_model_of_one(where):
+    models = {name for name in imports(ROOT / where) if name.startswith("vla_ros.models.")}
+    of_policies = {"vla_ros.models.policy", "vla_ros.models.compatibility"}
+    # The node with a policy's eye is also the narrator's, and the film shows what is imagined.
+    others = {"vla_ros.models.checkpoint", "vla_ros.models.narrator", "vla_ros.models.genie.genie"}
+    assert models <= of_policies | others
+    assert models or where == "training/rollout.py"
 
 
 def test_nothing_depends_on_the_wheels():

@@ -132,7 +132,7 @@ def test_a_policy_agrees_with_what_was_recorded_while_it_drove(policy, robot, tm
     pictures = [model.encode([picture]) for picture in seen.frames("front")]
     done = [run.act(*frame).actions[0] for frame in zip(pictures, seen.proprioception, strict=True)]
     write_shards(tmp_path / "shards", [replace(seen, actions=np.array(done))], ["front"], 64)
-    figures = Recordings(model, Robot.load(robot)).figures([tmp_path / "shards"])
+    figures = Recordings(model, Robot.load(robot), "it").figures([tmp_path / "shards"])
     first, *later = figures["actions"]["mse"]["policy"]
     assert max(first) < 1e-12 < min(map(max, later))
     assert figures["trajectory"]["all"]["p95"] < 1e-6 < figures["trajectory"]["all"]["length"]
@@ -157,13 +157,13 @@ def test_failed_and_refused_episodes_are_left_out_and_counted(policy, robot, tmp
         recorded(3, instruction=""),
     ]
     write_shards(tmp_path / "shards", episodes, ["front"], 64)
-    figures = Recordings(model, Robot.load(robot)).figures([tmp_path / "shards"])
+    figures = Recordings(model, Robot.load(robot), "it").figures([tmp_path / "shards"])
     assert figures["episodes"] == {str(tmp_path / "shards"): 2}
     (failed, once), (refused, again) = figures["left_out"].items()
     assert "failed" in failed and "quux" in refused and once == again == 1
     write_shards(tmp_path / "none", episodes[1:3], ["front"], 64)
     with pytest.raises(ValueError, match="no episode to follow in .*none; 1 failed.*; 1 .*quux"):
-        Recordings(model, Robot.load(robot)).figures([tmp_path / "none"])
+        Recordings(model, Robot.load(robot), "it").figures([tmp_path / "none"])
 
 
 # -- what is compared ------------------------------------------------------------------------------
@@ -253,7 +253,10 @@ def test_the_last_action_is_the_same_place_seen_from_here():
         (["--data", "SHARDS", "--latency-ticks", "3"], "--latency-ticks is for the simulator"),
         (["--data", "SHARDS", "--robot", "sim"], "--data needs --robot"),
         (["--data", "nowhere"], "nowhere does not exist"),
-        (["--data", "SHARDS", "--checkpoint", "ARM"], "the checkpoint's control_mode is end_eff"),
+        (
+            ["--data", "SHARDS", "--checkpoint", "ARM"],
+            "does not fit the recordings: control_mode: .* has end_eff",
+        ),
         (["--data", "SHARDS", "--minilm", "nowhere"], "nowhere holds no config.json"),
         ([], "robot.yaml needs --data"),
     ],

@@ -24,7 +24,7 @@ import torch
 from tqdm import tqdm
 
 from vla_ros.checkpoints import resolve
-from vla_ros.models.vlam import VisionLanguageActionModel
+from vla_ros.models.policy import Policy, load_policy
 from vla_ros.scene_language.instructions import FAMILIES
 from vla_ros.sim.report import EpisodeReport
 from vla_ros.sim.tasks import check_seeds
@@ -40,12 +40,13 @@ from vla_ros.training.simulated_evaluation import (
     compared,
     evaluate,
     evaluate_live,
+    fit_to_simulator,
 )
 
 _Z = 1.959963984540054  # 95 % of a normal distribution lie within so many standard deviations
 
 
-def inference_times(model: VisionLanguageActionModel, steps: int = 300) -> dict[str, Any]:
+def inference_times(model: Policy, steps: int = 300) -> dict[str, Any]:
     """Milliseconds of encoding and of acting on one observation, on one thread, here and now.
 
     Of processor time, which is what a free core would take: other processes do not count.
@@ -55,9 +56,9 @@ def inference_times(model: VisionLanguageActionModel, steps: int = 300) -> dict[
     """
     torch.set_num_threads(1)
     rng = np.random.default_rng(0)
-    size, cameras = model.image_size, len(model.config.cameras)
+    size, cameras = model.image_size, len(model.cameras)
     images = list(rng.integers(256, size=(cameras, size, size, 3), dtype=np.uint8))
-    felt = np.zeros(len(model.config.action.proprioception_names), np.float32)
+    felt = np.zeros(len(model.action_config.proprioception_names), np.float32)
     episode = model.start(None)
     times = np.empty((steps + 20, 2))
     for row in times:
@@ -150,8 +151,9 @@ def on_recordings(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
     """
     metrics.require()
     _embedder(arguments)
-    model = VisionLanguageActionModel.from_pretrained(resolve(arguments.checkpoint))
-    recordings = Recordings(model, Robot.load(arguments.robot, arguments.msg))
+    model = load_policy(resolve(arguments.checkpoint))
+    robot = Robot.load(arguments.robot, arguments.msg)
+    recordings = Recordings(model, robot, arguments.checkpoint)
     found = recordings.figures(
         arguments.data, lambda episodes: tqdm(episodes, desc="episodes", unit="episode")
     )
@@ -164,7 +166,10 @@ def on_recordings(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
     runs = found.pop("runs")
     lines = [f"{count} episodes of {source}" for source, count in found["episodes"].items()]
     lines += [f"{count} left out: {reason}" for reason, count in found["left_out"].items()]
-    return {**found, **settings, "runs": runs}, "\n".join([*lines, comparison(found)])
+    fit = recordings.compatibility
+    lines += [fit.table()] if fit.differences else []
+    figures = {**found, **settings, "compatibility": fit.rows(), "runs": runs}
+    return figures, "\n".join([*lines, comparison(found)])
 
 
 def in_simulator(
@@ -182,16 +187,18 @@ def in_simulator(
         reference: figures of another evaluation to compare with.
 
     Raises:
-        ValueError: the policy's actions are not the expert's.
+        ValueError: the policy does not fit the simulated robot, or its actions are not the
+            expert's and are to be compared.
         OSError: a checkpoint or model is not there.
         RuntimeError: a package is missing, or a live node ends.
     """
     seeds = check_seeds(arguments.seed, arguments.episodes)
     checkpoint = resolve(arguments.checkpoint)
-    model = VisionLanguageActionModel.from_pretrained(checkpoint)
+    model = load_policy(checkpoint)
+    fit = fit_to_simulator(model, arguments.checkpoint).require()
     if arguments.metrics:
         metrics.require()
-        check_comparable(model.config.action)
+        check_comparable(model.action_config)
     embed = _embedder(arguments)
     episodes = [(family, seed) for seed in seeds for family in arguments.families]
     settings = {
@@ -200,12 +207,15 @@ def in_simulator(
         "checkpoint": arguments.checkpoint,
         "seed": arguments.seed,
         "phrasings": str(arguments.phrasings) if phrasings else None,
+        "compatibility": fit.rows(),
         "inference_ms": inference_times(model),
     }
     if arguments.live:
         settings["processes"] = arguments.processes
         processes = "all" if arguments.processes else "aside"
-        episodes_played = evaluate_live(checkpoint, episodes, processes=processes)
+        episodes_played = evaluate_live(
+            checkpoint, episodes, processes=processes, cameras=model.cameras
+        )
     else:
         settings["latency_ticks"] = arguments.latency_ticks
         episodes_played = evaluate(
@@ -237,7 +247,7 @@ def in_simulator(
     figures = {**first, **settings}
     if others:
         figures["conditions"] = summaries
-    lines = []
+    lines = [fit.table()] if fit.differences else []
     for name, summary in summaries.items():
         lines += [f"-- {name}"] if others else []
         lines.append(table(summary, reference))

@@ -9,14 +9,21 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from vla_ros.models.vlam import VisionLanguageActionModel
+from vla_ros.models.compatibility import (
+    Compatibility,
+    Difference,
+    camera_differences,
+    proprioception_order,
+    with_recordings,
+)
+from vla_ros.models.policy import Policy
 from vla_ros.observations import preprocess_image
 from vla_ros.robots.action_config import ActionConfig
 from vla_ros.training.data.episode import Episode
@@ -48,18 +55,22 @@ class Recordings:
     Args:
         model: the policy.
         robot: how recordings are read; see `Robot.load`.
+        checkpoint: name of the policy's, for messages.
 
     Raises:
-        ValueError: the policy's actions are not the robot's.
+        ValueError: the policy's actions are not the robot's, or it feels what was not recorded.
     """
 
-    def __init__(self, model: VisionLanguageActionModel, robot: Robot) -> None:
+    def __init__(self, model: Policy, robot: Robot, checkpoint: str) -> None:
         self._model, self._robot = model, robot
-        policy = model.config.action
-        for what in ("control_mode", "action_names", "proprioception_names", "dt"):
-            mine, its = getattr(policy, what), getattr(robot.action, what)
-            if mine != its:
-                raise ValueError(f"the checkpoint's {what} is {mine}, the robot's {its}")
+        self._fit = with_recordings(model, robot.action, checkpoint=checkpoint).require()
+        self._felt = proprioception_order(model, robot.action.proprioception_names)
+        self._left_out: dict[str, Difference] = {}  # cameras, by what is said of them
+
+    @property
+    def compatibility(self) -> Compatibility:
+        """What differs between the policy and the recordings that were followed so far."""
+        return replace(self._fit, differences=(*self._fit.differences, *self._left_out.values()))
 
     def figures(self, paths: Sequence[Path], progress: Any = iter) -> dict[str, Any]:
         """Follow all episodes of `paths`.
@@ -75,7 +86,7 @@ class Recordings:
                 policy takes none of the instructions.
         """
         torch.set_num_threads(1)
-        action = self._model.config.action
+        action = self._model.action_config
         errors = ChunkErrors(action.action_names, action.horizon)
         runs, times, kinds = [], [], set()
         episodes, left_out = Counter(), Counter()
@@ -90,7 +101,7 @@ class Recordings:
                 continue
             episodes[str(path)] += 1
             run = {"name": episode.name, "instruction": episode.instruction, "frames": len(episode)}
-            add_errors(errors, followed, action, self._model.statistics.action_offset[0])
+            add_errors(errors, followed, action, self._model.mean_action)
             trajectories = paths_of(followed, action)
             if trajectories is not None:
                 recorded, wanted, *kind = trajectories
@@ -143,9 +154,11 @@ class Recordings:
             run = model.start(episode.instruction or None)
         except ValueError as error:
             raise RefusedInstruction(str(error)) from None
+        differences = camera_differences(model, tuple(episode.pictures))
+        self._left_out |= {str(one): one for one in differences if one.runs}
         chunks, times = [], []
-        pictures = zip(*(episode.frames(camera) for camera in model.config.cameras), strict=True)
-        for images, felt in zip(pictures, episode.proprioception, strict=True):
+        pictures = zip(*(episode.frames(camera) for camera in model.cameras), strict=True)
+        for images, felt in zip(pictures, episode.proprioception[:, self._felt], strict=True):
             # Copied, for torch takes no read-only arrays, which pictures of a file may be.
             try:
                 small = [np.array(preprocess_image(image, model.image_size)) for image in images]

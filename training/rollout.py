@@ -9,7 +9,7 @@ frame to command is modelled as a latency in controller ticks.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,7 +31,7 @@ GATE_TICKS = 2  # gate period in controller ticks: 50 Hz
 class Observation:
     """What the policy gets at one frame."""
 
-    images: list[np.ndarray]  # one uint8 [size, size, 3] a camera, in the order of CAMERAS
+    images: list[np.ndarray]  # one uint8 [size, size, 3] a camera, in the rollout's order
     proprioception: np.ndarray  # float32 [4]
     joints: np.ndarray  # float64 [8], rad and m
 
@@ -49,15 +49,22 @@ class Rollout:
         dt: s between the points of an action chunk.
         latency_ticks: controller ticks from a frame to the arrival of its action chunk, see
             `check_latency`.
+        cameras: those of CAMERAS that are looked through, in this order.
     """
 
     def __init__(
-        self, world: ArmWorld, *, image_size: int, dt: float = 0.05, latency_ticks: int = 2
+        self,
+        world: ArmWorld,
+        *,
+        image_size: int,
+        dt: float = 0.05,
+        latency_ticks: int = 2,
+        cameras: Sequence[str] = CAMERAS,
     ) -> None:
         self.world = world
         self.kinematics = ArmKinematics()
         self._image_size = image_size
-        self._dt = dt
+        self._dt, self._cameras = dt, cameras
         self.latency_ticks = latency_ticks
         self._gate_config = GateConfig(
             names=panda.JOINT_NAMES,
@@ -72,7 +79,8 @@ class Rollout:
         joints = self.world.joint_positions()
         return Observation(
             images=[
-                preprocess_image(self.world.render(camera), self._image_size) for camera in CAMERAS
+                preprocess_image(self.world.render(camera), self._image_size)
+                for camera in self._cameras
             ],
             proprioception=proprioception(joints, self.kinematics),
             joints=joints,

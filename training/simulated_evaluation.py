@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from vla_ros.models.vlam import VisionLanguageActionModel
+from vla_ros.models.compatibility import Compatibility, proprioception_order, with_robot
+from vla_ros.models.policy import Policy, load_policy
 from vla_ros.robots.action_config import ActionConfig
 from vla_ros.robots.panda import GRIPPER_OPEN
 from vla_ros.scene_language.instructions import FAMILIES
-from vla_ros.sim.arm import ArmWorld
+from vla_ros.sim.arm import CAMERAS, ArmWorld
 from vla_ros.sim.conditions import MAX_DISTRACTORS, Stage, evaluation_stage
 from vla_ros.sim.experts import expert_chunk, expert_description
 from vla_ros.sim.report import EpisodeReport
@@ -32,6 +33,14 @@ from vla_ros.training.metrics import (
 from vla_ros.training.phrasings import Phrasings
 from vla_ros.training.rollout import Observation, Rollout
 from vla_ros.training.scenarios import Scenario
+
+_ROBOT = ActionConfig.get_arm_config()  # what the simulated robot can be told and feels
+
+
+def fit_to_simulator(policy: Policy, checkpoint: str) -> Compatibility:
+    """What differs between a policy and the simulated robot; `checkpoint` is its name."""
+    return with_robot(policy, _ROBOT, CAMERAS, checkpoint=checkpoint)
+
 
 # -- episodes --------------------------------------------------------------------------------------
 
@@ -64,7 +73,8 @@ class Evaluator:
         measure: compare with the expert, too.
 
     Raises:
-        ValueError: to be compared, and the policy's actions are not the expert's.
+        ValueError: the policy does not fit the simulated robot, or is to be compared, and its
+            actions are not the expert's.
     """
 
     def __init__(
@@ -75,12 +85,14 @@ class Evaluator:
         measure: bool = False,
     ) -> None:
         torch.set_num_threads(1)
-        self._model = VisionLanguageActionModel.from_pretrained(checkpoint)
+        self._model = load_policy(checkpoint)
+        fit_to_simulator(self._model, str(checkpoint)).require()
+        self._felt = proprioception_order(self._model, _ROBOT.proprioception_names)
         self._latency_ticks, self._phrasings, self._measure = latency_ticks, phrasings, measure
         self._rollouts: dict[tuple[str, int], Rollout] = {}
         self._blind: dict[tuple[str, int], Rollout] = {}
         if measure:
-            check_comparable(self._model.config.action)
+            check_comparable(self._model.action_config)
 
     def play(self, family: str, seed: int, scenario: Scenario = ()) -> Played:
         stage = evaluation_stage(family, seed, scenario, self._latency_ticks)
@@ -96,14 +108,14 @@ class Evaluator:
                 )
             )
         rollout = self._rollout(stage)
-        comparison = _Comparison(rollout.world, self._model.config.action)
+        comparison = _Comparison(rollout.world, self._model.action_config)
         steps = 0
 
         def act(observation: Observation) -> Any:
             nonlocal steps
             steps += 1
             tokens = self._model.encode(observation.images)
-            actions = episode.act(tokens, observation.proprioception).actions
+            actions = episode.act(tokens, observation.proprioception[self._felt]).actions
             if self._measure:
                 comparison.look(actions, episode.describe()[0])
             return actions
@@ -128,7 +140,11 @@ class Evaluator:
         key = (stage.visuals, distractors)
         if key not in self._rollouts:
             world = ArmWorld(visuals=stage.visuals, distractors=distractors)
-            settings = {"image_size": self._model.image_size, "dt": self._model.config.action.dt}
+            settings = {
+                "image_size": self._model.image_size,
+                "dt": self._model.action_config.dt,
+                "cameras": self._model.cameras,
+            }
             self._rollouts[key] = Rollout(world, **settings)
             self._blind[key] = _BlindRollout(world, **settings)
         for rollout in (self._rollouts[key], self._blind[key]):
@@ -138,7 +154,7 @@ class Evaluator:
     def _expert_path(self, stage: Stage) -> np.ndarray:
         """Where the tool is at each frame [n, 3], m, while the expert does the same task."""
         rollout = self._blind[stage.visuals, MAX_DISTRACTORS if stage.task.distractors else 0]
-        action, path = self._model.config.action, []
+        action, path = self._model.action_config, []
 
         def act(_: Observation) -> np.ndarray:
             path.append(rollout.world.tool_position())
@@ -245,7 +261,11 @@ def evaluate(
 
 
 def evaluate_live(
-    checkpoint: Path, episodes: list[tuple[str, int]], *, processes: str
+    checkpoint: Path,
+    episodes: list[tuple[str, int]],
+    *,
+    processes: str,
+    cameras: Sequence[str] = CAMERAS,
 ) -> Iterator[tuple[Scenario, Played]]:
     """Play (family, seed) episodes on live nodes, in real time, without any condition.
 
@@ -253,13 +273,14 @@ def evaluate_live(
         checkpoint: of the policy.
         episodes: family and seed of each.
         processes: which nodes are processes of their own, see `stack.Stack`.
+        cameras: of the policy.
 
     Raises:
         RuntimeError: the nodes do not come up, or one of them ends.
     """
     from vla_ros.live import running  # needs ROS 2
 
-    with running(str(checkpoint), processes=processes) as arm:
+    with running(str(checkpoint), processes=processes, cameras=cameras) as arm:
         for family, seed in episodes:
             yield (), Played(arm.play(family, seed))
 

@@ -11,7 +11,7 @@ import math
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -29,6 +29,7 @@ from vla_ros.nodes.sim_robot import SimRobot
 from vla_ros.ros import qos
 from vla_ros.ros.messages import seconds
 from vla_ros.ros.running import StartError, Threads, switch_threads_often
+from vla_ros.sim.arm import CAMERAS
 from vla_ros.sim.report import EpisodeReport
 from vla_ros.sim.scene_tasks import task_of
 from vla_ros.sim.tasks import Task
@@ -49,12 +50,14 @@ def running(
     processes: str = "aside",
     narrator: str = "narrator",
     realtime_factor: float = 1.0,
+    cameras: Sequence[str] = CAMERAS,
 ) -> Iterator[LiveArm]:
     """A simulated arm with that checkpoint, and that of a narrator unless "", ready for episodes.
 
     Args:
         processes: which nodes are processes of their own, see `Stack`.
         realtime_factor: simulated seconds per second; less gives a busy machine the time it needs.
+        cameras: of the policy, in its order.
 
     Raises:
         StartError: a node does not come up, or another simulation runs in this ROS domain.
@@ -65,7 +68,10 @@ def running(
         log_level="error",
         narrator=narrator,
         processes=processes,
-        overrides={"sim_robot": {"realtime_factor": realtime_factor}},
+        overrides={
+            "sim_robot": {"realtime_factor": realtime_factor},
+            "vision_encoder": {"camera_topics": [f"{name}/image_raw" for name in cameras]},
+        },
     )
     with stack:
         arm = LiveArm(stack)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vla_ros.models.vlam import VisionLanguageActionModel
+from vla_ros.models.policy import Policy, load_policy
 from vla_ros.robots.action_config import ActionConfig
 from vla_ros.scene_language.descriptions import SENTENCES
 from vla_ros.scene_language.instructions import DIRECTIONS, FAMILIES, Goal, phrase
@@ -151,7 +151,7 @@ def collect(
     """
     if folder.exists():
         return folder
-    model = VisionLanguageActionModel.from_pretrained(checkpoint) if checkpoint else None
+    model = load_policy(checkpoint) if checkpoint else None
     rng = np.random.default_rng(seed)
     rollouts: dict[str, Rollout] = {}  # by visuals
     frames, lengths, succeeded = [], [], []
@@ -213,9 +213,7 @@ def _disturbed_expert(recorder: _Recorder, rng: np.random.Generator):
     return act
 
 
-def _learner(
-    recorder: _Recorder, model: VisionLanguageActionModel, task: Task, takeover: int | None
-):
+def _learner(recorder: _Recorder, model: Policy, task: Task, takeover: int | None):
     episode = model.start(task.instruction)
 
     def act(observation: Observation) -> np.ndarray:

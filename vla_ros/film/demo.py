@@ -21,7 +21,7 @@ from vla_ros.film.timeline import Expectations, Saying, Sayings, Told
 from vla_ros.images import image_from_message
 from vla_ros.live import running
 from vla_ros.models.genie.genie import WorldModel
-from vla_ros.models.vlam import VisionLanguageActionModel
+from vla_ros.models.policy import load_policy
 from vla_ros.msg import ActionChunk, GateStatus, Imagination, Narration, TaskStatus
 from vla_ros.ros import qos
 from vla_ros.ros.messages import seconds
@@ -68,7 +68,7 @@ def perform(seeds: range, checkpoint: Path, narrator: str, instruction: str, out
     """
     count = len(seeds)
     if instruction:
-        VisionLanguageActionModel.from_pretrained(checkpoint).start(instruction)
+        load_policy(checkpoint).start(instruction)
     families = _PROGRAMME if narrator and not instruction else FAMILIES
     tasks = [(families[i % len(families)], seed) for i, seed in enumerate(seeds)]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,24 +11,11 @@ from torch import Tensor
 
 from vla_ros.models import language
 from vla_ros.models.mamba import MambaState
+from vla_ros.models.policy import Action
 
 if TYPE_CHECKING:
     from vla_ros.models.vision import Geometry
     from vla_ros.models.vlam import VisionLanguageActionModel
-
-
-@dataclass(frozen=True)
-class Action:
-    """One output of the policy.
-
-    `actions` [K, A] in physical units and within the configured bounds; `done` is the probability
-    that the instruction is fulfilled; `confidence` in (0, 1] falls with the ambiguity of the
-    binary actions.
-    """
-
-    actions: np.ndarray
-    done: float
-    confidence: float
 
 
 class Episode:

@@ -170,6 +170,11 @@ class Narrator(Part):
             self.language.prefix_position += _STD * _places(self.grid, config.language.width)
 
     @property
+    def cameras(self) -> tuple[str, ...]:
+        """Names, in the order in which `encode` takes their images."""
+        return self.config.cameras
+
+    @property
     def image_size(self) -> int:
         """Pixels of either side of an input image."""
         return self.eye.image_size

@@ -40,6 +40,7 @@ from vla_ros.robots.action_config import ActionConfig
 from vla_ros.scene_language.descriptions import DESCRIPTION_WORDS
 from vla_ros.scene_language.instructions import VOCABULARY
 
+TYPE = "vlam"  # of policies, in config.json
 STATISTICS = "statistics.json"
 TOKENIZER = "tokenizer.json"
 
@@ -175,6 +176,29 @@ class VisionLanguageActionModel(nn.Module):
         return fingerprint(
             nn.ModuleList([self.encoders, self.spatial]), json.dumps(self.config.geometry)
         )
+
+    @property
+    def cameras(self) -> tuple[str, ...]:
+        """Names, in the order in which `encode` takes their images."""
+        return self.config.cameras
+
+    @property
+    def action_config(self) -> ActionConfig:
+        """The contract with the robot."""
+        return self.config.action
+
+    @property
+    def language_conditioned(self) -> bool:
+        """Whether instructions are heeded."""
+        return self.config.language_conditioned
+
+    @property
+    def mean_action(self) -> np.ndarray:
+        """[A] of the training data, physical units."""
+        return self.statistics.action_offset[0]
+
+    statistics_keys: Sequence[str] = ()  # it has those of one dataset
+    statistics_key = ""
 
     def get_action_description(self) -> dict:
         """What the actions mean: the fields of ActionConfig, as plain values."""
@@ -409,7 +433,8 @@ class VisionLanguageActionModel(nn.Module):
     def save_pretrained(self, folder: str | Path) -> None:
         """Write weights, configuration, statistics and tokenizer, each file whole or not at all."""
         statistics = {name: value.tolist() for name, value in vars(self.statistics).items()}
-        config = {**asdict(self.config), "action": self.get_action_description()}
+        action = self.get_action_description()
+        config = {"type": TYPE, **asdict(self.config), "action": action}
         texts = {
             checkpoint.CONFIG: json.dumps(config, indent=1) + "\n",
             STATISTICS: json.dumps(statistics, indent=1) + "\n",
@@ -442,6 +467,11 @@ class VisionLanguageActionModel(nn.Module):
     @staticmethod
     def _read_config(folder: Path) -> dict[str, Any]:
         values = checkpoint.read_json(folder, checkpoint.CONFIG)
+        if (named := values.pop("type", TYPE)) != TYPE:
+            raise ValueError(
+                f"checkpoint {folder} is of type {named!r}, not {TYPE!r}: load it by "
+                "vla_ros.models.policy.load_policy, or choose another"
+            )
         try:
             return vars(VLAMConfig.from_dict(values))
         except (ValueError, TypeError, AttributeError, KeyError) as error:

@@ -31,12 +31,14 @@ from std_msgs.msg import String
 
 from vla_ros.action import FollowInstruction
 from vla_ros.checkpoints import resolve
-from vla_ros.models.vlam import VisionLanguageActionModel
+from vla_ros.models.compatibility import proprioception_order, with_robot
+from vla_ros.models.policy import load_policy
 from vla_ros.msg import ActionChunk, GateStatus, Narration, VisualTokens
 from vla_ros.nodes.following import Following
 from vla_ros.nodes.parameters import ACTION_POLICY as PARAMETERS
 from vla_ros.observations import proprioception
 from vla_ros.robots import panda
+from vla_ros.robots.action_config import ActionConfig
 from vla_ros.robots.actions import end_effector_chunk_to_joints
 from vla_ros.robots.kinematics import ArmKinematics
 from vla_ros.robots.returning import Return
@@ -52,8 +54,6 @@ from vla_ros.scene_language.references import AMBIGUOUS, Unresolved
 from vla_ros.scene_language.requests import completed
 from vla_ros.scene_language.scenes import Scene, from_tokens
 
-CONTROL_MODE = "end_effector_offset"  # the one that this node can turn into joint targets
-
 _DESCRIBE_EVERY = 10  # steps
 _NARRATION_LIFE = 3.0  # s; what the narrator said before tells no more what is being done
 
@@ -66,18 +66,12 @@ class ActionPolicyNode(LifecycleNode):
     def configure(self) -> None:
         torch.set_num_threads(1)
         path = resolve(self.params.checkpoint)
-        self._model = VisionLanguageActionModel.from_pretrained(path)
-        config = self._model.config.action
-        if config.control_mode != CONTROL_MODE:
-            raise ValueError(
-                f"the checkpoint {path} acts in control mode {config.control_mode}, this node in "
-                f"{CONTROL_MODE}: train one for this robot or choose another checkpoint"
-            )
-        if config.joint_names != panda.JOINT_NAMES:
-            raise ValueError(
-                f"the checkpoint {path} moves {', '.join(config.joint_names)}, this robot has "
-                f"{', '.join(panda.JOINT_NAMES)}: choose a checkpoint of this robot"
-            )
+        self._model = load_policy(path)
+        robot = ActionConfig.get_arm_config()  # what this node makes joint targets of, and feels
+        fit = with_robot(self._model, robot, checkpoint=str(path)).require()
+        for difference in fit.differences:
+            self.get_logger().warning(shorten(str(difference)))
+        self._felt = proprioception_order(self._model, robot.proprioception_names)
         self._encoder_id = self._model.encoder_id
         self._kinematics = ArmKinematics()
         self._publisher = self.publisher(ActionChunk, "action_chunk", qos.standard(1))
@@ -196,7 +190,7 @@ class ActionPolicyNode(LifecycleNode):
         self.get_logger().info(shorten(f"following: {meant}"))
         if unheard := self._model.unheard_words(text):
             self.get_logger().warning(shorten(f"words never taught: {', '.join(unheard)}"))
-        if not self._model.config.language_conditioned:
+        if not self._model.language_conditioned:
             self.get_logger().warning(
                 "the policy was trained without instructions: it heeds no words, and does the same "
                 "whatever is said"
@@ -315,7 +309,7 @@ class ActionPolicyNode(LifecycleNode):
             self.log_edge("observation", "")
 
     def _step(self, following: Following, message: VisualTokens) -> None:
-        names = self._model.config.action.joint_names
+        names = self._model.action_config.joint_names
         measured = self._history.joint_positions(
             names, message.header.stamp, self.params.state_timeout
         )
@@ -327,7 +321,8 @@ class ActionPolicyNode(LifecycleNode):
         if following.home is None:
             following.home, _ = self._kinematics.forward(measured[:-1])
         begin = time.perf_counter()
-        action = following.episode.act(tokens, proprioception(measured, self._kinematics))
+        felt = proprioception(measured, self._kinematics)[self._felt]
+        action = following.episode.act(tokens, felt)
         self._inference_time = time.perf_counter() - begin
         following.opening = float(action.actions[0, -1])
         self._publish(
@@ -347,7 +342,7 @@ class ActionPolicyNode(LifecycleNode):
             following.way_back = None
             self._begin_next(following)
             return
-        config = self._model.config.action
+        config = self._model.action_config
         actions = following.way_back.chunk(measured, following.opening, config.horizon, config.dt)
         points = end_effector_chunk_to_joints(self._kinematics, measured, actions)
         self._publish(following, message, points, instruction="", confidence=1.0, done=0.0)
@@ -355,7 +350,7 @@ class ActionPolicyNode(LifecycleNode):
     def _publish(
         self, following: Following, message: VisualTokens, points: np.ndarray, **what: Any
     ) -> None:
-        config = self._model.config.action
+        config = self._model.action_config
         chunk = chunk_message(points, config.joint_names, config.dt, tick=following.steps, **what)
         chunk.header.stamp = message.header.stamp
         chunk.header.frame_id = panda.BASE_FRAME

@@ -9,7 +9,7 @@ from rclpy.action.server import ServerGoalHandle
 from rclpy.task import Future
 
 from vla_ros.action import FollowInstruction
-from vla_ros.models.episode import Episode
+from vla_ros.models.policy import PolicyEpisode
 from vla_ros.robots.returning import Return
 from vla_ros.scene_language.plan import Plan
 
@@ -23,7 +23,7 @@ class Following:
     time_limit: float  # s
     goal: ServerGoalHandle | None
     ended: Future  # of (success, reason)
-    episode: Episode | None = None  # of the subtask; None while the scene is being looked at
+    episode: PolicyEpisode | None = None  # of the subtask; None while the scene is being looked at
     begun: float = 0.0  # s, ROS time, of the subtask
     steps: int = 0
     done_steps: int = 0  # in a row

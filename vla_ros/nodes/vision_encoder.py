@@ -10,7 +10,7 @@ import functools
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from sensor_msgs.msg import Image
@@ -19,7 +19,7 @@ from vla_ros.cameras import PicturePairs
 from vla_ros.checkpoints import resolve
 from vla_ros.images import image_from_message
 from vla_ros.models import checkpoint
-from vla_ros.models.vlam import VisionLanguageActionModel
+from vla_ros.models.policy import ImageEncoder, load_policy, policy_type
 from vla_ros.msg import VisualTokens
 from vla_ros.nodes.parameters import VISION_ENCODER as PARAMETERS
 from vla_ros.observations import preprocess_image
@@ -28,9 +28,6 @@ from vla_ros.ros.lifecycle import OK, WARN, LifecycleNode
 from vla_ros.ros.messages import seconds, tokens_message
 from vla_ros.ros.robot_history import RESTART, STAMP_ROUNDING
 from vla_ros.ros.running import run
-
-if TYPE_CHECKING:
-    from vla_ros.models.narrator import Narrator
 
 
 class VisionEncoderNode(LifecycleNode):
@@ -41,7 +38,7 @@ class VisionEncoderNode(LifecycleNode):
         torch.set_num_threads(1)
         path = resolve(self.params.checkpoint)
         self._model = load(path)
-        cameras, topics = self._model.config.cameras, self.params.camera_topics
+        cameras, topics = self._model.cameras, self.params.camera_topics
         if len(cameras) != len(topics):
             raise ValueError(
                 f"the checkpoint {path} sees {len(cameras)} cameras ({', '.join(cameras)}), but "
@@ -136,24 +133,23 @@ class VisionEncoderNode(LifecycleNode):
                 tokens,
                 messages[0].header,
                 self._encoder_id,
-                self._model.config.cameras,
+                self._model.cameras,
                 self._inference_time,
             )
         )
 
 
-def load(folder: Path) -> VisionLanguageActionModel | Narrator:
+def load(folder: Path) -> ImageEncoder:
     """The model with an eye that a checkpoint folder holds.
 
     Raises:
         FileNotFoundError: a file of the checkpoint is missing.
         ValueError: it is of another model, or damaged.
+        RuntimeError: it needs a package that is not installed.
     """
-    checkpoint.require(folder, checkpoint.CONFIG)
-    settings = checkpoint.read_json(folder, checkpoint.CONFIG)
-    if "action" in settings:
-        return VisionLanguageActionModel.from_pretrained(folder)
-    if "language" in settings:
+    if policy_type(folder) is not None:
+        return load_policy(folder)
+    if "language" in checkpoint.read_json(folder, checkpoint.CONFIG):
         # Only now: it takes a second, and a policy's eye that was killed must be back soon.
         from vla_ros.models.narrator import Narrator
 

@@ -90,6 +90,15 @@ def test_recordings_must_be_of_the_same_time_step_and_need_no_joints():
     with_recordings(policy(joint_names=tuple("abc")), ROBOT, checkpoint="it").require()
 
 
+def test_geometry_is_no_matter_to_who_gets_tokens_and_refused_where_only_images_are_read():
+    one = policy()
+    one.geometry_description = {"model_type": "depth_camera"}
+    assert compared(one, cameras=None).differences == ()
+    for fit in (compared(one), with_recordings(one, ROBOT, checkpoint="it")):
+        with pytest.raises(ValueError, match="depth_camera and images, here .* not read here yet"):
+            fit.require()
+
+
 def test_more_cameras_than_the_policy_looks_through_do_no_harm():
     (row,) = camera_differences(policy(("camera",)), ("side", "camera"))
     assert row.runs and row.consequence == "not looked through: side"

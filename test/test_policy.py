@@ -4,6 +4,7 @@ import argparse
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +16,13 @@ from tiny_policy import ACTION, TinyPolicy
 
 from vla_ros.checkpoints import resolve
 from vla_ros.models import checkpoint as files
-from vla_ros.models.policy import TYPES, load_policy
+from vla_ros.models.policy import (
+    ENTRY_POINTS,
+    TYPES,
+    Policy,
+    PolicyEpisode,
+    load_policy,
+)
 from vla_ros.models.vlam import VisionLanguageActionModel
 from vla_ros.nodes.action_policy import ActionPolicyNode
 from vla_ros.nodes.vision_encoder import VisionEncoderNode
@@ -125,6 +132,14 @@ def test_a_vlam_is_loaded_without_transformers(checkpoint):
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_page_on_adding_a_model_names_all_that_is_asked_for():
+    page = (Path(__file__).parents[1] / "docs" / "how-to" / "add-a-model.md").read_text()
+    for protocol in (Policy, PolicyEpisode):
+        for name in dir(protocol):
+            assert name.startswith("_") or f"`{name}`" in page, name
+    assert ENTRY_POINTS in page
 
 
 # -- running ---------------------------------------------------------------------------------------

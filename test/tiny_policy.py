@@ -24,6 +24,7 @@ class TinyPolicy(nn.Module):
     language_conditioned = True
     image_size, grid, encoder_id = 32, (1, 4, 4, 3), "pool4"
     statistics_keys, statistics_key = (), ""
+    geometry_description = None
 
     def __init__(self, action_config=ACTION, cameras=("camera",)):
         super().__init__()

@@ -169,6 +169,8 @@ class Narrator(Part):
         with torch.no_grad():
             self.language.prefix_position += _STD * _places(self.grid, config.language.width)
 
+    geometry_description = None  # it sees by images alone
+
     @property
     def cameras(self) -> tuple[str, ...]:
         """Names, in the order in which `encode` takes their images."""

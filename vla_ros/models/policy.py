@@ -13,7 +13,7 @@ point group `ENTRY_POINTS`.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -63,6 +63,11 @@ class ImageEncoder(Protocol):
     @property
     def encoder_id(self) -> str:
         """Tells encoders apart: equal where tokens of one may be given to the other."""
+
+    @property
+    def geometry_description(self) -> Mapping[str, Any] | None:
+        """What is fused into the tokens beside images, see `vision.build_geometry`; None: nothing,
+        so that images are all that `encode` needs."""
 
     def encode(self, images: Sequence[np.ndarray]) -> np.ndarray:
         """Visual tokens float16 [N, h, w, C] of one frame: uint8 [S, S, 3] of each camera."""

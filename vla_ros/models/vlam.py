@@ -197,6 +197,11 @@ class VisionLanguageActionModel(nn.Module):
         """[A] of the training data, physical units."""
         return self.statistics.action_offset[0]
 
+    @property
+    def geometry_description(self) -> dict | None:
+        """What is fused into the visual tokens beside images."""
+        return self.config.geometry
+
     statistics_keys: Sequence[str] = ()  # it has those of one dataset
     statistics_key = ""
 

@@ -44,7 +44,7 @@ class VisionEncoderNode(LifecycleNode):
                 f"the checkpoint {path} sees {len(cameras)} cameras ({', '.join(cameras)}), but "
                 f"camera_topics names {len(topics)}: name one topic for each, in this order"
             )
-        if geometry := getattr(self._model.config, "geometry", None):
+        if geometry := self._model.geometry_description:
             raise ValueError(
                 f"the checkpoint {path} fuses geometry '{geometry['model_type']}', which this node "
                 "does not read yet: give one that was trained on images alone"

@@ -95,6 +95,13 @@ def test_cards_keep_their_words_within_the_sheet():
     assert five.width == 3 * (one.width - 16) + 16
 
 
+def test_the_shipped_scenes_look_as_the_words_say(tmp_path, capsys):
+    assert imagine("--scene", TEXT, "--out", tmp_path) == 0
+    said = capsys.readouterr().out
+    assert "red cube" in said.splitlines()[1] and "bowl" in said.splitlines()[1]
+    assert "missing" not in said
+
+
 # -- which words did it ----------------------------------------------------------------------------
 
 

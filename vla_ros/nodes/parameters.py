@@ -102,7 +102,7 @@ WORLD_MODEL = {
         1.0, "Imagine what comes next this often, s; 0: only when asked.", 0.0, 3600.0, live=True
     ),
     "scenes": Parameter(
-        "",
+        "scenes",
         "Paints what imagine_scene is asked for: a checkpoint of text -> scene -> text by name, or "
         "the path of a folder; empty: that service refuses.",
     ),

@@ -51,12 +51,14 @@ BINS = 5  # of the reliability of scores
 _RECIPE = ScenesRecipe()
 
 
-def trained(checkpoint: Path) -> set[tuple[str, ...]]:
-    """All texts that a checkpoint was trained on, by the settings beside it, or the usual ones."""
+def trained(checkpoint: Path, seeds: Sequence[int] = ()) -> set[tuple[str, ...]]:
+    """All texts that a checkpoint was trained on, by the settings beside it, or the usual ones, and
+    as many of each further seed."""
     path = checkpoint.parent / "run.json"
     told = json.loads(path.read_text()) if path.is_file() else vars(_RECIPE)
-    texts = Texts(told["seed"])
-    return {texts[i].words for i in range(told["epochs"] * told["num_samples"])}
+    count = told["epochs"] * told["num_samples"]
+    lists = [Texts(seed) for seed in {told["seed"], *seeds}]
+    return {texts[i].words for texts in lists for i in range(count)}
 
 
 def unseen(
@@ -285,6 +287,10 @@ def main() -> None:
         "--judge", type=Path, default=Path("runs/scenes_judge"), help="folder of the judge's run"
     )
     parser.add_argument("--judge-steps", type=int, default=3000, help="that it is trained for")
+    parser.add_argument(
+        "--trained-seeds", type=int, nargs="+", default=[0, 1, 2],
+        help="of texts that it was trained on (the shipped one had three parts)",
+    )  # fmt: skip
     parser.add_argument("--picture", type=Path, help="write a grid of scenes there (.png)")
     parser.add_argument("--json", type=Path, help="write all figures there too")
     add_write_option(parser)
@@ -300,7 +306,7 @@ def main() -> None:
     model = CycleScenes.from_pretrained(checkpoint)
     judge = train_judge(options.judge, model.config, options.judge_steps)
     torch.set_num_threads(1)
-    known = trained(checkpoint)
+    known = trained(checkpoint, options.trained_seeds)
     found: dict[str, Any] = {"left_out": {}}
     for split in SPLITS:
         texts, found["left_out"][split] = unseen(split, options.seeds, options.texts, known)

@@ -46,7 +46,6 @@ from vla_ros.training.scenes.watch import FIXED, write_scenes
 
 FIRST_SEED = 1_000_000  # of what training never draws from
 AMONG = 100  # texts of which one is to be found
-RESAMPLES = 400
 BINS = 5  # of the reliability of scores
 _RECIPE = ScenesRecipe()
 
@@ -154,9 +153,7 @@ def rate(hits: np.ndarray) -> dict[str, float]:
 
 def interval(of: Callable[[np.ndarray], float], count: int) -> dict[str, float]:
     """A figure of rows with its interval, of rows drawn again."""
-    rng = np.random.default_rng(0)
-    again = [of(rng.integers(count, size=count)) for _ in range(RESAMPLES)]
-    low, high = np.percentile(again, (2.5, 97.5))
+    low, high = measures.resampled(of, count)
     return {"value": of(np.arange(count)), "low": float(low), "high": float(high), "of": count}
 
 

@@ -62,14 +62,27 @@ def agreement(texts: Sequence[Text], read: Sequence[Picture]) -> Agreement:
     return Agreement.of(tally(texts, read))
 
 
-def intervals(rows: np.ndarray, seed: int = 0) -> dict[str, tuple[float, float]]:
+def intervals(rows: np.ndarray) -> dict[str, tuple[float, float]]:
     """95 % intervals of an Agreement's shares, of texts drawn again."""
-    rng = np.random.default_rng(seed)
-    drawn = [Agreement.of(rows[rng.integers(len(rows), size=len(rows))]) for _ in range(_RESAMPLES)]
     names = [field.name for field in fields(Agreement)]
-    values = np.array([[getattr(one, name) for name in names] for one in drawn])
-    low, high = np.percentile(values, (2.5, 97.5), axis=0)
+
+    def shares(drawn: np.ndarray) -> list[float]:
+        one = Agreement.of(rows[drawn])
+        return [getattr(one, name) for name in names]
+
+    low, high = resampled(shares, len(rows))
     return {name: (float(low[i]), float(high[i])) for i, name in enumerate(names)}
+
+
+def resampled(
+    of: Callable[[np.ndarray], float | list[float]], count: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """95 % interval, low and high, of what `of` makes of numbers of rows, drawn again
+    from `count` of them."""
+    rng = np.random.default_rng(0)
+    again = [of(rng.integers(count, size=count)) for _ in range(_RESAMPLES)]
+    low, high = np.percentile(again, (2.5, 97.5), axis=0)
+    return low, high
 
 
 def tally(texts: Sequence[Text], read: Sequence[Picture]) -> np.ndarray:

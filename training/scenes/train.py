@@ -107,7 +107,7 @@ def losses(model: CycleScenes, batch: Batch) -> dict[str, Tensor]:
         "kl": loss.kl(mu, logvar) + commitment,
         "diversity": named_well * loss.diverse(first, second, named),
         "unmoved": named_well * loss.unmoved(first, there, named),
-        **_of_pictures(model, batch, first, z[:rows], text, other, opposite),
+        **_of_pictures(model, batch, asked, first, z[:rows], text, other, opposite),
         "language": F.cross_entropy(
             logits[:, :-1].flatten(0, 1).float(), asked.ids[:, 1:].flatten(),
             ignore_index=model.config.language.pad,
@@ -168,13 +168,13 @@ def _painted(model: CycleScenes, pictures: list[Picture]) -> dict[str, Tensor]:
 
 
 def _of_pictures(
-    model: CycleScenes, batch: Batch, layout: Layout, z: Tensor,
+    model: CycleScenes, batch: Batch, asked: Wanted, layout: Layout, z: Tensor,
     text: Tensor, other: Tensor, opposite: Tensor,
 ) -> dict[str, Tensor]:  # fmt: skip
     """What is painted, what is read in it, and what is found to fit it."""
     if not batch["read"].all():
-        few = pictures_of(layout[: max(len(text) // 4, 1)].detach())
-        return dict.fromkeys(_OF_PICTURES, z.new_zeros(())) | _painted(model, few)
+        some = pictures_of(layout[: max(len(text) // 4, 1)].detach())
+        return dict.fromkeys(_OF_PICTURES, z.new_zeros(())) | _painted(model, some)
     seed, rows, few = int(batch["seeds"][0]), len(text), len(text) // 2
     generator, more = torch.Generator().manual_seed(seed), np.random.default_rng(seed)
     pictures = pictures_of(layout.detach())
@@ -203,7 +203,6 @@ def _of_pictures(
         match(false, robot),
     ]  # fmt: skip
     embedding = model.captioner.embedding(alone)
-    asked = Wanted(**{field.name: batch[field.name] for field in fields(Wanted)})
     names, hands = _named(asked, 2 * rows), asked.gripper[: 2 * rows].tolist()
     told = [[NAMES[i] for i in one if i >= 0] for one in batch["narrated_names"].tolist()]
     # The crowds and the moments, each told rightly and with another word.

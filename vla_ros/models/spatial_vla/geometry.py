@@ -22,10 +22,8 @@ def geometry_features(geometry: Geometry) -> Tensor:
         float32 [B, h * w, GEOMETRY_DIM]: the point as Fourier features, 0 where it is not valid;
         confidence; validity.
     """
-    places = FourierFeatures(FREQUENCIES).to(geometry.points.device)(geometry.points.float())
-    known = torch.stack([geometry.confidence.float(), geometry.valid.float()], dim=-1)
-    places = torch.where(geometry.valid[..., None], places, 0.0)
-    return torch.cat([places, known], dim=-1).flatten(-3, -2)
+    features = FourierFeatures(FREQUENCIES).to(geometry.points.device)
+    return features.describe(geometry).flatten(-3, -2)
 
 
 def ego3d_features(points: Tensor, n_freqs: int = 8) -> Tensor:

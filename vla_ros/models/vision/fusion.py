@@ -30,6 +30,13 @@ class FourierFeatures(nn.Module):
         phases = (points[..., None, :] * self._bands[:, None]).flatten(-2)
         return torch.cat([points, phases.sin(), phases.cos()], dim=-1)
 
+    def describe(self, geometry: Geometry) -> Tensor:
+        """All that is known of each point, float32 [..., h, w, channels + 2]: its features, 0 where
+        it is not valid; its confidence; whether it is valid."""
+        places = torch.where(geometry.valid[..., None], self(geometry.points.float()), 0.0)
+        known = torch.stack([geometry.confidence.float(), geometry.valid.float()], dim=-1)
+        return torch.cat([places, known], dim=-1)
+
 
 class GatedFusion(nn.Module):
     """tokens + gate * MLP(point features, confidence, validity), the gate being 0 at first.
@@ -73,12 +80,9 @@ class GatedFusion(nn.Module):
                 f"geometry on a grid {list(geometry.valid.shape)} does not fit tokens "
                 f"{list(tokens.shape)}"
             )
-        valid = geometry.valid[..., None]
         # Single precision: 128 rad/m times some m has no fraction left in half precision.
         with torch.autocast(tokens.device.type, enabled=False):
-            places = torch.where(valid, self.features(geometry.points.float()), 0.0)
-            known = torch.stack([geometry.confidence.float(), geometry.valid.float()], dim=-1)
-            known = torch.cat([places, known], dim=-1).to(self.gate.dtype)
+            known = self.features.describe(geometry).to(self.gate.dtype)
             added = self.gate * self.mlp(known)
             return tokens + added.to(tokens.dtype)
 

@@ -25,13 +25,19 @@ def write(folder: Path, model: nn.Module, texts: Mapping[str, str]) -> None:
     """Write the weights of `model`, and the text files, into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
-        partial = folder / f".{name}.partial"
-        partial.write_text(text)
-        os.replace(partial, folder / name)
+        write_text(folder, name, text)
     partial = folder / f".{WEIGHTS}.partial"
     save_file({k: v.contiguous() for k, v in model.state_dict().items()}, partial)
     partial.chmod(0o644)
     os.replace(partial, folder / WEIGHTS)
+
+
+def write_text(folder: Path, name: str, text: str) -> None:
+    """Write one text file into `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / f".{name}.partial"
+    partial.write_text(text)
+    os.replace(partial, folder / name)
 
 
 def require(folder: Path, *names: str) -> None:

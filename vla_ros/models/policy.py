@@ -26,7 +26,11 @@ from vla_ros.models import checkpoint
 from vla_ros.robots.action_config import ActionConfig
 
 # Imported when a checkpoint of that type is loaded: some need packages that others do without.
-TYPES = {"vlam": "vla_ros.models.vlam:VisionLanguageActionModel"}
+TYPES = {
+    "vlam": "vla_ros.models.vlam:VisionLanguageActionModel",
+    "spatialvla": "vla_ros.models.spatial_vla.policy:SpatialVLAPolicy",
+}
+_EXTRAS = {"spatialvla": "vision"}  # of this package, which have what those need
 ENTRY_POINTS = "vla_ros.policies"
 _UNNAMED = "vlam"  # wrote no type into its checkpoints at first
 
@@ -191,8 +195,10 @@ def _class(named: str, folder: Path) -> Any:
     try:
         return load()
     except ImportError as error:
+        cure = f": pip install 'vla_ros[{_EXTRAS[named]}]'" if named in _EXTRAS else ""
         raise RuntimeError(
             f"policies of type {named} cannot be loaded ({error}): install what their model needs"
+            f"{cure}"
         ) from error
 
 

@@ -243,13 +243,15 @@ class SpatialVLAForConditionalGeneration(PaliGemmaForConditionalGeneration):
         )
 
     def _check_image_tokens(self, input_ids: Tensor, image: Any) -> None:
-        wanted = 0 if image is None else self.config.image_tokens
+        """Every row has the tokens of whole images, and all together those of all images."""
+        one = self.config.image_tokens
+        given = 0 if image is None else len(image.pooler_output)
         counts = (input_ids == self.config.image_token_index).sum(1)
-        if image is not None and len(image.pooler_output) != len(input_ids):
+        if given and given % len(input_ids):
             raise ValueError(
-                f"{len(image.pooler_output)} images for {len(input_ids)} rows of input_ids: give "
-                "one image a row"
+                f"{given} images for {len(input_ids)} rows of input_ids: give each row as many"
             )
+        wanted = one * (given // len(input_ids))
         if (counts != wanted).any():
             row = int((counts != wanted).nonzero()[0])
             raise ValueError(

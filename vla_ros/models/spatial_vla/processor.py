@@ -143,14 +143,19 @@ class SpatialVLAProcessor(ProcessorMixin):
             return_tensors="pt",
             **{"do_normalize": False, **kwargs},
         )
-        prompts = [self._prompt(each) for each in texts]
+        prompts = [self.prompt_ids(each) for each in texts]
         suffixes = self._suffixes(suffix_actions, len(texts))
         data = self._padded(prompts, suffixes)
         if suffix_actions is None:
             del data["labels"]
         return BatchFeature({**data, "pixel_values": pixels["pixel_values"]})
 
-    def _prompt(self, text: str) -> list[int]:
+    def prompt_ids(self, text: str, images: int = 1) -> list[int]:
+        """Ids of a row before its first action: tokens of the images, begin, text, line break.
+
+        Raises:
+            ValueError: the text is empty, or holds special tokens.
+        """
         text = text.removeprefix(IMAGE)  # where published code wants it written out
         if not text.strip():
             raise ValueError("the text is empty: tell the robot what to do")
@@ -162,7 +167,7 @@ class SpatialVLAProcessor(ProcessorMixin):
         begin = self.tokenizer.bos_token_id
         if begin is None:
             raise ValueError(f"the text tokenizer has no token for the begin, {BOS}")
-        return [self.image_token_id] * self.image_seq_length + [begin, *words]
+        return [self.image_token_id] * (images * self.image_seq_length) + [begin, *words]
 
     def _suffixes(self, actions: Any, rows: int) -> list[list[int]]:
         if actions is None:

@@ -80,7 +80,9 @@ def test_another_package_adds_a_type(tiny):
 
 def test_an_unknown_type_is_told_with_the_known_ones_and_the_cure(tiny):
     settings(tiny, type="telepathy")
-    with pytest.raises(ValueError, match="'telepathy', the known .* are spatialvla, tiny, vlam: install") as no:
+    with pytest.raises(
+        ValueError, match="'telepathy', the .* spatialvla, tiny, vlam: install"
+    ) as no:
         load_policy(tiny)
     assert str(tiny) in str(no.value) and "\n" not in str(no.value)
 

@@ -263,7 +263,16 @@ def test_it_is_evaluated_on_recordings(folder, tmp_path):
     parser = argparse.ArgumentParser()
     evaluate.add_arguments(parser)
     path = tmp_path / "figures.json"
-    words = ("--checkpoint", folder, "--json", path, "--robot", "arm", "--data", tmp_path / "shards")
+    words = (
+        "--checkpoint",
+        folder,
+        "--json",
+        path,
+        "--robot",
+        "arm",
+        "--data",
+        tmp_path / "shards",
+    )
     evaluate.main(parser.parse_args([*map(str, words)]))
     figures = json.loads(path.read_text())
     model = load_policy(folder)

@@ -208,7 +208,8 @@ def test_room_keeps_its_arrows(path):
 @pytest.mark.parametrize("where", WHO_RUNS_POLICIES)
 def test_whoever_runs_a_policy_knows_no_model_of_one(where):
     models = {name for name in imports(ROOT / where) if name.startswith("vla_ros.models.")}
-    of_policies = {"vla_ros.models.policy", "vla_ros.models.compatibility"}
+    running = ("policy", "compatibility", "observation_encoder")
+    of_policies = {f"vla_ros.models.{name}" for name in running}
     # The node with a policy's eye is also the narrator's, and the film shows what is imagined.
     others = {"vla_ros.models.checkpoint", "vla_ros.models.narrator", "vla_ros.models.genie.genie"}
     assert models <= of_policies | others

@@ -30,7 +30,7 @@ from vla_ros.sim.tasks import FIRST_TRAINING_SEED
 from vla_ros.training.data.folders import whole_folder
 from vla_ros.training.data.provenance import Provenance, code
 from vla_ros.training.data.simulation import collect, task_list
-from vla_ros.training.data.windows import Batch, Windows
+from vla_ros.training.data.windows import Batch, Windows, geometry_of
 from vla_ros.training.recipes import DaggerRecipe as Recipe
 from vla_ros.training.run_folder import begin, settle
 from vla_ros.training.trainer import Objective, PolicyTrainer
@@ -70,6 +70,7 @@ def train(
             cameras=_CAMERAS,
             statistics=rounds.windows(0).statistics(),
             needed_words=COLORS,
+            geometry=recipe.geometry or None,
         )
         sentences = language.pad(
             language.encode(model.tokenizer, text, model.config.vocab_size) for text in SENTENCES
@@ -92,7 +93,13 @@ def train(
 def losses(model: VisionLanguageActionModel, batch: Batch, sentences: Tensor) -> dict[str, Tensor]:
     """All losses of a batch by name. Takes the token ids [all, W] of SENTENCES."""
     text = sentences.to(batch["description"].device)[batch["description"]]
-    out = model(batch["images"], batch["proprioception"], batch["instruction"], text)
+    out = model(
+        batch["images"],
+        batch["proprioception"],
+        batch["instruction"],
+        text,
+        geometry_of(model, batch),
+    )
     raw, actions = out["raw_actions"].float(), batch["actions"]
     scale = torch.as_tensor(model.statistics.action_scale, dtype=raw.dtype, device=raw.device)
     high = model.config.action.action_bounds[-1][1]
@@ -156,6 +163,7 @@ class Rounds(TrainerCallback):
 
     def __init__(self, recipe: Recipe, out: Path, collects: bool) -> None:
         self._recipe, self._out, self._collects = recipe, out, collects
+        self._spatial = recipe.geometry not in ("", "none")  # batches have depth and rays
         self._failure = out / "data" / "failed.txt"  # tells all that wait
         self._round, self._windows = -1, None
 
@@ -180,7 +188,7 @@ class Rounds(TrainerCallback):
         """The data that round `index` trains on; waits for it."""
         if index != self._round:
             shards = [shard for r in range(max(index, 1)) for shard in self._wait(r)]
-            self._round, self._windows = index, Windows(shards)
+            self._round, self._windows = index, Windows(shards, self._spatial)
             if self._collects:
                 tqdm.write(f"round {index}: {self._windows.summary()}")
         return self._windows
@@ -190,7 +198,7 @@ class Rounds(TrainerCallback):
         return self.windows(step // recipe.steps).batch(recipe.seed, step, recipe.frames, rank)
 
     def held_out(self) -> list[Batch]:
-        data = Windows(self._wait(_HELD_OUT))
+        data = Windows(self._wait(_HELD_OUT), self._spatial)
         return [data.batch(0, i, self._recipe.frames) for i in range(_HELD_OUT_BATCHES)]
 
     def on_train_begin(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
@@ -247,6 +255,8 @@ class Rounds(TrainerCallback):
                 SMALL_ENCODER["image_size"],
                 checkpoint,
                 hold_out_pairs=self._recipe.hold_out_pairs,
+                depth=self._spatial,
+                variants=self._recipe.variants,
             ).add_done_callback(self._check)
 
     def _check(self, future: Future) -> None:

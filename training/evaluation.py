@@ -24,7 +24,9 @@ import torch
 from tqdm import tqdm
 
 from vla_ros.checkpoints import resolve
+from vla_ros.models.observation_encoder import ObservationEncoder
 from vla_ros.models.policy import Policy, load_policy
+from vla_ros.observations import CameraCalibration, camera_frame
 from vla_ros.scene_language.instructions import FAMILIES
 from vla_ros.sim.report import EpisodeReport
 from vla_ros.sim.tasks import check_seeds
@@ -57,13 +59,19 @@ def inference_times(model: Policy, steps: int = 300) -> dict[str, Any]:
     torch.set_num_threads(1)
     rng = np.random.default_rng(0)
     size, cameras = model.image_size, len(model.cameras)
-    images = list(rng.integers(256, size=(cameras, size, size, 3), dtype=np.uint8))
+    encoder = ObservationEncoder(model)
+    images = rng.integers(256, size=(cameras, size, size, 3), dtype=np.uint8)
+    depth = np.ones((size, size), np.float32)  # m
+    camera = CameraCalibration(
+        size, size, np.array([[size, 0, size / 2], [0, size, size / 2], [0, 0, 1]])
+    )
+    frames = [camera_frame(image, size, encoder.needs, depth, camera) for image in images]
     felt = np.zeros(len(model.action_config.proprioception_names), np.float32)
     episode = model.start(None)
     times = np.empty((steps + 20, 2))
     for row in times:
         began = time.process_time()
-        tokens = model.encode(images)
+        tokens = encoder.encode(frames)
         encoded = time.process_time()
         episode.act(tokens, felt)
         row[:] = encoded - began, time.process_time() - encoded

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vla_ros.checkpoints import resolve
 from vla_ros.models import language
-from vla_ros.models.vision import build_encoder
+from vla_ros.models.vision import build_encoder, build_geometry, required_inputs
 from vla_ros.models.vlam import VisionLanguageActionModel
 from vla_ros.models.vlam_config import SIZES, Statistics
 from vla_ros.robots.action_config import ActionConfig
@@ -24,7 +24,7 @@ from vla_ros.training.data.notices import say
 from vla_ros.training.data.ranges import check_ranges, recorded_ranges, report
 from vla_ros.training.data.recordings import Robot
 from vla_ros.training.data.statistics import StatisticsBuilder
-from vla_ros.training.data.windows import Batch
+from vla_ros.training.data.windows import Batch, geometry_of
 from vla_ros.training.recipes import ImitationRecipe as Recipe
 from vla_ros.training.recorded_data import load, shards, split, summary
 from vla_ros.training.run_folder import begin
@@ -60,13 +60,21 @@ def train(
         raise ValueError(f"{missing[0]} does not exist")
     identity = vars(recipe) | {"data": [path.resolve() for path in data], "robot": robot}
     contract = Robot.load(robot, msg)
-    policy = _known(recipe.start, contract) if recipe.start else None
+    policy = _known(recipe, contract) if recipe.start else None
     vision = recipe.vision or SIZES[recipe.size]["vision_model"]
-    image_size = policy.image_size if policy else build_encoder(vision).image_size
+    encoder = policy.encoders[0] if policy else build_encoder(vision)
+    geometry = recipe.geometry
+    if policy:
+        geometry = policy.config.geometry
+    elif geometry:
+        # Now, as what is missing for it should be told before recordings are read.
+        geometry = build_geometry(geometry, encoder.image_size, encoder.grid).description()
+    needs = required_inputs(geometry or None)
+    image_size = encoder.image_size
     begins = [resolve(recipe.start)] if recipe.start else []
     args = begin(recipe, out, identity, deepspeed)
     with args.main_process_first(local=False):
-        folder = shards(contract, data, out, image_size, begins)
+        folder = shards(contract, data, out, image_size, begins, needs)
     episodes = load(folder)
     trained, held = split(episodes, recipe.held_out)
     if args.process_index == 0:
@@ -97,13 +105,36 @@ def train(
     return trainer.fit()
 
 
-def _known(start: str, contract: Robot) -> VisionLanguageActionModel:
-    """The policy to go on from. Raises ValueError if it is of another robot."""
+def _known(recipe: Recipe, contract: Robot) -> VisionLanguageActionModel:
+    """The policy to go on from, with the geometry that is to be added to it. Raises ValueError if
+    it is of another robot, or has another geometry."""
+    start = recipe.start
     model = VisionLanguageActionModel.from_pretrained(resolve(start))
     for name, value in vars(model.config.action).items():
         if value != (wanted := getattr(contract.action, name)):
             raise ValueError(f"{start} is of another robot: its {name} is {value}, not {wanted}")
+    if recipe.geometry:
+        model = _with_geometry(model, recipe.geometry, start)
     return model.train()
+
+
+def _with_geometry(
+    policy: VisionLanguageActionModel, geometry: str, start: str
+) -> VisionLanguageActionModel:
+    """The same policy, which fuses geometry too, at first with closed gates."""
+    encoder = policy.encoders[0]
+    wanted = build_geometry(geometry, encoder.image_size, encoder.grid).description()
+    if policy.config.geometry == wanted:
+        return policy
+    if policy.config.geometry is not None:
+        kind = policy.config.geometry["model_type"]
+        raise ValueError(f"{start} fuses geometry '{kind}' already: leave out --geometry")
+    shape = {k: v for k, v in vars(policy.config).items() if k not in ("action", "vision")}
+    given = {"tokenizer": policy.tokenizer, "statistics": policy.statistics, **shape}
+    given["geometry"] = geometry
+    grown = VisionLanguageActionModel(policy.config.action, policy.config.vision, **given)
+    grown.load_state_dict(policy.state_dict(), strict=False)
+    return grown
 
 
 def _untrained(
@@ -125,6 +156,7 @@ def _untrained(
         tokenizer=language.word_tokenizer(words),
         language_conditioned=bool(words),
         statistics=statistics,
+        geometry=recipe.geometry or None,
     )
 
 
@@ -158,7 +190,8 @@ def _taught(
 
 def losses(model: VisionLanguageActionModel, batch: Batch) -> dict[str, Tensor]:
     """All losses of a batch by name, whether the data have labels for them or not."""
-    out = model(batch["images"], batch["proprioception"], batch["instruction"])
+    geometry = geometry_of(model, batch)
+    out = model(batch["images"], batch["proprioception"], batch["instruction"], None, geometry)
     raw, mask = out["raw_actions"].float(), batch["mask"]
     known = (batch["known"] * mask[..., None])[..., None]
     offset, scale = (
@@ -199,8 +232,9 @@ def held_out_errors(
     squares = np.zeros((2, action.horizon, action.action_dim))
     counts = np.zeros((action.horizon, 1))
     for batch in _windows(model, held).whole(max(map(len, held))):
+        seen = batch["images"], batch["proprioception"], batch["instruction"], None
         with torch.no_grad():
-            out = model(batch["images"], batch["proprioception"], batch["instruction"])
+            out = model(*seen, geometry_of(model, batch))
         wanted, known = batch["actions"][0].numpy(), batch["known"][0].numpy()[..., None]
         for i, guess in enumerate((out["action_chunks"][0].numpy(), mean)):
             squares[i] += (known * (guess - wanted) ** 2).sum(0)
@@ -223,6 +257,7 @@ def _windows(model: VisionLanguageActionModel, episodes: Sequence[Episode]) -> E
         model.config.cameras,
         tokens,
         model.statistics.proprioception_std,
+        required_inputs(model.config.geometry),
     )
 
 

@@ -68,6 +68,8 @@ class DaggerRecipe(Settings):
     rounds: int = 8
     held_out_episodes: int = 20  # expert episodes that are not trained on
     hold_out_pairs: bool = False  # of colour and shape, to measure the policy on them
+    geometry: str = ""  # fused into what is seen: depth_camera, a depth model, map_anything, none
+    variants: bool = False  # half of the tasks are stacked, occluded and the like
     workers: int = 2  # processes that collect while this one trains
 
     def __post_init__(self) -> None:
@@ -91,6 +93,7 @@ class ImitationRecipe(Settings):
     size: str = "tiny"  # of a policy that begins from nothing
     vision: str = ""  # the size's own
     freeze_vision: bool = False
+    geometry: str = ""  # fused into what is seen: depth_camera, a depth model, map_anything, none
     held_out: float = 0.1  # of the episodes
 
     def __post_init__(self) -> None:

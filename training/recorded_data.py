@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -25,7 +25,12 @@ _FEW = 4  # episodes; of fewer, none is held out
 
 
 def shards(
-    robot: Robot, data: Sequence[Path], out: Path, image_size: int, start: Sequence[Path] = ()
+    robot: Robot,
+    data: Sequence[Path],
+    out: Path,
+    image_size: int,
+    start: Sequence[Path] = (),
+    needs: Collection[str] = (),
 ) -> Path:
     """Folder of the shards to train from: `data` if they are shards, else out/data.
 
@@ -38,12 +43,15 @@ def shards(
         out: folder of the run.
         image_size: pixels.
         start: what else the run depends on.
+        needs: what of "depth" and "intrinsics" is trained on beside images.
 
     Raises:
         ValueError: the run in `out` has begun on other data, or the recordings cannot be read.
     """
-    folder = out / "data"
+    folder, robot = out / "data", robot.seeing(needs)
     settings = {"robot": asdict(robot), "image size": image_size}
+    if needs:
+        settings["needs"] = sorted(needs)
     read = [*data, *map(Path, robot.msg)]
     now = Provenance.of([*read, *start], settings, Provenance.load(out))
     settle(out, now)
@@ -55,7 +63,7 @@ def shards(
         remove_stale(folder, made_from, data)
         if not folder.exists():
             cameras, episodes = _beginning(robot, data)
-            write_shards(folder, episodes, cameras, image_size, provenance=made_from)
+            write_shards(folder, episodes, cameras, image_size, provenance=made_from, needs=needs)
     shard = EpisodeShard.load(shard_folders(folder)[0])
     if (size := shard.images.shape[2]) != image_size:
         raise ValueError(f"{folder} has images of {size} pixels, the model {image_size}")

@@ -23,8 +23,8 @@ from vla_ros.models.compatibility import (
     proprioception_order,
     with_recordings,
 )
+from vla_ros.models.observation_encoder import ObservationEncoder
 from vla_ros.models.policy import Policy
-from vla_ros.observations import preprocess_image
 from vla_ros.robots.action_config import ActionConfig
 from vla_ros.training.data.episode import Episode
 from vla_ros.training.data.episode_windows import action_chunks
@@ -62,7 +62,9 @@ class Recordings:
     """
 
     def __init__(self, model: Policy, robot: Robot, checkpoint: str) -> None:
-        self._model, self._robot = model, robot
+        self._model = model
+        self._encoder = ObservationEncoder(model)
+        self._robot = robot.seeing(self._encoder.needs)
         self._fit = with_recordings(model, robot.action, checkpoint=checkpoint).require()
         self._felt = proprioception_order(model, robot.action.proprioception_names)
         self._left_out: dict[str, Difference] = {}  # cameras, by what is said of them
@@ -157,18 +159,22 @@ class Recordings:
         differences = camera_differences(model, tuple(episode.pictures))
         self._left_out |= {str(one): one for one in differences if one.runs}
         chunks, times = [], []
-        pictures = zip(*(episode.frames(camera) for camera in model.cameras), strict=True)
-        for images, felt in zip(pictures, episode.proprioception[:, self._felt], strict=True):
-            # Copied, for torch takes no read-only arrays, which pictures of a file may be.
-            try:
-                small = [np.array(preprocess_image(image, model.image_size)) for image in images]
-            except ValueError as error:
-                raise ValueError(f"{episode.name}: {error}") from None
+        encoder = self._encoder
+        encoder.reset()
+        seen = episode.camera_frames(model.cameras, model.image_size, encoder.needs)
+        felt = episode.proprioception[:, self._felt]
+        for frames, numbers, stamp in zip(seen, felt, episode.stamps, strict=True):
             began = time.process_time()
-            tokens = model.encode(small)
+            tokens = encoder.encode(frames, stamp)
             encoded = time.process_time()
-            chunks.append(run.act(tokens, felt).actions)
+            chunks.append(run.act(tokens, numbers).actions)
             times.append((encoded - began, time.process_time() - encoded))
+        if blind := encoder.nothing_measured():
+            names = ", ".join(model.cameras[index] for index in blind)
+            raise ValueError(
+                f"{episode.name}: nothing that {names} saw has a place by the policy's geometry "
+                f"'{encoder.kind}': look at the range and unit of its depth (m, or mm of 16 bits)"
+            )
         return Followed(episode, np.array(chunks), np.array(times))
 
 

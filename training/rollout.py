@@ -9,12 +9,17 @@ frame to command is modelled as a latency in controller ticks.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from vla_ros.observations import preprocess_image, proprioception
+from vla_ros.observations import (
+    CameraCalibration,
+    CameraFrame,
+    camera_frame,
+    proprioception,
+)
 from vla_ros.robots import panda
 from vla_ros.robots.actions import end_effector_chunk_to_joints
 from vla_ros.robots.kinematics import ArmKinematics
@@ -34,6 +39,7 @@ class Observation:
     images: list[np.ndarray]  # one uint8 [size, size, 3] a camera, in the rollout's order
     proprioception: np.ndarray  # float32 [4]
     joints: np.ndarray  # float64 [8], rad and m
+    frames: Sequence[CameraFrame] = ()  # of each camera, with `images`
 
 
 # Takes the observation, returns the action chunk [K, 4] to execute.
@@ -50,6 +56,7 @@ class Rollout:
         latency_ticks: controller ticks from a frame to the arrival of its action chunk, see
             `check_latency`.
         cameras: those of CAMERAS that are looked through, in this order.
+        needs: what of "depth" and "intrinsics" the policy takes beside images.
     """
 
     def __init__(
@@ -60,11 +67,14 @@ class Rollout:
         dt: float = 0.05,
         latency_ticks: int = 2,
         cameras: Sequence[str] = CAMERAS,
+        needs: Collection[str] = (),
     ) -> None:
         self.world = world
         self.kinematics = ArmKinematics()
         self._image_size = image_size
-        self._dt, self._cameras = dt, cameras
+        self._dt, self._cameras, self._needs = dt, cameras, needs
+        self.focal_scale = 1.0  # by which camera_info is wrong
+        self._calibrations: dict[tuple[str, float], CameraCalibration] = {}
         self.latency_ticks = latency_ticks
         self._gate_config = GateConfig(
             names=panda.JOINT_NAMES,
@@ -77,14 +87,29 @@ class Rollout:
 
     def observe(self) -> Observation:
         joints = self.world.joint_positions()
+        frames = [self._frame(camera) for camera in self._cameras]
         return Observation(
-            images=[
-                preprocess_image(self.world.render(camera), self._image_size)
-                for camera in self._cameras
-            ],
+            images=[frame.image for frame in frames],
             proprioception=proprioception(joints, self.kinematics),
             joints=joints,
+            frames=frames,
         )
+
+    def _frame(self, camera: str) -> CameraFrame:
+        depth = self.world.render(camera, depth=True) if "depth" in self._needs else None
+        calibration = self.calibration(camera) if "intrinsics" in self._needs else None
+        image = self.world.render(camera)
+        return camera_frame(image, self._image_size, self._needs, depth, calibration)
+
+    def calibration(self, camera: str) -> CameraCalibration:
+        """What the simulated robot's camera_info says, its focal lengths times `focal_scale`."""
+        key = camera, self.focal_scale
+        if key not in self._calibrations:
+            height, width = self.world.image_size
+            matrix = self.world.intrinsics(camera)
+            matrix[[0, 1], [0, 1]] *= self.focal_scale
+            self._calibrations[key] = CameraCalibration(width, height, matrix)
+        return self._calibrations[key]
 
     def run(
         self,

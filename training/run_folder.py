@@ -70,7 +70,9 @@ def begin(
     with args.main_process_first(local=False):
         kept = begun(out) or any((out / name).exists() for name in keeps)
         before = _settings(path) if kept and path.is_file() else identity
-        names = {*before, *identity} - set(_FREE)
+        # Runs of earlier versions know nothing of settings that came later, which are off then.
+        off = {name for name, value in identity.items() if name not in before and not value}
+        names = {*before, *identity} - off - set(_FREE)
         if other := sorted(n for n in names if before.get(n) != identity.get(n)):
             differences = ", ".join(f"{n} {before.get(n)} not {identity.get(n)}" for n in other)
             raise ValueError(f"{out} holds a run with {differences}: {_CURE}")

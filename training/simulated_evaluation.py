@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from vla_ros.models.compatibility import Compatibility, proprioception_order, with_robot
+from vla_ros.models.observation_encoder import ObservationEncoder
 from vla_ros.models.policy import Policy, load_policy
 from vla_ros.robots.action_config import ActionConfig
 from vla_ros.robots.panda import GRIPPER_OPEN
@@ -87,6 +88,7 @@ class Evaluator:
         torch.set_num_threads(1)
         self._model = load_policy(checkpoint)
         fit_to_simulator(self._model, str(checkpoint)).require()
+        self._encoder = ObservationEncoder(self._model)
         self._felt = proprioception_order(self._model, _ROBOT.proprioception_names)
         self._latency_ticks, self._phrasings, self._measure = latency_ticks, phrasings, measure
         self._rollouts: dict[tuple[str, int], Rollout] = {}
@@ -108,13 +110,14 @@ class Evaluator:
                 )
             )
         rollout = self._rollout(stage)
+        self._encoder.reset()
         comparison = _Comparison(rollout.world, self._model.action_config)
         steps = 0
 
         def act(observation: Observation) -> Any:
             nonlocal steps
             steps += 1
-            tokens = self._model.encode(observation.images)
+            tokens = self._encoder.encode(observation.frames, rollout.world.time)
             actions = episode.act(tokens, observation.proprioception[self._felt]).actions
             if self._measure:
                 comparison.look(actions, episode.describe()[0])
@@ -144,11 +147,13 @@ class Evaluator:
                 "image_size": self._model.image_size,
                 "dt": self._model.action_config.dt,
                 "cameras": self._model.cameras,
+                "needs": self._encoder.needs,
             }
             self._rollouts[key] = Rollout(world, **settings)
             self._blind[key] = _BlindRollout(world, **settings)
         for rollout in (self._rollouts[key], self._blind[key]):
             rollout.latency_ticks = stage.latency_ticks
+            rollout.focal_scale = stage.focal_scale
         return self._rollouts[key]
 
     def _expert_path(self, stage: Stage) -> np.ndarray:

@@ -6,7 +6,9 @@ their fields, whoever's class they are; nothing here imports ROS.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -17,6 +19,7 @@ _PINHOLE = {"plumb_bob": (4, 5), "rational_polynomial": (8, 12, 14)}
 _FISHEYE = {"equidistant": (4,), "fisheye": (4,)}
 _UNDISTORTED = 0.01  # px: how well distorting an undistorted point again must hit it
 _REFINEMENTS = 20
+_FIELDS = ("width", "height", "k", "d", "distortion_model")  # of sensor_msgs/CameraInfo
 
 
 @dataclass(frozen=True)
@@ -57,13 +60,8 @@ class CentreSquare:
         shift = [0.5 * scale - 0.5 - scale * first for first in (self.left, self.top)]
         return np.array([[scale, 0, shift[0]], [0, scale, shift[1]], [0, 0, 1.0]]) @ matrix
 
-    def centres(self) -> np.ndarray:
-        """Where the centres of the scaled pixels lie in the picture, [size, size, 2] as (u, v)."""
-        steps = (np.arange(self.size) + 0.5) * (self.side / self.size) - 0.5
-        return np.stack(np.meshgrid(self.left + steps, self.top + steps, indexing="xy"), axis=-1)
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class CameraCalibration:
     """Where each pixel of a picture looks.
 
@@ -79,6 +77,12 @@ class CameraCalibration:
     matrix: np.ndarray
     distortion: tuple[float, ...] = ()
     distortion_model: str = "plumb_bob"
+    _rays: dict[int, np.ndarray] = field(default_factory=dict, init=False, repr=False)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, CameraCalibration) and self.to_dict() == other.to_dict()
+
+    __hash__ = None
 
     @classmethod
     def from_message(cls, message: Any, rectified: bool = False) -> CameraCalibration:
@@ -102,8 +106,10 @@ class CameraCalibration:
             )
         focal = np.diag(matrix)[:2]
         if not np.isfinite(matrix).all() or (focal <= 0).any() or tuple(matrix[2]) != (0, 0, 1):
+            shown = ", ".join(f"{value:g}" for value in matrix.ravel())
             raise ValueError(
-                f"its {name} is no pinhole matrix: {np.array2string(matrix.ravel(), precision=4)}"
+                f"its {name} is no pinhole matrix: {shown}: "
+                "calibrate the camera again, or set the driver's camera_info_url to a whole file"
             )
         region, first = message.roi, (0, 0)
         width, height = message.width, message.height
@@ -125,6 +131,65 @@ class CameraCalibration:
         size = int(width) // int(binning[0]), int(height) // int(binning[1])
         return cls(*size, matrix, distortion, message.distortion_model)
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> CameraCalibration:
+        """Of a file: CameraInfo's width, height, k, d and distortion_model; or what ROS' package
+        camera_calibration writes (image_width, camera_matrix, ...).
+
+        Raises:
+            ValueError: something is missing, or is no calibration.
+        """
+        if "camera_matrix" in values:
+            values = {
+                "width": values.get("image_width"),
+                "height": values.get("image_height"),
+                "k": (values["camera_matrix"] or {}).get("data"),
+                "d": (values.get("distortion_coefficients") or {}).get("data"),
+                "distortion_model": values.get("distortion_model"),
+            }
+        values = {"d": (), "distortion_model": "plumb_bob"} | {
+            key: value for key, value in values.items() if value is not None
+        }
+        if unknown := sorted(values.keys() - {*_FIELDS}):
+            raise ValueError(f"{unknown[0]} is none of {', '.join(_FIELDS)}")
+        if missing := [name for name in _FIELDS if name not in values]:
+            raise ValueError(
+                f"{missing[0]} is missing: give {', '.join(_FIELDS[:3])} of CameraInfo"
+            )
+        try:
+            numbers = {name: np.array(values[name], np.float64) for name in ("k", "d")}
+            size = int(values["width"]), int(values["height"])
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"no calibration: {error}") from None
+        if numbers["k"].shape != (9,) or numbers["d"].ndim != 1 or min(size) < 1:
+            raise ValueError("k must have 9 numbers, d a list of them, width and height pixels")
+        message = SimpleNamespace(
+            **numbers,
+            width=size[0],
+            height=size[1],
+            distortion_model=values["distortion_model"],
+            binning_x=0,
+            binning_y=0,
+            roi=SimpleNamespace(width=0, height=0),
+        )
+        return cls.from_message(message)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, which `from_dict` takes."""
+        return {
+            "width": self.width,
+            "height": self.height,
+            "k": self.matrix.ravel().tolist(),
+            "d": list(self.distortion),
+            "distortion_model": self.distortion_model,
+        }
+
+    def scaled(self, size: int) -> CameraCalibration:
+        """Of what `preprocess_image(picture, size)` returns. Raises ValueError: see
+        `CentreSquare`."""
+        matrix = CentreSquare.of(self.width, self.height, size).intrinsics(self.matrix)
+        return CameraCalibration(size, size, matrix, self.distortion, self.distortion_model)
+
     def require_size(self, width: int, height: int) -> None:
         """Raises ValueError when it is not of pictures of this size."""
         if (self.width, self.height) != (width, height):
@@ -142,23 +207,31 @@ class CameraCalibration:
         """
         if self.distortion:
             raise ValueError("the lens distorts: no pinhole matrix tells where its pixels look")
-        square = CentreSquare.of(self.width, self.height, size)
-        return square.intrinsics(self.matrix).astype(np.float32)
+        return self.scaled(size).matrix.astype(np.float32)
 
     def rays(self, size: int) -> np.ndarray:
         """Where the pixels of `preprocess_image(picture, size)` look, undistorted.
 
         Returns:
             float32 [size, size, 3] in the optical frame (x right, y down), z = 1: a point is its
-            depth times its ray. NaN where the lens model has no answer.
+            depth times its ray. NaN where the lens model has no answer. Read-only, and made once.
+            Those of `scaled(size)` are the same, bit for bit.
         """
-        square = CentreSquare.of(self.width, self.height, size)
-        pixels = square.centres().reshape(-1, 1, 2)
+        if size not in self._rays:
+            rays = self.scaled(size)._own_rays()
+            rays.flags.writeable = False
+            self._rays[size] = rays
+        return self._rays[size]
+
+    def _own_rays(self) -> np.ndarray:
+        """Of each pixel of its pictures, float32 [H, W, 3]."""
+        steps = np.arange(self.width, dtype=np.float64), np.arange(self.height, dtype=np.float64)
+        pixels = np.stack(np.meshgrid(*steps, indexing="xy"), axis=-1).reshape(-1, 1, 2)
         flat = np.linalg.inv(self.matrix)
         rays = np.concatenate([pixels, np.ones_like(pixels[..., :1])], axis=-1) @ flat.T
         if self.distortion:
             rays[..., :2] = self._undistorted(pixels)
-        return rays.reshape(size, size, 3).astype(np.float32)
+        return rays.reshape(self.height, self.width, 3).astype(np.float32)
 
     def _undistorted(self, pixels: np.ndarray) -> np.ndarray:
         """Pixels [n, 1, 2] as x / z and y / z, NaN where they cannot be found."""

@@ -23,6 +23,13 @@ _RESTART = CLOCK_RESTART / SECOND
 T = TypeVar("T")
 
 
+def beside(topic: str, name: str) -> str:
+    """The topic `name` in the namespace of an image topic, raw or compressed: "camera/camera_info"
+    is beside "camera/image_raw"."""
+    namespace = topic.removesuffix("/compressed").rpartition("/")[0]
+    return f"{namespace}/{name}" if namespace or topic.startswith("/") else name
+
+
 def longest_held(period: float) -> float:
     """How old the newest picture of a camera with that period may be at a moment, s."""
     return min(_PERIODS * period, _LONGEST)

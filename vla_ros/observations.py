@@ -6,7 +6,8 @@ here imports ROS. Pictures of messages are read in images.py.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -24,6 +25,8 @@ from vla_ros.robots.kinematics import ArmKinematics
 
 __all__ = [  # all that messages become, in one place to import from
     "CameraCalibration",
+    "CameraFrame",
+    "camera_frame",
     "depth_from_compressed",
     "depth_from_message",
     "image_from_compressed",
@@ -83,6 +86,60 @@ def preprocess_depth(depth: np.ndarray, size: int) -> np.ndarray:
         )
     known = share >= 0.5
     return np.where(known, depth / np.where(known, share, 1), np.float32(np.nan))
+
+
+@dataclass(frozen=True)
+class CameraFrame:
+    """What one camera sees at one moment, as a model takes it.
+
+    Attributes:
+        image: uint8 [S, S, 3].
+        depth: float32 [S, S], m; None where the model wants none. See `preprocess_depth`.
+        rays: float32 [S, S, 3]; None where the model wants none. See `CameraCalibration.rays`.
+    """
+
+    image: np.ndarray
+    depth: np.ndarray | None = None
+    rays: np.ndarray | None = None
+
+
+def camera_frame(
+    image: np.ndarray,
+    size: int,
+    needs: Collection[str] = (),
+    depth: np.ndarray | None = None,
+    calibration: CameraCalibration | None = None,
+) -> CameraFrame:
+    """A camera's frame for a model of that image size.
+
+    Args:
+        image: uint8 [H, W, 3].
+        size: S, pixels.
+        needs: "depth" and "intrinsics", as far as the model's geometry wants them.
+        depth: float32 [h, w], m, registered to the image: of the same view, at any resolution.
+        calibration: of the image.
+
+    Raises:
+        ValueError: something is missing or wrong, or not of one size.
+    """
+    small = preprocess_image(image, size)
+    near = rays = None
+    if "depth" in needs:
+        if depth is None:
+            raise ValueError("there is no depth beside the image")
+        (height, width), (high, wide) = image.shape[:2], depth.shape
+        if height * wide != width * high:
+            raise ValueError(
+                f"depth of {wide}x{high} is not of the view of its {width}x{height} image: name a "
+                "topic of depth that is registered to it"
+            )
+        near = preprocess_depth(depth, size)
+    if "intrinsics" in needs:
+        if calibration is None:
+            raise ValueError("there is no camera_info beside the image")
+        calibration.require_size(image.shape[1], image.shape[0])
+        rays = calibration.rays(size)
+    return CameraFrame(small, near, rays)
 
 
 def joints_from_message(message: Any, names: Sequence[str]) -> np.ndarray:

@@ -41,7 +41,8 @@ class Contract:
             without it is one episode, its instruction in the metadata's custom data.
         task_status: topic that tells whether the task succeeded: vla_ros/TaskStatus, or
             std_msgs/Bool, of which the last one of an episode counts.
-        depth: name of a camera -> its depth pictures.
+        depth: name of a camera -> its depth pictures, registered to its own.
+        camera_info: name of a camera -> topic of its sensor_msgs/CameraInfo, which may not change.
     """
 
     action: ActionConfig
@@ -56,6 +57,7 @@ class Contract:
     instruction: str = INSTRUCTION
     task_status: str = TASK_STATUS
     depth: Mapping[str, Stream] = field(default_factory=dict)
+    camera_info: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.cameras:
@@ -69,6 +71,10 @@ class Contract:
             if stream.names:
                 raise ValueError(f"camera {name} has names: those are of state and command")
         told = self.action.joint_names if self.tool_offsets else self.action.action_names
+        for what, named in (("depth", self.depth), ("camera_info", self.camera_info)):
+            if unknown := [name for name in named if name not in self.cameras]:
+                there = ", ".join(self.cameras)
+                raise ValueError(f"{what}: {unknown[0]} is not of the cameras: {there}")
         known = self.command.names
         if known and (missing := [name for name in told if name not in known]):
             raise ValueError(f"names of command lack {', '.join(missing)}: {', '.join(known)}")

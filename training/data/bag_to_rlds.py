@@ -22,7 +22,7 @@ from vla_ros.training.data.episode import Episode
 from vla_ros.training.data.folders import whole_folder
 from vla_ros.training.data.notices import announced
 from vla_ros.training.data.recordings import ROBOT_HELP, Robot
-from vla_ros.training.data.rlds import KNOWN, METADATA, OWN
+from vla_ros.training.data.rlds import CALIBRATIONS, KNOWN, METADATA, OWN
 from vla_ros.training.data.rlds_to_bag import contract_of, nanoseconds
 from vla_ros.training.data.sources import Kind, add_msg_argument, sources
 from vla_ros.training.data.tfrecord import serialize_example, write_record
@@ -107,6 +107,10 @@ def _write_shards(folder: Path, records: Iterable[bytes]) -> list[tuple[int, int
     return shards
 
 
+def _calibrations(episode: Episode) -> dict[str, dict]:
+    return {camera: known.to_dict() for camera, known in episode.calibrations.items()}
+
+
 class _Layout:
     """What all episodes of the dataset have in common."""
 
@@ -116,6 +120,8 @@ class _Layout:
         self._images = images
         self._common = self._common_of(first)
         self.metadata = {name: getattr(first, name) for name in METADATA}
+        if first.calibrations:
+            self.metadata[CALIBRATIONS] = _calibrations(first)
         self._shapes: dict[str, tuple[int, ...]] = {}
         for camera in first.cameras:
             self._shapes[camera] = next(first.frames(camera, 0, 1)).shape
@@ -125,7 +131,12 @@ class _Layout:
     @staticmethod
     def _common_of(episode: Episode) -> dict[str, Any]:
         names = {name: getattr(episode, name) for name in METADATA}
-        return {**names, "cameras": episode.cameras, "depth cameras": tuple(episode.depths)}
+        return {
+            **names,
+            "cameras": episode.cameras,
+            "depth cameras": tuple(episode.depths),
+            "camera_info": _calibrations(episode),
+        }
 
     def features(self) -> dict[str, Any]:
         """Content of features.json."""

@@ -19,7 +19,7 @@ from vla_ros.images import (
     image_from_compressed,
     image_from_message,
 )
-from vla_ros.observations import proprioception
+from vla_ros.observations import CameraCalibration, proprioception
 from vla_ros.robots.kinematics import ArmKinematics
 from vla_ros.training.data.alignment import Align, Lookup, Span, Stream, other_clock, steady_spans
 from vla_ros.training.data.bag import SECOND, Bag, Topic
@@ -47,6 +47,8 @@ _DEPTHS = {
     "sensor_msgs/msg/Image": depth_from_message,
     "sensor_msgs/msg/CompressedImage": depth_from_compressed,
 }
+CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
+_AFTER_STAMP = 12  # bytes: what CDR begins with, s, ns
 _AS_FAST = 0.9  # periods of a camera in dt from which on each of its frames is taken
 # No topics have such names.
 _STATE, _COMMAND = "state of the robot", "commands by joint"
@@ -68,8 +70,9 @@ def open_bag(path: str | Path | Bag, contract: Contract) -> Iterator[Episode]:
     """
     bag = path if isinstance(path, Bag) else Bag(path)
     numbers, left_out, last = itertools.count(), [*bag.notes, *absent(bag, contract)], None
-    for span in steady_spans(_wanted(bag, contract)):
-        reader = _SpanReader(bag, contract, span, left_out, numbers)
+    wanted, calibrations = _wanted(bag, contract), _calibrations(bag, contract)
+    for span in steady_spans(wanted):
+        reader = _SpanReader(bag, contract, span, left_out, numbers, calibrations)
         for episode in reader.episodes():
             if last is not None:
                 yield last
@@ -104,6 +107,44 @@ def _wanted(bag: Bag, contract: Contract) -> list[Topic]:
     return wanted
 
 
+def _calibrations(bag: Bag, contract: Contract) -> dict[str, CameraCalibration]:
+    """Of the cameras whose camera_info is wanted.
+
+    Raises:
+        ValueError: it is not there, is none, or changes in the recording.
+    """
+    found = {}
+    for camera, name in contract.camera_info.items():
+        topic = bag.topic(name)
+        if topic.type != CAMERA_INFO:
+            raise ValueError(f"{bag.path}: {topic.name} is {topic.type}; expected {CAMERA_INFO}")
+        distinct: dict[bytes, CameraCalibration] = {}
+        for row, data in enumerate(bag.raw(topic)):
+            # A stamp alone is no other calibration. Others are the same message again and again.
+            if (content := bytes(data[_AFTER_STAMP:])) in distinct:
+                continue
+            stamp = topic.stamps[row] / SECOND
+            try:
+                calibration = CameraCalibration.from_message(topic.decode(data)[0])
+            except ValueError as error:
+                raise ValueError(
+                    f"{bag.path}: {topic.name}, message {row} at {stamp:.3f} s: {error}"
+                ) from None
+            if any(calibration != other for other in distinct.values()):
+                raise ValueError(
+                    f"{bag.path}: {topic.name} changes at {stamp:.3f} s: cut the recording there, "
+                    "or give the calibration under camera_info of the robot's file"
+                )
+            distinct[content] = calibration
+        if not distinct:
+            raise ValueError(
+                f"{bag.path}: {topic.name} holds no message: record it again with the camera's "
+                "driver, or give the calibration under camera_info of the robot's file"
+            )
+        found[camera] = next(iter(distinct.values()))
+    return found
+
+
 class _SpanReader:
     """Episodes of one stretch of a recording with steady clocks."""
 
@@ -114,7 +155,9 @@ class _SpanReader:
         span: Span,
         notes: Sequence[str],
         numbers: Iterator[int],
+        calibrations: Mapping[str, CameraCalibration],
     ) -> None:
+        self._calibrations = calibrations
         self._bag, self._contract, self._span, self._counter = bag, contract, span, numbers
         self.notes = [*notes]  # of what was left out since the last episode
         self._task = TaskReader(bag, contract, span)
@@ -312,6 +355,7 @@ class _SpanReader:
             depths=self._readers(contract.depth, rows, _DEPTHS),
             outcome=self._task.outcome(frames.received[at[0]], frames.received[at[-1]]),
             notes=tuple(self.notes),
+            calibrations=self._calibrations,
         )
 
     def _readers(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
 import numpy as np
+
+from vla_ros.observations import CameraCalibration, CameraFrame, camera_frame
 
 # read(first, last) -> the frames first .. last - 1 of one camera, in order, decoded one by one
 FrameReader = Callable[[int, int], Iterator[np.ndarray]]
@@ -32,7 +34,9 @@ class Episode:
         proprioception: float32 [T, P], known by then.
         actions: float32 [T, A], decided on that frame.
         pictures: a reader of each camera's RGB pictures.
-        depths: a reader of depth pictures, for those cameras that have depth.
+        depths: a reader of depth pictures, for those cameras that have depth; registered to the
+            camera's own.
+        calibrations: of the pictures of those cameras of which it is known.
         outcome: whether the instruction was fulfilled; None: not known.
         notes: what the source left out or mended, for people.
         actions_known: bool [T], which of the actions were really decided; all by default. The
@@ -57,6 +61,7 @@ class Episode:
     outcome: bool | None = None
     notes: tuple[str, ...] = ()
     actions_known: np.ndarray | None = None
+    calibrations: Mapping[str, CameraCalibration] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         length = len(self.stamps)
@@ -87,6 +92,9 @@ class Episode:
         if length and np.diff(self.stamps).min(initial=np.inf) <= 0.0:
             frame = int(np.argmax(np.diff(self.stamps) <= 0.0)) + 1
             raise ValueError(f"{self.name}: stamps do not increase at frame {frame}")
+        if unknown := set(self.calibrations) - set(self.pictures):
+            names = ", ".join(sorted(unknown))
+            raise ValueError(f"{self.name}: camera_info of unknown cameras {names}")
         if unknown := set(self.depths) - set(self.pictures):
             raise ValueError(f"{self.name}: depth of unknown cameras {', '.join(sorted(unknown))}")
 
@@ -112,6 +120,59 @@ class Episode:
             ValueError: no such depth camera or frame, or the source broke off.
         """
         return self._read(self.depths, "depth camera", camera, first, last)
+
+    def camera_frames(
+        self,
+        cameras: Sequence[str],
+        size: int,
+        needs: Collection[str] = (),
+        first: int = 0,
+        last: int | None = None,
+    ) -> Iterator[list[CameraFrame]]:
+        """Frames `first` .. `last` - 1 of some cameras, as a model takes them: see
+        `observations.camera_frame`.
+
+        Raises:
+            ValueError: something that is needed was not recorded, or does not fit; the camera and
+                the cure are named. What was recorded of depth is nothing, in all of the frames.
+        """
+        self.require(cameras, needs)
+        pictures = [self.frames(camera, first, last) for camera in cameras]
+        with_depth = "depth" in needs
+        depths = [self.depth(camera, first, last) for camera in cameras] if with_depth else []
+        measured = np.zeros(len(cameras), bool)
+        for images in zip(*pictures, strict=True):
+            found = []
+            for index, (camera, image) in enumerate(zip(cameras, images, strict=True)):
+                depth = next(depths[index]) if with_depth else None
+                try:
+                    frame = camera_frame(image, size, needs, depth, self.calibrations.get(camera))
+                except ValueError as error:
+                    raise ValueError(f"{self.name}: {camera}: {error}") from None
+                found.append(frame)
+                measured[index] |= with_depth and bool(np.isfinite(frame.depth).any())
+            yield found
+        if with_depth and not measured.all():
+            blind = ", ".join(c for c, known in zip(cameras, measured, strict=True) if not known)
+            raise ValueError(
+                f"{self.name}: the depth of {blind} was measured nowhere in all of its frames: all "
+                "is 0, NaN or infinite; record it again with depth switched on, or leave it out"
+            )
+
+    def require(self, cameras: Sequence[str], needs: Collection[str]) -> None:
+        """Raises ValueError if depth or calibration of a camera is needed and was not recorded."""
+        for what, there, cure in (
+            ("depth", self.depths, "under depth of `bag`, or depths of `rlds`,"),
+            ("intrinsics", self.calibrations, "under camera_info, or of `bag`,"),
+        ):
+            missing = [name for name in cameras if name not in there]
+            if what in needs and missing:
+                name = "camera_info" if what == "intrinsics" else what
+                raise ValueError(
+                    f"{self.name} has no {name} of {', '.join(missing)}, which the policy's "
+                    f"geometry needs: name it {cure} in the robot's file, or take a policy that "
+                    "sees images alone"
+                )
 
     def _read(
         self,

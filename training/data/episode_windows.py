@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -56,6 +56,11 @@ class EpisodeWindows:
         cameras: in the model's order.
         tokens: ids of each instruction's words.
         felt_std: of each number of the proprioception.
+        needs: what of "depth" [B, T, N, S, S] and "intrinsics" (as rays [B, T, N, S, S, 3]) batches
+            have beside images.
+
+    Raises:
+        ValueError: an episode lacks what is needed.
     """
 
     def __init__(
@@ -65,7 +70,11 @@ class EpisodeWindows:
         cameras: Sequence[str],
         tokens: Mapping[str, Sequence[int]],
         felt_std: np.ndarray,
+        needs: Collection[str] = (),
     ) -> None:
+        self._needs = needs
+        for episode in episodes:
+            episode.require(cameras, needs)
         self._episodes, self._cameras = episodes, tuple(cameras)
         self._chunks = [action_chunks(episode, action) for episode in episodes]
         self._tokens, self._noise = tokens, _FELT_NOISE * felt_std
@@ -92,7 +101,9 @@ class EpisodeWindows:
                 first = 0
             first = min(first, max(total - length, 0))
             window = self._window(row, first, length)
-            window["images"], _ = shift_images(window["images"], rng)
+            spatial = {name: window[name] for name in ("depth", "rays") if name in window}
+            window["images"], _ = shift_images(window["images"], rng, spatial)
+            window |= spatial
             windows.append(window)
         batch = _stacked(windows)
         batch["images"] = jitter(batch["images"], rng)
@@ -130,7 +141,21 @@ class EpisodeWindows:
             "done_known": np.full(length, episode.outcome is not None, np.float32),
             "mask": (np.arange(length) < last - first).astype(np.float32),
             "instruction": ids,
+            **self._spatial(episode, first, last, index - first),
         }
+
+    def _spatial(
+        self, episode: Episode, first: int, last: int, rows: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        found = {}
+        if "depth" in self._needs:
+            layers = [np.stack([*episode.depth(name, first, last)]) for name in self._cameras]
+            found["depth"] = np.stack(layers, axis=1)[rows]
+        if "intrinsics" in self._needs:
+            known = [episode.calibrations[name] for name in self._cameras]
+            rays = np.stack([calibration.rays(calibration.width) for calibration in known])
+            found["rays"] = np.broadcast_to(rays, (len(rows), *rays.shape))
+        return found
 
 
 def _stacked(windows: Sequence[Mapping[str, np.ndarray]]) -> Batch:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from vla_ros.cameras import beside
+from vla_ros.observations import CameraCalibration
 from vla_ros.robots.action_config import ActionConfig
+from vla_ros.training.data.alignment import Stream
 from vla_ros.training.data.bag import Bag, NoMessages
 from vla_ros.training.data.bag_contract import Contract
 from vla_ros.training.data.bag_folders import BagFiles
@@ -55,6 +58,9 @@ class Robot:
         rlds: arguments of `rlds.RldsMapping`.
         msg: folders of .msg files, for types that a recording does not define; in a file, from
             where it lies.
+        camera_info: name of a camera -> its calibration (`CameraCalibration.from_dict`), for
+            recordings that hold none; in a file also the path of another one, from where it lies,
+            such as camera_calibration writes.
     """
 
     action: ActionConfig
@@ -62,6 +68,7 @@ class Robot:
     bag: Mapping[str, Any] = field(default_factory=dict)
     rlds: Mapping[str, Any] = field(default_factory=dict)
     msg: Sequence[str | Path] = ()
+    camera_info: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def load(cls, name: str, msg: Sequence[str | Path] = ()) -> Robot:
@@ -82,9 +89,35 @@ class Robot:
             robot = _from_file(told)
             folders = [*msg, *(Path(name).parent / folder for folder in robot.msg)]
             MsgFolders(folders)
-            return replace(robot, msg=folders)
+            known = _calibrations(robot.camera_info, Path(name).parent)
+            return replace(robot, msg=folders, camera_info=known)
         except ValueError as error:
             raise ValueError(f"{name} describes no robot: {error}") from None
+
+    def seeing(self, needs: Collection[str]) -> Robot:
+        """The same robot, of whose recordings "depth" and "intrinsics" are read too, as far as they
+        are in `needs`.
+
+        Where the robot does not say in which topics of a bag they are, they are beside the images,
+        such as camera/depth/image_raw and camera/camera_info beside camera/image_raw.
+        """
+        contract, told = Contract(self.action, **self.bag), dict(self.bag)
+        cameras = {
+            name: stream.topic
+            for name, stream in contract.cameras.items()
+            if not self.cameras or name in self.cameras
+        }
+        if "depth" in needs and not contract.depth:
+            told["depth"] = {
+                name: Stream(beside(topic, "depth/image_raw")) for name, topic in cameras.items()
+            }
+        if "intrinsics" in needs and not contract.camera_info:
+            told["camera_info"] = {
+                name: beside(topic, "camera_info")
+                for name, topic in cameras.items()
+                if name not in self.camera_info
+            }
+        return replace(self, bag=told)
 
     def episodes(self, paths: Sequence[Path]) -> Iterator[Episode]:
         """Episodes of recordings, RLDS datasets, folders of shards, and folders of any of them.
@@ -102,12 +135,20 @@ class Robot:
             for episode in self._open(path, empty, seen):
                 self.check(episode)
                 there = True
-                yield episode
+                yield self._calibrated(episode)
         if empty and not there:
             more = f"; and {len(empty) - _REASONS} more" if len(empty) > _REASONS else ""
             raise ValueError("; ".join(empty[:_REASONS]) + more)
         for reason in empty:
             say(f"{reason}: left out")
+
+    def _calibrated(self, episode: Episode) -> Episode:
+        known = {
+            name: CameraCalibration.from_dict(values)
+            for name, values in self.camera_info.items()
+            if name in episode.pictures and name not in episode.calibrations
+        }
+        return replace(episode, calibrations={**episode.calibrations, **known})
 
     def _open(self, path: Path, empty: list[str], seen: set[Path]) -> Iterator[Episode]:
         """Episodes of a path; recordings that hold none are told in `empty`."""
@@ -191,7 +232,28 @@ def _from_file(told: dict[str, Any]) -> Robot:
         if there and (missing := [name for name in cameras if name not in there]):
             raise ValueError(f"cameras: {missing[0]} is not of {place}: {', '.join(there)}")
     msg = convert(told.get("msg", []), Sequence[str], "msg")
-    return Robot(action, cameras, bag, rlds, msg)
+    camera_info = told.get("camera_info", {})
+    if not isinstance(camera_info, dict):
+        raise ValueError("camera_info names no cameras: give a calibration for each")
+    return Robot(action, cameras, bag, rlds, msg, camera_info)
+
+
+def _calibrations(told: Mapping[str, Any], folder: Path) -> dict[str, dict]:
+    """Those of cameras, each given in place or as a file. Raises ValueError with the place."""
+    found = {}
+    for name, values in told.items():
+        where = f"camera_info.{name}"
+        if isinstance(values, str):
+            if not (folder / values).is_file():
+                raise ValueError(f"{where}: there is no file {folder / values}")
+            values = read(folder / values)
+        if not isinstance(values, dict):
+            raise ValueError(f"{where} is no calibration: give width, height, k and d, or a file")
+        try:
+            found[name] = CameraCalibration.from_dict(values).to_dict()
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
+    return found
 
 
 def _with_defaults(action: dict[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from vla_ros.observations import CameraCalibration
 from vla_ros.training.data.episode import Episode
 from vla_ros.training.data.gaps import steady_parts
 from vla_ros.training.data.rlds_features import Feature, Record, features_by_path
@@ -29,6 +30,7 @@ from vla_ros.training.data.tfrecord import read_record, read_records
 OWN = "vla_ros"  # key of metadata.json
 SUCCESS = "episode_metadata/success"  # 1, 0, or -1 for not known
 KNOWN = "steps/action_is_known"  # bool; without it, what RLDS says of the last step holds
+CALIBRATIONS = "calibrations"  # of cameras, which are the same in all episodes
 METADATA = ("robot", "control_mode", "dt", "action_names", "proprioception_names")
 _FIRST, _LAST, _TERMINAL = (f"steps/is_{what}" for what in ("first", "last", "terminal"))
 _STATES = ("steps/observation/state", "steps/observation/proprio")
@@ -62,6 +64,8 @@ def _checked_metadata(told: dict[str, Any]) -> dict[str, Any]:
         names = name in ("action_names", "proprioception_names")
         if names and not (isinstance(value, list) and all(isinstance(n, str) for n in value)):
             raise TypeError(f"{name} is {value!r}")
+        if name == CALIBRATIONS:
+            value = {camera: CameraCalibration.from_dict(one) for camera, one in value.items()}
         if name == "dt" and not 0.0 < float(value) < math.inf:
             raise ValueError(f"dt is {value!r}")
     return told
@@ -214,6 +218,11 @@ class _Source:
         self._depths = {camera_name(key).removesuffix("_depth"): key for key in depths}
         self._state, self._action, self._instruction = state, mapping.action, instruction
         self._settings = self._settled(mapping)
+        self._calibrations = {
+            camera: CameraCalibration.from_dict(values)
+            for camera, values in dataset.metadata.get(CALIBRATIONS, {}).items()
+            if camera in self._cameras
+        }
 
     def _settled(self, mapping: RldsMapping) -> dict[str, Any]:
         """Arguments of every Episode: as the mapping says, or as the dataset does."""
@@ -316,6 +325,7 @@ class _Source:
                 outcome=None if success < 0 else bool(success),
                 notes=notes,
                 actions_known=known[part],
+                calibrations=self._calibrations,
             )
 
 

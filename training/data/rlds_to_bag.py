@@ -16,6 +16,7 @@ import numpy as np
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
+from vla_ros.observations import CameraCalibration
 from vla_ros.paths import check_folder, check_there, to_path
 from vla_ros.robots.action_config import ActionConfig, RobotType
 from vla_ros.training.data.alignment import Align, Stream
@@ -43,7 +44,8 @@ def nanoseconds(stamps: np.ndarray) -> list[int]:
 def write_bags(folder: Path, episodes: Iterable[Episode]) -> int:
     """Write a recording (MCAP) of each episode: folder/episode_00000 and so on.
 
-    Topics: <camera>/image_raw, <camera>/depth/image_raw (32FC1, m), joint_states and action
+    Topics: <camera>/image_raw, <camera>/depth/image_raw (32FC1, m), <camera>/camera_info (once, if
+    the calibration is known), joint_states and action
     (sensor_msgs/JointState; none where the action is not known, so that reading leaves that frame
     out), instruction; messages are stamped as the episode's frames. Robot,
     outcome and what `contract_of` needs are in the custom data of metadata.yaml.
@@ -85,6 +87,7 @@ def contract_of(bag: Bag) -> Contract | None:
         ),
         cameras={name: Stream(topic, **together) for name, topic in told["cameras"].items()},
         depth={name: Stream(topic, **together) for name, topic in told["depths"].items()},
+        camera_info=told.get("camera_info", {}),
         state=Stream(STATE, **together),
         command=Stream(ACTION, **acted),
         instruction=INSTRUCTION,
@@ -96,7 +99,8 @@ def _write_bag(folder: Path, episode: Episode) -> None:
         raise ValueError(f"{episode.name} has no frames, or no camera to tell them by")
     cameras = {camera: _topic(f"{camera}/image_raw") for camera in episode.cameras}
     depths = {camera: _topic(f"{camera}/depth/image_raw") for camera in episode.depths}
-    topics = [*cameras.values(), *depths.values(), STATE, ACTION, INSTRUCTION]
+    infos = {camera: _topic(f"{camera}/camera_info") for camera in episode.calibrations}
+    topics = [*cameras.values(), *depths.values(), *infos.values(), STATE, ACTION, INSTRUCTION]
     if doubled := {topic for topic in topics if topics.count(topic) > 1}:
         raise ValueError(f"{episode.name}: two streams would be {', '.join(doubled)}")
     stamps = nanoseconds(episode.stamps)
@@ -107,9 +111,12 @@ def _write_bag(folder: Path, episode: Episode) -> None:
         *((topic, episode.depth(camera)) for camera, topic in depths.items()),
     ]
     with Writer(folder, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
-        for key, value in _custom(episode, cameras, depths).items():
+        for key, value in _custom(episode, cameras, depths, infos).items():
             writer.set_custom_data(key, value)
         write = _writing(writer)
+        for camera, topic in infos.items():
+            frame = cameras[camera].rpartition("/")[0][1:]
+            write(topic, stamps[0], _camera_info(stamps[0], frame, episode.calibrations[camera]))
         write(INSTRUCTION, stamps[0], _MESSAGES["std_msgs/msg/String"](episode.instruction))
         for frame, stamp in enumerate(stamps):
             felt, told = episode.proprioception[frame], episode.actions[frame]
@@ -120,7 +127,7 @@ def _write_bag(folder: Path, episode: Episode) -> None:
                 write(ACTION, stamp, _joints(stamp, episode.action_names, told))
 
 
-def _custom(episode: Episode, cameras: dict, depths: dict) -> dict[str, str]:
+def _custom(episode: Episode, cameras: dict, depths: dict, infos: dict) -> dict[str, str]:
     outcome = {True: "succeeded", False: "failed", None: ""}[episode.outcome]
     how = {
         "control_mode": episode.control_mode,
@@ -129,6 +136,7 @@ def _custom(episode: Episode, cameras: dict, depths: dict) -> dict[str, str]:
         "proprioception_names": episode.proprioception_names,
         "cameras": cameras,
         "depths": depths,
+        "camera_info": infos,
         "source": episode.name,
         "all_actions_known": bool(episode.actions_known.all()),
     }
@@ -169,6 +177,23 @@ def _joints(stamp: int, names: Sequence[str], values: np.ndarray) -> Any:
     positions = values.astype(np.float64)
     return _MESSAGES["sensor_msgs/msg/JointState"](
         _header(stamp), list(names), positions, empty, empty
+    )
+
+
+def _camera_info(stamp: int, frame: str, calibration: CameraCalibration) -> Any:
+    matrix = calibration.matrix
+    return _MESSAGES["sensor_msgs/msg/CameraInfo"](
+        header=_header(stamp, frame),
+        height=calibration.height,
+        width=calibration.width,
+        distortion_model=calibration.distortion_model,
+        d=np.array(calibration.distortion, np.float64),
+        k=matrix.ravel(),
+        r=np.eye(3).ravel(),
+        p=np.hstack([matrix, np.zeros((3, 1))]).ravel(),
+        binning_x=0,
+        binning_y=0,
+        roi=_MESSAGES["sensor_msgs/msg/RegionOfInterest"](0, 0, 0, 0, False),
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vla_ros.models.observation_encoder import ObservationEncoder
 from vla_ros.models.policy import Policy, load_policy
 from vla_ros.robots.action_config import ActionConfig
 from vla_ros.scene_language.descriptions import SENTENCES
@@ -63,6 +64,8 @@ class Shard:
     other_instruction: np.ndarray
     lengths: np.ndarray  # int64 [E], frames
     succeeded: np.ndarray  # uint8 [E]; 2: the expert helped
+    depth: np.ndarray | None = None  # float32 [F, N, S, S], m
+    rays: np.ndarray | None = None  # float32 [N, S, S, 3], of all frames
 
     @classmethod
     def load(cls, folder: Path) -> Shard:
@@ -76,7 +79,13 @@ class Shard:
             map_array(folder / f"{name}.npy", kind, (frames, *shape))
             for name, (kind, shape) in _PER_FRAME.items()
         ]
-        return cls(*arrays, lengths, map_array(folder / "succeeded.npy", "uint8", lengths.shape))
+        succeeded = map_array(folder / "succeeded.npy", "uint8", lengths.shape)
+        if not (folder / "depth.npy").exists():
+            return cls(*arrays, lengths, succeeded)
+        seen = arrays[0].shape[:4]
+        depth = map_array(folder / "depth.npy", "float32", seen)
+        rays = map_array(folder / "rays.npy", "float32", (*seen[1:], 3))
+        return cls(*arrays, lengths, succeeded, depth, rays)
 
 
 class _Recorder:
@@ -85,6 +94,8 @@ class _Recorder:
     def __init__(self, world: ArmWorld, action: ActionConfig, rng: np.random.Generator) -> None:
         self._world, self._action, self._rng = world, action, rng
         self.frames: list[tuple] = []
+        self.depth: list[np.ndarray] = []  # [N, S, S] of each frame, if it was measured
+        self.rays: np.ndarray | None = None
 
     def label(self, observation: Observation) -> np.ndarray:
         """Record the frame with the expert's advice for it; returns the advice [K, 4]."""
@@ -92,6 +103,9 @@ class _Recorder:
         other = _other_goal(task, self._rng)
         horizon, dt = self._action.horizon, self._action.dt
         advice = expert_chunk(world, horizon, dt)
+        if observation.frames[0].depth is not None:
+            self.depth.append(np.stack([frame.depth for frame in observation.frames]))
+            self.rays = np.stack([frame.rays for frame in observation.frames])
         self.frames.append(
             (
                 np.stack(observation.images),
@@ -142,8 +156,13 @@ def collect(
     checkpoint: Path | None = None,
     *,
     hold_out_pairs: bool = False,
+    depth: bool = False,
+    variants: bool = False,
 ) -> Path:
     """Record one shard: an episode for each (family, seed) in `tasks`.
+
+    With `depth` the cameras' depth is recorded, too; with `variants` half of the tasks are changed
+    by one of `conditions.SPATIAL`.
 
     Without a checkpoint the expert drives, disturbed now and then; with one the learner drives and
     the expert only labels, taking over at a random moment in half of the episodes (DAgger, Ross et
@@ -152,15 +171,21 @@ def collect(
     if folder.exists():
         return folder
     model = load_policy(checkpoint) if checkpoint else None
+    encoder = ObservationEncoder(model) if model else None
+    needs = {"depth", "intrinsics"} if depth else encoder.needs if encoder else ()
     rng = np.random.default_rng(seed)
     rollouts: dict[str, Rollout] = {}  # by visuals
-    frames, lengths, succeeded = [], [], []
+    frames, lengths, succeeded, depths, rays = [], [], [], [], None
     for family, task_seed in tasks:
-        stage = training_stage(family, task_seed, rng, hold_out_pairs=hold_out_pairs)
+        stage = training_stage(
+            family, task_seed, rng, hold_out_pairs=hold_out_pairs, variants=variants
+        )
         task = stage.task
         if stage.visuals not in rollouts:
             world = ArmWorld(visuals=stage.visuals, distractors=MAX_DISTRACTORS)
-            rollouts[stage.visuals] = Rollout(world, image_size=image_size, dt=action.dt)
+            rollouts[stage.visuals] = Rollout(
+                world, image_size=image_size, dt=action.dt, needs=needs
+            )
         rollout = rollouts[stage.visuals]
         recorder = _Recorder(rollout.world, action, rng)
         rollout.latency_ticks = stage.latency_ticks
@@ -170,17 +195,22 @@ def collect(
         else:
             helped = rng.random() < 0.5
             takeover = rng.uniform(0.3, 4.0) if helped else np.inf
-            actor = _learner(recorder, model, task, round(takeover / action.dt) if helped else None)
+            until = round(takeover / action.dt) if helped else None
+            actor = _learner(recorder, model, encoder, task, until)
             limit = min(task.time_limit, _MAX_LEARNER_SECONDS)
         outcome = rollout.run(task, actor, max_seconds=limit, tail_seconds=_TAIL)
         frames.extend(recorder.frames)
+        if depth:
+            depths.extend(recorder.depth)
+            rays = recorder.rays
         lengths.append(len(recorder.frames))
         succeeded.append(2 if helped else int(outcome is Outcome.SUCCEEDED))
     for rollout in rollouts.values():
         rollout.world.close()
     arrays = [np.stack(column) for column in zip(*frames, strict=True)]
     arrays += [np.array(lengths), np.array(succeeded, np.uint8)]
-    _write(folder, dict(zip(_ARRAYS, arrays, strict=True)))
+    spatial = {"depth": np.stack(depths), "rays": rays} if depth else {}
+    _write(folder, dict(zip(_ARRAYS, arrays, strict=True)) | spatial)
     return folder
 
 
@@ -189,7 +219,8 @@ def _write(folder: Path, arrays: dict[str, np.ndarray]) -> None:
     partial.mkdir(parents=True, exist_ok=True)
     for name, array in arrays.items():
         np.save(partial / f"{name}.npy", array)
-    write_sums(partial, [f"{name}.npy" for name in arrays if name != "images"])
+    large = ("images", "depth")
+    write_sums(partial, [f"{name}.npy" for name in arrays if name not in large])
     os.replace(partial, folder)
 
 
@@ -213,14 +244,22 @@ def _disturbed_expert(recorder: _Recorder, rng: np.random.Generator):
     return act
 
 
-def _learner(recorder: _Recorder, model: Policy, task: Task, takeover: int | None):
+def _learner(
+    recorder: _Recorder,
+    model: Policy,
+    encoder: ObservationEncoder,
+    task: Task,
+    takeover: int | None,
+):
     episode = model.start(task.instruction)
+    encoder.reset()
 
     def act(observation: Observation) -> np.ndarray:
         advice = recorder.label(observation)
         if takeover is not None and len(recorder.frames) > takeover:
             return advice
-        return episode.act(model.encode(observation.images), observation.proprioception).actions
+        tokens = encoder.encode(observation.frames)
+        return episode.act(tokens, observation.proprioception).actions
 
     return act
 

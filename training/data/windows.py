@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vla_ros.models.vision import Geometry
+from vla_ros.models.vlam import VisionLanguageActionModel
 from vla_ros.models.vlam_config import Statistics
 from vla_ros.scene_language.instructions import ESSENTIAL_WORDS
 from vla_ros.scene_language.words import words_of
@@ -27,11 +29,22 @@ def round_of(shard: Path) -> int:
 
 
 class Windows:
-    """Windows of consecutive frames from all shards, drawn uniformly over frames."""
+    """Windows of consecutive frames from all shards, drawn uniformly over frames.
 
-    def __init__(self, folders: list[Path]) -> None:
-        self._folders = folders
+    Args:
+        folders: of the shards.
+        depth: give depth [B, T, N, S, S] and rays [B, T, N, S, S, 3] too.
+
+    Raises:
+        ValueError: a shard has no depth, or is damaged.
+    """
+
+    def __init__(self, folders: list[Path], depth: bool = False) -> None:
+        self._folders, self._depth = folders, depth
         self._shards = [Shard.load(folder) for folder in folders]
+        for folder, shard in zip(folders, self._shards, strict=True):
+            if depth and shard.depth is None:
+                raise ValueError(f"{folder} was recorded without depth: remove it to record anew")
         rows = []
         for s, shard in enumerate(self._shards):
             ends = np.cumsum(shard.lengths)
@@ -102,9 +115,11 @@ class Windows:
             images = shard.images[part]
             if fill:
                 images = np.concatenate([images, images[-1:].repeat(fill, 0)])
-            images, moved = shift_images(images, rng)
+            spatial = _spatial(shard, part, fill) if self._depth else {}
+            images, moved = shift_images(images, rng, spatial)
             window = {
                 "images": images,
+                **spatial,
                 "pixels": getattr(shard, f"{kind}pixels")[index] + moved,
                 "proprioception": shard.proprioception[index],
                 "actions": getattr(shard, f"{kind}actions")[index],
@@ -125,21 +140,45 @@ class Windows:
         return {**batch, "instruction": instructions}
 
 
-def shift_images(images: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def geometry_of(model: VisionLanguageActionModel, batch: Batch) -> Geometry | None:
+    """Geometry [B, T, N, h, w] of a batch, if the policy fuses it."""
+    if model.spatial is None:
+        return None
+    return model.spatial.of_batch(batch["images"], batch.get("depth"), batch.get("rays"))
+
+
+def _spatial(shard: Shard, part: slice, fill: int) -> dict[str, np.ndarray]:
+    """Depth [T, N, S, S] and rays [T, N, S, S, 3] of a window, its last frame repeated."""
+    depth = shard.depth[part]
+    if fill:
+        depth = np.concatenate([depth, depth[-1:].repeat(fill, 0)])
+    return {"depth": depth, "rays": np.broadcast_to(shard.rays, (len(depth), *shard.rays.shape))}
+
+
+def shift_images(
+    images: np.ndarray, rng: np.random.Generator, spatial: dict[str, np.ndarray] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Shift each camera of a window [T, N, S, S, 3] by up to _SHIFT pixels, edges repeated.
+
+    What is in `spatial`, [T, N, S, S, ...], is shifted with it in place: a pixel keeps its point.
 
     Also returns by how much places in the images moved: float32 [N, 1, 2], in half image sides.
     """
     size = images.shape[2]
-    shifted = np.empty_like(images)
+    layers = {"images": images} | (spatial or {})
+    shifted = {name: np.empty_like(layer) for name, layer in layers.items()}
     moved = np.zeros((images.shape[1], 1, 2), np.float32)
     for camera in range(images.shape[1]):
         dy, dx = rng.integers(-_SHIFT, _SHIFT + 1, 2)
         rows = np.clip(np.arange(size) + dy, 0, size - 1)
         columns = np.clip(np.arange(size) + dx, 0, size - 1)
-        shifted[:, camera] = images[:, camera][:, rows][:, :, columns]
+        for name, layer in layers.items():
+            shifted[name][:, camera] = layer[:, camera][:, rows][:, :, columns]
         moved[camera, 0] = (-2.0 * dy / size, -2.0 * dx / size)
-    return shifted, moved
+    result = shifted.pop("images")
+    if spatial:
+        spatial.update(shifted)
+    return result, moved
 
 
 def mishear(text: str, rng: np.random.Generator) -> str:

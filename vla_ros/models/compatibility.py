@@ -101,7 +101,7 @@ def with_robot(
     if mine.action_names == robot.action_names:
         found += _bounds(mine, robot)
     if cameras is not None:
-        found += [*camera_differences(policy, cameras), *_geometry(policy)]
+        found += camera_differences(policy, cameras)
     return Compatibility(checkpoint, "the robot", (*found, *_statistics(policy)))
 
 
@@ -125,7 +125,6 @@ def with_recordings(
         *_same(mine, robot, "action_names", other),
         *_same(mine, robot, "dt", other),
         *_proprioception(mine, robot),
-        *_geometry(policy),
     ]
     if cameras is not None:
         found += camera_differences(policy, cameras)
@@ -178,14 +177,6 @@ def _bounds(mine: ActionConfig, robot: ActionConfig) -> list[Difference]:
             consequence = "the command gate limits what the robot cannot do"
             found.append(Difference(f"bounds of {name}", *values, consequence))
     return found
-
-
-def _geometry(policy: Policy) -> list[Difference]:
-    if policy.geometry_description is None:
-        return []
-    kind = f"{policy.geometry_description['model_type']} and images"
-    why = "depth is not read here yet"
-    return [Difference("geometry", kind, "images alone", why, runs=False)]
 
 
 def _statistics(policy: Policy) -> list[Difference]:

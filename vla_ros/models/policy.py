@@ -18,12 +18,15 @@ from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from vla_ros.models import checkpoint
 from vla_ros.robots.action_config import ActionConfig
+
+if TYPE_CHECKING:
+    from vla_ros.models.vision import Geometry, PointMap
 
 # Imported when a checkpoint of that type is loaded: some need packages that others do without.
 TYPES = {
@@ -71,10 +74,27 @@ class ImageEncoder(Protocol):
     @property
     def geometry_description(self) -> Mapping[str, Any] | None:
         """What is fused into the tokens beside images, see `vision.build_geometry`; None: nothing,
-        so that images are all that `encode` needs."""
+        so that images are all that `encode` needs. Else see `SpatialEncoder`."""
 
     def encode(self, images: Sequence[np.ndarray]) -> np.ndarray:
         """Visual tokens float16 [N, h, w, C] of one frame: uint8 [S, S, 3] of each camera."""
+
+
+class SpatialEncoder(ImageEncoder, Protocol):
+    """An image encoder that fuses geometry: what its kind takes beside images is told by
+    `vision.required_inputs`."""
+
+    def point_map(
+        self,
+        images: Sequence[np.ndarray],
+        depth: Sequence[np.ndarray] | None = None,
+        intrinsics: Sequence[np.ndarray] | None = None,
+    ) -> PointMap:
+        """Points [N, S, S, 3] of one frame, each in its camera's optical frame, m: see
+        `vision.SpatialVision.point_map`."""
+
+    def encode(self, images: Sequence[np.ndarray], geometry: Geometry | None = None) -> np.ndarray:
+        """Visual tokens, with `vision.pool` of a point map of this frame or an earlier one."""
 
 
 class PolicyEpisode(Protocol):

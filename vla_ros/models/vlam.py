@@ -29,10 +29,12 @@ from vla_ros.models.keypoints import NAMED_KEYPOINTS, InstructedKeypoints
 from vla_ros.models.mamba import MambaStack, RMSNorm
 from vla_ros.models.vision import (
     Geometry,
+    PointMap,
     SpatialVision,
     build_encoder,
     encode_images,
     fingerprint,
+    pool,
     require_geometry,
 )
 from vla_ros.models.vlam_config import SIZES, Statistics, VLAMConfig
@@ -369,16 +371,25 @@ class VisionLanguageActionModel(nn.Module):
 
     # -- the recurrent form: running ---------------------------------------------------------------
 
+    def point_map(
+        self,
+        images: Sequence[np.ndarray],
+        depth: Sequence[np.ndarray] | None = None,
+        intrinsics: Sequence[np.ndarray] | None = None,
+    ) -> PointMap:
+        """Points of one frame of every camera: see `vision.SpatialVision.point_map`."""
+        if self.spatial is None:
+            raise ValueError("the policy was trained on images alone: it takes no geometry")
+        return self.spatial.point_map(images, depth, intrinsics)
+
     def points(
         self,
         images: Sequence[np.ndarray],
         depth: Sequence[np.ndarray] | None = None,
         intrinsics: Sequence[np.ndarray] | None = None,
     ) -> Geometry:
-        """Geometry [N, h, w] of one frame of every camera: see `vision.SpatialVision.points`."""
-        if self.spatial is None:
-            raise ValueError("the policy was trained on images alone: it takes no geometry")
-        return self.spatial.points(images, depth, intrinsics)
+        """Geometry [N, h, w] of what `point_map` takes."""
+        return pool(self.point_map(images, depth, intrinsics), self.encoders[0].grid)
 
     def encode(self, images: Sequence[np.ndarray], geometry: Geometry | None = None) -> np.ndarray:
         """Visual tokens float16 [N, h, w, C] of one frame of every camera of `config.cameras`: see

@@ -19,6 +19,24 @@ VISION_ENCODER = {
         ["camera/image_raw", "wrist_camera/image_raw"],
         "Image topics, one for each camera of the checkpoint and in its order.",
     ),
+    "depth_topics": Parameter(
+        [""],
+        "Depth that is registered to the images, one topic for each camera, of checkpoints whose "
+        "geometry needs it; empty: depth/image_raw beside each image topic.",
+    ),
+    "camera_info_topics": Parameter(
+        [""],
+        "Calibrations of the images, one topic for each camera, of checkpoints whose geometry "
+        "needs them; empty: camera_info beside each image topic.",
+    ),
+    "geometry_rate": Parameter(
+        0.0,
+        "Make geometry anew at most this often by the images' stamps, Hz, and use the last in "
+        "between; 0: of each frame, as in training.",
+        0.0,
+        100.0,
+        live=True,
+    ),
     "pairing_tolerance": Parameter(
         TOGETHER,
         "Images whose stamps differ by no more belong together, s; else the newest before the "

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from builtin_interfaces.msg import Duration, Time
-from sensor_msgs.msg import Image, JointState
+from sensor_msgs.msg import Image, JointState, PointCloud2, PointField
 from std_msgs.msg import Header
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
@@ -21,6 +21,8 @@ from vla_ros.msg import ActionChunk, Imagination, VisualTokens
 from vla_ros.safety.gate import Chunk, Command
 
 _TOKEN_TYPES = {VisualTokens.FLOAT16: np.dtype("<f2"), VisualTokens.FLOAT32: np.dtype("<f4")}
+# "rgb" as RViz and PCL read it: red, green, blue in the bytes of a float.
+_CLOUD = np.dtype([(name, "<f4") for name in ("x", "y", "z", "rgb", "confidence")])
 _FARTHEST = 2.0**31  # s: the first that a stamp or a duration cannot hold
 _LATEST = 2**31 * 10**9 - 1  # ns: the last that they can
 _IMAGE_ENCODINGS = {
@@ -75,6 +77,44 @@ def image_message(image: np.ndarray, header: Header) -> Image:
         is_bigendian=0,
         step=width * channels * image.itemsize,
         data=filled("B", image),
+    )
+
+
+def point_cloud_message(
+    points: np.ndarray,
+    valid: np.ndarray,
+    confidence: np.ndarray,
+    rgb: np.ndarray,
+    header: Header,
+) -> PointCloud2:
+    """An organised cloud: points [H, W, 3] (m), NaN where not `valid`, with colour and confidence.
+
+    Args:
+        points: float32 [H, W, 3], in the optical frame of `header`.
+        valid: bool [H, W].
+        confidence: float32 [H, W], 0..1.
+        rgb: uint8 [H, W, 3].
+    """
+    height, width = valid.shape
+    cloud = np.zeros((height, width), _CLOUD)
+    known = np.where(valid[..., None], points, np.float32(np.nan))
+    cloud["x"], cloud["y"], cloud["z"] = known[..., 0], known[..., 1], known[..., 2]
+    colours = rgb.astype(np.uint32)
+    packed = colours[..., 0] << 16 | colours[..., 1] << 8 | colours[..., 2]
+    cloud["rgb"], cloud["confidence"] = packed.view(np.float32), confidence
+    return PointCloud2(
+        header=header,
+        height=height,
+        width=width,
+        fields=[
+            PointField(name=name, offset=4 * i, datatype=PointField.FLOAT32, count=1)
+            for i, name in enumerate(cloud.dtype.names)
+        ],
+        is_bigendian=False,
+        point_step=cloud.itemsize,
+        row_step=width * cloud.itemsize,
+        data=filled("B", cloud),
+        is_dense=bool(valid.all()),
     )
 
 

@@ -85,7 +85,8 @@ class ArmWorld:
         for i, item in enumerate(task.objects):
             for shape in ("cube", "cylinder"):
                 used = shape == item.shape
-                place = (*item.position, item.half_extents[1]) if used else (*PARK[:2], -1 - i)
+                middle = item.height + item.half_extents[1]
+                place = (*item.position, middle) if used else (*PARK[:2], -1 - i)
                 self._put_object(f"{shape}{i}", place, item.yaw if used else 0.0)
         for i in range(self._distractors):
             name = f"distractor{i}"

@@ -14,6 +14,7 @@ from enum import StrEnum
 import numpy as np
 
 from vla_ros.scene_language.instructions import COLORS, FAMILIES, Goal, phrase
+from vla_ros.sim import spatial_variants
 from vla_ros.sim.looks import COLORS_RGB, DISTRACTORS
 from vla_ros.sim.tasks import (
     DIRECTION_VECTORS,
@@ -54,16 +55,27 @@ class Condition(StrEnum):
     HELD_OUT_PAIRS = "held-out-pairs"  # the object meant is of a colour and shape kept for this
     SWAPPED_INSTRUCTION = "swapped-instruction"  # the policy is told about another object
     NO_INSTRUCTION = "no-instruction"  # the policy is told nothing
+    STACKED = "stacked"  # the object meant stands on another one
+    OCCLUDED = "occluded"  # a tall object hides a part of it from the front camera
+    HEIGHTS = "heights"  # objects are flat, or twice as tall as usual
+    CAMERA_10CM = "camera-10cm"  # the front camera stands 10 cm elsewhere, aimed at the table
+    WRONG_INTRINSICS = "wrong-intrinsics"  # focal lengths in camera_info are 5 % too long
+
+
+SPATIAL = (Condition.STACKED, Condition.OCCLUDED, Condition.HEIGHTS, Condition.CAMERA_10CM)
+_FOCAL_SCALE = 1.05
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A task and all that it takes to play it. `instruction` is what the policy is told."""
+    """A task and all that it takes to play it. `instruction` is what the policy is told;
+    `focal_scale` is by how much the focal lengths in camera_info are wrong."""
 
     task: Task
     instruction: str | None
     visuals: str
     latency_ticks: int
+    focal_scale: float = 1.0
 
 
 def evaluation_stage(
@@ -82,6 +94,9 @@ def evaluation_stage(
         place = list(Condition).index(condition)
         return np.random.default_rng([seed, FAMILIES.index(family), 1 + place])
 
+    for condition in SPATIAL:
+        if condition in conditions:
+            task = _changed(task, condition, generator(condition))
     look = task.appearance
     if Condition.CAMERA in conditions:
         look = _bump_camera(look, 0.03, np.radians(3.0), generator(Condition.CAMERA))
@@ -107,11 +122,28 @@ def evaluation_stage(
         instruction,
         "meshes" if Condition.MESHES in conditions else "hulls",
         latency_ticks + (_EXTRA_LATENCY if Condition.LATENCY in conditions else 0),
+        _FOCAL_SCALE if Condition.WRONG_INTRINSICS in conditions else 1.0,
     )
 
 
+def _changed(task: Task, condition: Condition, rng: np.random.Generator) -> Task:
+    """A task under one of `SPATIAL`."""
+    if condition is Condition.STACKED:
+        return spatial_variants.stack(task, rng)
+    if condition is Condition.OCCLUDED:
+        return spatial_variants.hide(task, rng)
+    if condition is Condition.HEIGHTS:
+        return spatial_variants.vary_heights(task, rng)
+    return spatial_variants.move_camera(task, spatial_variants.CAMERA_SHIFT, rng)
+
+
 def training_stage(
-    family: str, seed: int, rng: np.random.Generator, *, hold_out_pairs: bool = False
+    family: str,
+    seed: int,
+    rng: np.random.Generator,
+    *,
+    hold_out_pairs: bool = False,
+    variants: bool = False,
 ) -> Stage:
     """A task to train on: all kinds of change, each in a share of episodes.
 
@@ -120,11 +152,15 @@ def training_stage(
         seed: of the task.
         rng: draws the changes.
         hold_out_pairs: no object is of HELD_OUT_PAIRS.
+        variants: half of the tasks are under one of `SPATIAL`.
 
     Raises:
         ValueError: unknown family.
     """
     task = sample_task(family, seed, _has_no_held_out if hold_out_pairs else lambda kinds: True)
+    varied = variants and rng.random() < 0.5
+    if varied:
+        task = _changed(task, SPATIAL[int(rng.integers(len(SPATIAL)))], rng)
     look = task.appearance
     if rng.random() < 0.7:
         look = _bump_camera(look, rng.uniform(0, 0.04), np.radians(rng.uniform(0, 4)), rng)
@@ -136,7 +172,7 @@ def training_stage(
     count = int(rng.choice(MAX_DISTRACTORS + 1, p=[0.5, 0.2, 0.3]))
     kinds = rng.choice(_TRAINING_KINDS, count)
     task = _add_distractors(task, kinds, [_training_color(rng) for _ in kinds], rng)
-    if rng.random() < 0.25:
+    if rng.random() < 0.25 and not varied:
         index = 0 if rng.random() < 0.8 else int(rng.integers(len(task.objects)))
         task = replace(task, knock=_sample_knock(task, index, rng))
     usual = rng.random() < 0.6

@@ -22,6 +22,7 @@ from vla_ros.sim.tasks import (
     PAD_RADIUS,
     REACH_HEIGHT,
     Outcome,
+    Task,
 )
 
 MAX_OFFSET = 0.03  # m, furthest target from the measured tool; sets the top speed
@@ -30,6 +31,8 @@ _SERVO_LAG = 0.07  # s, for foreseeing where the tool will be later in the chunk
 _TRAVEL_HEIGHT = 0.13  # m, tool height that clears everything on the table
 _PUSH_HEIGHT = 0.022  # m
 _PUSH_FURTHER = 0.10  # m along the direction at which the expert stops pushing
+_USUAL_TOP = 0.05  # m, what things on the table do not exceed
+_STEEPER = 30.0  # slope for each m by which one of them does
 _FINGER = 0.012  # m, half the closed fingers' extent
 
 
@@ -74,22 +77,24 @@ def expert_intent(world: ArmWorld, goal: Goal | None = None) -> Intent:
     index = task.index_of(goal)
     target, tool = world.object_positions()[index], world.tool_position()
     half = np.array(task.objects[index].half_extents)
+    tall = _tall(task, index)
     held = world.holding(index) and world.joint_positions()[-1] < half[0] + 0.004
     if goal.family == "reach":
         return _reach(tool, target, half)
     if goal.family == "push":
         shift = target[:2] - world.judge.start[index, :2]
-        return _push(tool, target, half, DIRECTION_VECTORS[goal.direction], shift)
+        return _push(tool, target, half, DIRECTION_VECTORS[goal.direction], shift, tall)
     if goal.family == "pick":
         if held:
             up = target[2] - half[1] > LIFT_HEIGHT
             doing = Doing.FULFILLED if up else Doing.LIFTING
             return Intent(np.append(tool[:2], 0.2), GRIPPER_CLOSED, doing)
-        return _grasp(tool, target, half)
+        return _grasp(tool, target, half, tall)
     place = np.array(task.pad if goal.family == "pad" else task.bowl)
     rim = 0.0 if goal.family == "pad" else 0.012
     radius = PAD_RADIUS if goal.family == "pad" else BOWL_RADIUS
-    return _place(tool, target, half, held, place, rim, radius)
+    stood = task.objects[index].height
+    return _place(tool, target, half, held, place, rim, radius, stood, tall)
 
 
 def expert_description(world: ArmWorld, goal: Goal | None = None) -> str:
@@ -102,6 +107,14 @@ def expert_description(world: ArmWorld, goal: Goal | None = None) -> str:
     if own and world.outcome is Outcome.SUCCEEDED:
         doing = Doing.FULFILLED
     return describe(doing, goal or world.task.goal)
+
+
+def _tall(task: Task, index: int) -> float:
+    """By how much the tallest of the other things exceeds what is usual, m."""
+    tops = [
+        item.height + 2 * item.half_extents[1] for i, item in enumerate(task.objects) if i != index
+    ]
+    return max(max(tops, default=0.0) - _USUAL_TOP, 0.0)
 
 
 def _funnel(distance: float, free: float, slope: float = 1.3, ceiling: float = 0.12) -> float:
@@ -117,10 +130,11 @@ def _reach(tool: np.ndarray, target: np.ndarray, half: np.ndarray) -> Intent:
     return Intent(goal, GRIPPER_OPEN, Doing.FULFILLED if there else Doing.MOVING)
 
 
-def _grasp(tool: np.ndarray, target: np.ndarray, half: np.ndarray) -> Intent:
+def _grasp(tool: np.ndarray, target: np.ndarray, half: np.ndarray, tall: float = 0.0) -> Intent:
     distance = float(np.linalg.norm(tool[:2] - target[:2]))
     depth = max(target[2] - 0.004, 0.014)
-    goal = np.append(target[:2], depth + _funnel(distance, 0.008))
+    above = _funnel(distance, 0.008, 1.3 + _STEEPER * tall, 0.12 + tall)
+    goal = np.append(target[:2], depth + above)
     # Loose on purpose: with the object between the fingers, closing early still centres it.
     between = distance < 0.016 and tool[2] < target[2] + 0.012
     if between:
@@ -136,6 +150,8 @@ def _place(
     goal: np.ndarray,
     rim: float,
     radius: float,
+    stood: float,
+    tall: float,
 ) -> Intent:
     away = float(np.linalg.norm(target[:2] - goal))
     bottom = target[2] - half[1]
@@ -146,11 +162,12 @@ def _place(
             return Intent(tool.copy(), GRIPPER_OPEN, Doing.PLACING)
         return Intent(np.append(tool[:2], 0.2), GRIPPER_OPEN, Doing.FULFILLED)
     if not held:
-        return _grasp(tool, target, half)
+        return _grasp(tool, target, half, tall)
     grip = tool - target
-    height = rim + 0.004 + half[1] + grip[2] + _funnel(away, 0.25 * radius, 1.3, 0.11)
+    height = rim + 0.004 + half[1] + grip[2] + _funnel(away, 0.25 * radius, 1.3, 0.11 + tall)
     # Rise first, then travel: no sideways motion while the object is still between things.
-    lifted = float(np.clip((bottom - 0.02) / 0.04, 0.0, 1.0)) if away > radius else 1.0
+    rise = bottom - max(stood, tall)  # above what it stood on, or what is in the way
+    lifted = float(np.clip((rise - 0.02) / 0.04, 0.0, 1.0)) if away > radius else 1.0
     sideways = lifted * (goal + grip[:2] - tool[:2])
     doing = Doing.PLACING if over else Doing.CARRYING if lifted > 0.5 else Doing.LIFTING
     return Intent(np.append(tool[:2] + sideways, height), GRIPPER_CLOSED, doing)
@@ -162,6 +179,7 @@ def _push(
     half: np.ndarray,
     direction: np.ndarray,
     shift: np.ndarray,
+    tall: float,
 ) -> Intent:
     across = np.array([-direction[1], direction[0]])
     relative = tool[:2] - target[:2]
@@ -181,5 +199,6 @@ def _push(
         return Intent(np.append(goal, _PUSH_HEIGHT), GRIPPER_CLOSED, Doing.PUSHING)
     start = target[:2] - (half[0] + _FINGER + 0.03) * direction
     distance = float(np.linalg.norm(tool[:2] - start))
-    height = _PUSH_HEIGHT + _funnel(distance, 0.012, 1.5, _TRAVEL_HEIGHT - _PUSH_HEIGHT)
+    ceiling = _TRAVEL_HEIGHT + tall - _PUSH_HEIGHT
+    height = _PUSH_HEIGHT + _funnel(distance, 0.012, 1.5 + _STEEPER * tall, ceiling)
     return Intent(np.append(start, height), GRIPPER_CLOSED, Doing.GETTING_BEHIND)

@@ -53,13 +53,17 @@ class Outcome(Enum):
 
 @dataclass(frozen=True)
 class TableObject:
-    """A coloured cube or cylinder; `half_extents` (radial, vertical) and `position` in metres."""
+    """A coloured cube or cylinder; `half_extents` (radial, vertical) and `position` in metres.
+
+    `height` (m) is that of what it stands on, above the table.
+    """
 
     color: str
     shape: str
     position: tuple[float, float]
     yaw: float
     half_extents: tuple[float, float]
+    height: float = 0.0
 
 
 @dataclass(frozen=True)

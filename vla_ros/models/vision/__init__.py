@@ -12,7 +12,14 @@ from vla_ros.models.vision.encoders import (
     fingerprint,
 )
 from vla_ros.models.vision.fusion import GatedFusion, SpatialVision, require_geometry
-from vla_ros.models.vision.geometry import Geometry, GeometryEncoder, build_geometry
+from vla_ros.models.vision.geometry import (
+    Geometry,
+    GeometryEncoder,
+    PointMap,
+    build_geometry,
+    pool,
+    required_inputs,
+)
 
 __all__ = [
     "HUB",
@@ -20,6 +27,7 @@ __all__ = [
     "GatedFusion",
     "Geometry",
     "GeometryEncoder",
+    "PointMap",
     "SiglipEncoder",
     "SmallEncoder",
     "SpatialVision",
@@ -29,5 +37,7 @@ __all__ = [
     "build_geometry",
     "encode_images",
     "fingerprint",
+    "pool",
     "require_geometry",
+    "required_inputs",
 ]

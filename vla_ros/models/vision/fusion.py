@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vla_ros.models.vision.encoders import VisionEncoder
-from vla_ros.models.vision.geometry import Geometry, build_geometry
+from vla_ros.models.vision.geometry import Geometry, PointMap, build_geometry, pool
 
 
 class FourierFeatures(nn.Module):
@@ -109,13 +109,13 @@ class SpatialVision(nn.Module):
         return self.fusions[min(camera, len(self.fusions) - 1)](tokens, geometry)
 
     @torch.inference_mode()
-    def points(
+    def point_map(
         self,
         images: Sequence[np.ndarray],
         depth: Sequence[np.ndarray] | None = None,
         intrinsics: Sequence[np.ndarray] | None = None,
-    ) -> Geometry:
-        """Geometry [N, h, w] of one frame of every camera.
+    ) -> PointMap:
+        """Points [N, S, S, 3] of one frame of every camera, each in its camera's optical frame.
 
         Args:
             images: uint8 [S, S, 3] of each.
@@ -132,7 +132,33 @@ class SpatialVision(nn.Module):
             None if part is None else torch.from_numpy(np.stack(part)).float().to(device)
             for part in (depth, intrinsics)
         ]
-        return self.geometry(pixels, *others)
+        return self.geometry.observe(pixels, *others)
+
+    def points(
+        self,
+        images: Sequence[np.ndarray],
+        depth: Sequence[np.ndarray] | None = None,
+        intrinsics: Sequence[np.ndarray] | None = None,
+    ) -> Geometry:
+        """Geometry [N, h, w] of what `point_map` takes."""
+        return pool(self.point_map(images, depth, intrinsics), self.geometry.grid)
+
+    def of_batch(
+        self, images: Tensor, depth: Tensor | None = None, rays: Tensor | None = None
+    ) -> Geometry:
+        """Geometry [B, T, N, h, w] of windows.
+
+        Args:
+            images: [B, T, N, 3, S, S].
+            depth: [B, T, N, S, S], m.
+            rays: [B, T, N, S, S, 3].
+
+        Raises:
+            ValueError: see `GeometryEncoder.observe`.
+        """
+        parts = (None if part is None else part.flatten(0, 2) for part in (images, depth, rays))
+        found = self.geometry(*parts)
+        return Geometry(*(value.unflatten(0, images.shape[:3]) for value in found))
 
 
 def require_geometry(

@@ -94,6 +94,18 @@ def pool(dense: PointMap, grid: tuple[int, int]) -> Geometry:
     return Geometry(points, confidence, valid)
 
 
+def required_inputs(description: Mapping | None) -> frozenset[str]:
+    """What a geometry encoder with that description takes beside images: "depth", "intrinsics".
+
+    None, of a model without one: nothing.
+    """
+    kind = description["model_type"] if description else "none"
+    if kind == "none":
+        return frozenset()
+    depth = kind == "depth_camera" or description.get("use_depth", False)
+    return frozenset({"depth", "intrinsics"} if depth else {"intrinsics"})
+
+
 class GeometryEncoder(nn.Module):
     """Images, depth and intrinsics to a grid of points.
 

@@ -6,12 +6,20 @@ Nodes, rollouts and evaluation encode through this, so live and offline a policy
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Protocol
 
 import numpy as np
 
 from vla_ros.models.policy import ImageEncoder
-from vla_ros.models.vision import Geometry, PointMap, pool, required_inputs
+from vla_ros.models.vision import (
+    Geometry,
+    PointMap,
+    build_geometry,
+    point_map,
+    pool,
+    required_inputs,
+)
 
 _RESTART = 0.5  # s that stamps go back when a clock begins anew
 _ROUNDING = 1e-3  # s, of stamps
@@ -32,6 +40,9 @@ class ObservationEncoder:
         model: a policy or a narrator.
         rate: of geometry, Hz by the frames' stamps; in between the last is used again. 0: each
             frame has its own, as in training.
+
+    Raises:
+        ValueError: the model's geometry cannot be made here, such as of a missing package.
     """
 
     def __init__(self, model: ImageEncoder, rate: float = 0.0) -> None:
@@ -39,6 +50,15 @@ class ObservationEncoder:
         description = model.geometry_description
         self.kind: str = description["model_type"] if description else ""
         self.needs = required_inputs(description)
+        self._point_map = getattr(model, "point_map", None)
+        if self.kind and self._point_map is None:
+            if self.kind == "depth_model":
+                raise ValueError(
+                    "the checkpoint holds no weights of its depth model: take one with geometry "
+                    "'depth_camera'"
+                )
+            geometry = build_geometry(description, model.image_size, model.grid[1:3])
+            self._point_map = partial(point_map, geometry)
         self.reset()
 
     def reset(self) -> None:
@@ -65,7 +85,7 @@ class ObservationEncoder:
         if not self.kind:
             return self._model.encode(images)
         if self._is_due(stamp):
-            self._points = self._model.point_map(
+            self._points = self._point_map(
                 images, self._given("depth", frames), self._given("rays", frames)
             )
             self._geometry = pool(self._points, self._model.grid[1:3])

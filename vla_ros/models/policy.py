@@ -26,7 +26,7 @@ from vla_ros.models import checkpoint
 from vla_ros.robots.action_config import ActionConfig
 
 if TYPE_CHECKING:
-    from vla_ros.models.vision import Geometry, PointMap
+    from vla_ros.models.vision import Geometry
 
 # Imported when a checkpoint of that type is loaded: some need packages that others do without.
 TYPES = {
@@ -82,16 +82,9 @@ class ImageEncoder(Protocol):
 
 class SpatialEncoder(ImageEncoder, Protocol):
     """An image encoder that fuses geometry: what its kind takes beside images is told by
-    `vision.required_inputs`."""
-
-    def point_map(
-        self,
-        images: Sequence[np.ndarray],
-        depth: Sequence[np.ndarray] | None = None,
-        intrinsics: Sequence[np.ndarray] | None = None,
-    ) -> PointMap:
-        """Points [N, S, S, 3] of one frame, each in its camera's optical frame, m: see
-        `vision.SpatialVision.point_map`."""
+    `vision.required_inputs`. One that holds weights of a depth model has `point_map` too, with the
+    arguments of `vision.point_map` but for the encoder; for others it is made by the description.
+    """
 
     def encode(self, images: Sequence[np.ndarray], geometry: Geometry | None = None) -> np.ndarray:
         """Visual tokens, with `vision.pool` of a point map of this frame or an earlier one."""

@@ -17,6 +17,7 @@ from vla_ros.models.vision.geometry import (
     GeometryEncoder,
     PointMap,
     build_geometry,
+    point_map,
     pool,
     required_inputs,
 )
@@ -37,6 +38,7 @@ __all__ = [
     "build_geometry",
     "encode_images",
     "fingerprint",
+    "point_map",
     "pool",
     "require_geometry",
     "required_inputs",

@@ -9,7 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from vla_ros.models.vision.encoders import VisionEncoder
-from vla_ros.models.vision.geometry import Geometry, PointMap, build_geometry, pool
+from vla_ros.models.vision.geometry import (
+    Geometry,
+    PointMap,
+    build_geometry,
+    point_map,
+    pool,
+)
 
 
 class FourierFeatures(nn.Module):
@@ -108,31 +114,15 @@ class SpatialVision(nn.Module):
         """Tokens [..., h, w, C] of one camera, and its geometry: see `GatedFusion`."""
         return self.fusions[min(camera, len(self.fusions) - 1)](tokens, geometry)
 
-    @torch.inference_mode()
     def point_map(
         self,
         images: Sequence[np.ndarray],
         depth: Sequence[np.ndarray] | None = None,
         intrinsics: Sequence[np.ndarray] | None = None,
     ) -> PointMap:
-        """Points [N, S, S, 3] of one frame of every camera, each in its camera's optical frame.
-
-        Args:
-            images: uint8 [S, S, 3] of each.
-            depth: float32 [S, S] of each, m: see `vla_ros.observations.preprocess_depth`.
-            intrinsics: [3, 3] of each, or rays [S, S, 3]: see
-                `vla_ros.camera_info.CameraCalibration`. All of one kind.
-
-        Raises:
-            ValueError: see `GeometryEncoder.observe`.
-        """
+        """Points [N, S, S, 3] of one frame of every camera: see `geometry.point_map`."""
         device = self.fusions[0].gate.device
-        pixels = torch.from_numpy(np.stack(images)).to(device).permute(0, 3, 1, 2)
-        others = [
-            None if part is None else torch.from_numpy(np.stack(part)).float().to(device)
-            for part in (depth, intrinsics)
-        ]
-        return self.geometry.observe(pixels, *others)
+        return point_map(self.geometry, images, depth, intrinsics, device)
 
     def points(
         self,

@@ -12,10 +12,11 @@ is trained: geometry has no gradients and stays in evaluation mode.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -235,6 +236,34 @@ class GeometryEncoder(nn.Module):
                 "scaled image (CameraCalibration.intrinsics)"
             )
         return pixel_rays(intrinsics, size)
+
+
+@torch.inference_mode()
+def point_map(
+    encoder: GeometryEncoder,
+    images: Sequence[np.ndarray],
+    depth: Sequence[np.ndarray] | None = None,
+    intrinsics: Sequence[np.ndarray] | None = None,
+    device: torch.device | str = "cpu",
+) -> PointMap:
+    """Points [N, S, S, 3] of one frame of every camera, each in its camera's optical frame.
+
+    Args:
+        encoder: of geometry, on that device.
+        images: uint8 [S, S, 3] of each.
+        depth: float32 [S, S] of each, m: see `vla_ros.observations.preprocess_depth`.
+        intrinsics: [3, 3] of each, or rays [S, S, 3]: see
+            `vla_ros.camera_info.CameraCalibration`. All of one kind.
+
+    Raises:
+        ValueError: see `GeometryEncoder.observe`.
+    """
+    pixels = torch.from_numpy(np.stack(images)).to(device).permute(0, 3, 1, 2)
+    others = [
+        None if part is None else torch.from_numpy(np.stack(part)).float().to(device)
+        for part in (depth, intrinsics)
+    ]
+    return encoder.observe(pixels, *others)
 
 
 class NoGeometry(GeometryEncoder):

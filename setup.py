@@ -20,8 +20,13 @@ setup(
         "vla_ros": ["checkpoints/**/*"],
         "vla_ros.robots": ["*.urdf", "*.xml"],
         "vla_ros.sim": ["*.xml"],
+        "vla_ros.training": ["scripts/**/*"],
+        "vla_ros.training.spatial_vla": ["mixtures/*.yaml"],
     },
-    data_files=[("share/vla_ros/config", glob("config/*"))],
+    data_files=[
+        ("share/vla_ros/config", glob("config/*.*")),
+        ("share/vla_ros/config/training", glob("config/training/*")),
+    ],
     install_requires=[
         "numpy>=1.26",
         "opencv-python-headless>=4.8",

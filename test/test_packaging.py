@@ -44,6 +44,8 @@ THIRD_PARTY = {
 }
 # On no index, so that nothing can ask for it; who imports it names the cure when it is missing.
 ON_NO_INDEX = {"mapanything"}
+# Imported where it is asked for alone -> the extra of setup.py that has it.
+EXTRAS = {"peft": "lora"}
 
 # Room -> rooms it may import besides itself.
 ARROWS = {
@@ -161,7 +163,11 @@ def test_every_import_is_declared(path):
     for name in {name.split(".")[0] for name in imports(path)}:
         if name in sys.stdlib_module_names | ON_NO_INDEX or name == "vla_ros":
             continue
-        if name in THIRD_PARTY:
+        if name in EXTRAS:
+            assert name not in imports(path, everywhere=False), f"{name} is not always installed"
+            extra = setup_arguments()["extras_require"][EXTRAS[name]]
+            assert [re.split(r"[<>=]", line)[0] for line in extra] == [name]
+        elif name in THIRD_PARTY:
             key, pypi = THIRD_PARTY[name]
             assert key is None or key in in_package, f"package.xml lacks {key}"
             assert pypi in in_setup, f"setup.py lacks {pypi}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,30 +66,45 @@ def begin(
     )
     args._n_gpu = min(args.n_gpu, 1)  # several devices are the launcher's matter
     identity = json.loads(json.dumps(identity | {"deepspeed": deepspeed}, default=str))
-    path = out / "run.json"
     with args.main_process_first(local=False):
-        kept = begun(out) or any((out / name).exists() for name in keeps)
-        before = _settings(path) if kept and path.is_file() else identity
-        # Runs of earlier versions know nothing of settings that came later, which are off then.
-        off = {name for name, value in identity.items() if name not in before and not value}
-        names = {*before, *identity} - off - set(_FREE)
-        if other := sorted(n for n in names if before.get(n) != identity.get(n)):
-            differences = ", ".join(f"{n} {before.get(n)} not {identity.get(n)}" for n in other)
-            raise ValueError(f"{out} holds a run with {differences}: {_CURE}")
-        if not (kept and path.is_file()):
-            out.mkdir(parents=True, exist_ok=True)
-            partial = path.with_name(".run.json.partial")
-            partial.write_text(json.dumps(identity, indent=1) + "\n")
-            os.replace(partial, path)
+        agree(out, identity, keeps)
     torch.set_num_threads(settings.threads)
     set_seed(settings.seed)
     return args
 
 
+def agree(out: Path, identity: Mapping[str, Any], keeps: Sequence[str] = ()) -> None:
+    """Write out/run.json, or find that what it says is the same run.
+
+    Args:
+        out: folder of the run.
+        identity: all that makes it another run, as JSON has it.
+        keeps: as in `begin`.
+
+    Raises:
+        ValueError: the folder's run has other settings.
+    """
+    path = out / "run.json"
+    kept = begun(out) or any((out / name).exists() for name in keeps)
+    before = _settings(path) if kept and path.is_file() else identity
+    # Runs of earlier versions know nothing of settings that came later, which are off then.
+    off = {name for name, value in identity.items() if name not in before and not value}
+    names = {*before, *identity} - off - set(_FREE)
+    if other := sorted(n for n in names if before.get(n) != identity.get(n)):
+        differences = ", ".join(f"{n} {before.get(n)} not {identity.get(n)}" for n in other)
+        raise ValueError(f"{out} holds a run with {differences}: {_CURE}")
+    if not (kept and path.is_file()):
+        out.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(".run.json.partial")
+        partial.write_text(json.dumps(identity, indent=1) + "\n")
+        os.replace(partial, path)
+
+
 def begun(out: Path) -> bool:
     """Whether a run in this folder has trained and kept something of it."""
-    return newest_state(out) is not None or any(
-        (out / name).exists() for name in ("checkpoint", "best", TABLE)
+    found = newest_state(out) or next(out.glob("checkpoint-*"), None)
+    return found is not None or any(
+        (out / name).exists() for name in ("checkpoint", "adapters", "best", TABLE)
     )
 
 

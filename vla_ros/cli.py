@@ -32,6 +32,10 @@ _COMMANDS = {
         "vla_ros.training.commands.imagine",
         "what a world model expects, or what a text looks like",
     ),
+    ("merge-lora",): (
+        "vla_ros.training.commands.merge_lora",
+        "add trained adapters to the weights of a SpatialVLA",
+    ),
     ("record",): ("vla_ros.record", "record episodes of the running stack, one bag each"),
     ("train", "policy"): (
         "vla_ros.training.commands.policy",

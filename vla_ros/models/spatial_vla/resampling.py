@@ -83,6 +83,51 @@ def resample_embeddings(
     return torch.from_numpy(result).to(embeddings), errors
 
 
+def resample_model(
+    model: Any, old: SpatialActionTokenizer, new: SpatialActionTokenizer
+) -> dict[str, dict[str, ResamplingError]]:
+    """Move a SpatialVLA to another grid in place: the embeddings by which it hears action tokens,
+    and the rows of its output by which it says them.
+
+    Args:
+        model: `SpatialVLAForConditionalGeneration`.
+
+    Returns:
+        As `resample_embeddings`, of "embeddings" and "output".
+
+    Raises:
+        ValueError: the grids have other numbers of tokens: the vocabulary would be another.
+    """
+    import torch
+
+    counts = [[old.legal(place), new.legal(place)] for place in range(3)]
+    if any(one != other for one, other in counts) or old.vocab_size != new.vocab_size:
+        raise ValueError(
+            f"the new grid has {new.vocab_size} tokens ({_bins(new)}), the model's "
+            f"{old.vocab_size} ({_bins(old)}): fit one with as many bins by --bins"
+        )
+    first = model.config.action_token_begin_idx
+    rows = slice(first, first + old.vocab_size)
+    heard = model.get_input_embeddings().weight
+    said = model.get_output_embeddings().weight
+    spatial = model.spatial_embed_tokens
+    tables = {"output": said[rows]}
+    if spatial is not None:
+        tables["embeddings"] = spatial.weight
+    elif heard is not said:
+        tables["embeddings"] = heard[rows]
+    errors = {}
+    with torch.no_grad():
+        for name, table in tables.items():
+            moved, errors[name] = resample_embeddings(table, old, new)
+            table.copy_(moved)
+    return errors
+
+
+def _bins(tokenizer: SpatialActionTokenizer) -> str:
+    return " x ".join(str(count) for count in tokenizer.grid.bins.values())
+
+
 def _from_its_ring(rows: np.ndarray, old: SpatialActionTokenizer) -> np.ndarray:
     """What the cells around the pole have at the one whose id means "no motion": [D]."""
     bins, centres = old.grid.bins, old.grid.centres("phi")

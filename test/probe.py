@@ -73,6 +73,13 @@ class NodeProcess:
     def output(self) -> str:
         return self.log.read_text()
 
+    @property
+    def is_running(self) -> bool:
+        return self._process.poll() is None
+
+    def signal(self, number: int) -> None:
+        self._process.send_signal(number)
+
     def kill(self) -> None:
         self._process.kill()
         self._process.wait()

@@ -2,6 +2,8 @@
 
 import itertools
 import os
+import re
+import signal
 import subprocess
 import sys
 import time
@@ -22,6 +24,7 @@ from vla_ros.recording import UNFINISHED, EpisodeBag, episode_name
 from vla_ros.robots import panda
 from vla_ros.robots.action_config import ActionConfig
 from vla_ros.ros import qos
+from vla_ros.ros.lost_messages import LostMessages
 from vla_ros.ros.messages import chunk_message, image_message, joint_state_message, seconds
 from vla_ros.ros.types import message_class, message_definition
 from vla_ros.training.data.alignment import Align, Stream
@@ -53,6 +56,7 @@ class Robot(Probe):
         self._chunks = node.create_publisher(ActionChunk, "action_chunk", qos.standard())
         self._voice = node.create_publisher(Narration, "narration", qos.standard())
         self._status = node.create_publisher(TaskStatus, "sim_robot/task_status", qos.latched())
+        self.joint_stamps: list[float] = []  # of all joint states so far
         self.following, self._tick = "", itertools.count()
         self.way_back = False  # between two subtasks
         self.outcome = TaskStatus.RUNNING
@@ -78,9 +82,22 @@ class Robot(Probe):
         end = self._number + frames
         wait_for(lambda: self._number >= end)
 
+    def burst(self, count: int) -> None:
+        """So many joint states at once."""
+
+        def say() -> None:  # in the thread of the frames
+            for _ in range(count):
+                self._say_joints(Header(stamp=self.node.get_clock().now().to_msg()))
+
+        wait_for(self.executor.create_task(say).done)
+
+    def _say_joints(self, header: Header) -> None:
+        self.joint_stamps.append(seconds(header.stamp))
+        self._joints.publish(joint_state_message(panda.JOINT_NAMES, panda.HOME, header))
+
     def _frame(self) -> None:
         header = Header(stamp=self.node.get_clock().now().to_msg())
-        self._joints.publish(joint_state_message(panda.JOINT_NAMES, panda.HOME, header))
+        self._say_joints(header)
         self._number += 1
         self._camera.publish(image_message(PICTURE, header))
         self._status.publish(TaskStatus(header=header, outcome=self.outcome))
@@ -197,6 +214,45 @@ def test_the_outcome_is_the_one_decided_meanwhile(robot, record, tmp_path):
     assert len(finished(tmp_path / "bags")) == 2 and robot.ask("stop")[0] is False
 
 
+# --- messages that are lost -----------------------------------------------------------------------
+
+
+def test_a_recorder_that_stalls_tells_how_many_messages_it_lost(robot, record, tmp_path, capsys):
+    process = record("-p", "automatic:=false")
+    assert robot.ask("start")[0]
+    robot.go_on()
+    process.signal(signal.SIGSTOP)
+    robot.burst(1000)
+    process.signal(signal.SIGCONT)
+    robot.go_on()
+    ok, said = robot.ask("succeeded")
+    assert ok and "but messages were lost: " in said
+    (path,) = finished(tmp_path / "bags")
+    bag = Bag(path)
+    topic = f"{NAMESPACE}/joint_states"
+    lost = int(re.search(rf"(\d+) of {topic}", bag.custom["lost_messages"])[1])
+    recorded = {seconds(message.header.stamp) for message in bag.messages(bag.topic(topic))}
+    during = [stamp for stamp in robot.joint_stamps if min(recorded) <= stamp <= max(recorded)]
+    # Just those, and what a busy machine may have lost before the first that was recorded.
+    assert 500 < len(during) - len(recorded) <= lost <= len(robot.joint_stamps) - len(recorded)
+    assert re.search(r"succeeded, \d+ messages\).*; messages were lost: ", process.output)
+    assert cli.main(["bag", "report", str(path)]) == 0
+    assert f"lost while this was recorded: {bag.custom['lost_messages']}" in capsys.readouterr().out
+
+
+def test_what_is_lost_is_counted_by_publisher():
+    def info(number, publisher=b"a"):
+        return {"publication_sequence_number": number, "publisher_gid": {"data": publisher}}
+
+    lost = LostMessages()
+    numbers = [7, 8, 11, 10, 11, 12]  # the first number says nothing; one is late, one heard twice
+    assert [lost.before("/a", info(n)) for n in numbers] == [0, 0, 2, 0, 0, 0]
+    assert [lost.before("/a", info(n, b"b")) for n in (1, 2, 2**40)] == [0, 0, 2**40 - 3]
+    assert lost.before("/b", info(20)) == 0 and lost.before("/a", info(13)) == 0
+    assert lost.before("/a", {"publication_sequence_number": None}) is None
+    assert lost.before("/a", {"publication_sequence_number": 3}) is None
+
+
 # --- episodes of an operator ----------------------------------------------------------------------
 
 
@@ -246,7 +302,8 @@ def test_another_reader_reads_it_and_players_get_what_publishers_offered(robot, 
         for connection, _, _ in reader.messages():
             counts[connection.topic] += 1
     custom = {"instruction": "lift it", "outcome": "succeeded", "robot": "panda"}
-    assert Bag(path).custom == custom
+    told = Bag(path).custom
+    assert {**custom, "lost_messages": told["lost_messages"]} == told
     assert set(counts) == {
         f"{NAMESPACE}/{name}"
         for name in (

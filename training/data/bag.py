@@ -142,6 +142,9 @@ class Bag:
         self._files: list[StorageFile] = [storage_file(file, folder) for file in found.files]
         self._index()
         self._compare(found.metadata)
+        lost = self.custom.get("lost_messages", "")  # "" from a recorder that kept up
+        if lost not in ("", "unknown"):
+            self.notes.append(f"messages were lost while this was recorded: {lost}")
         if not any(map(len, self.topics.values())):
             raise NoMessages(f"{self.path} holds no messages")
 

@@ -6,6 +6,8 @@ task was decided. What no policy drives, as a demonstration, is recorded from ~/
 ~/succeeded, ~/failed and ~/stop end an episode of either kind, ~/discard removes it.
 
 Messages are taken serialized and written as they are; only chunks and task status are looked into.
+A recorder that is too busy loses some: how many, of which topic, is told in the log, in what ~/stop
+and the like answer, and in the recording's metadata (`lost_messages`).
 """
 
 from __future__ import annotations
@@ -13,8 +15,8 @@ from __future__ import annotations
 import functools
 import sys
 import time
-from collections import deque
-from dataclasses import dataclass
+from collections import Counter, deque
+from dataclasses import dataclass, field
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,6 +33,7 @@ from vla_ros.nodes.parameters import RECORDER as PARAMETERS
 from vla_ros.recording import UNFINISHED, EpisodeBag, episode_name
 from vla_ros.ros import qos
 from vla_ros.ros.lifecycle import OK, WARN, LifecycleNode
+from vla_ros.ros.lost_messages import LostMessages
 from vla_ros.ros.running import run
 from vla_ros.ros.texts import shorten
 from vla_ros.ros.types import message_class, message_definition
@@ -54,6 +57,7 @@ class Heard(NamedTuple):
     received: int  # ns since 1970
     topic: str
     data: bytes
+    lost: int | None = 0  # messages of its publisher right before it; None: nobody knows
 
 
 class Kind(NamedTuple):
@@ -74,6 +78,13 @@ class Recording:
     undecided: bool = False  # the task was seen to run: what decides it is this episode's doing
     outcome: str = ""
     due: int = sys.maxsize  # ns since 1970, when it ends by itself
+    lost: Counter[str] = field(default_factory=Counter)  # messages, by topic
+    counts_lost: bool = True  # whether the middleware tells of them
+
+    @property
+    def lost_text(self) -> str:
+        """Which messages were lost; "" if none were, as far as is known."""
+        return ", ".join(f"{count} of {topic}" for topic, count in sorted(self.lost.items()))
 
 
 class RecorderNode(LifecycleNode):
@@ -107,7 +118,8 @@ class RecorderNode(LifecycleNode):
         self._first_chunk = None  # of an episode that is to be opened
         self._looks = 0  # since then
         self._quiet = 0  # looks since the newest chunk: not time, in which the recorder may stall
-        self._counted = 0
+        self._counted = self._told_lost = 0
+        self._lost_messages = LostMessages()
         # Known types: the first chunk must not be missed while its topic is being discovered.
         self._chunk_topic, self._status_topic = (
             self._listen(self.resolve_topic_name(topic), kind, [profile], callback)
@@ -133,9 +145,14 @@ class RecorderNode(LifecycleNode):
         if recording is None:
             return OK, "waiting for an episode", details
         count, self._counted = self._counted, recording.bag.count
+        lost = recording.lost.total()
         details |= {"messages": self._counted, "messages_per_second": self._counted - count}
-        silent = self._counted == count
-        return (WARN if silent else OK), f"recording {recording.bag.path}", details
+        details |= {"lost": lost if recording.counts_lost else "unknown"}
+        losing, self._told_lost = lost > self._told_lost, lost
+        self.log_edge("losing", "messages are lost: the recorder has no time for them" * losing)
+        bad = losing or self._counted == count
+        text = f"recording {recording.bag.path}"
+        return (WARN if bad else OK), text + f", {lost} messages are lost" * bool(lost), details
 
     @property
     def heard(self) -> set[str]:
@@ -181,8 +198,8 @@ class RecorderNode(LifecycleNode):
         return topic
 
     def _on_raw(self, topic: str, callback: Any, data: bytes, info: dict[str, int]) -> None:
-        heard = Heard(info["received_timestamp"], topic, data)
-        callback(heard)
+        lost = self._lost_messages.before(topic, info)
+        callback(Heard(info["received_timestamp"], topic, data, lost))
 
     def _on_message(self, heard: Heard) -> None:
         self._recent.append(heard)
@@ -263,11 +280,13 @@ class RecorderNode(LifecycleNode):
             self.log_edge("writing", f"cannot record: {error}")
             return
         self._recording = recording = Recording(bag, instruction, began, automatic)
-        self._counted = 0
+        self._counted = self._told_lost = 0
         self.log_edge("writing", "")
         self.get_logger().info(f"recording {bag.path}")
         begin = min((h.received for h in heard), default=since)
-        written = [h._replace(received=begin) for h in self._latched.values() if h.received < begin]
+        written = [
+            h._replace(received=begin, lost=0) for h in self._latched.values() if h.received < begin
+        ]
         if instruction:
             said = serialize_message(String(data=instruction))
             written.append(Heard(since, self._said_topic, said))
@@ -286,6 +305,9 @@ class RecorderNode(LifecycleNode):
                 definition = message_definition(kind.name)
                 recording.bag.announce(heard.topic, kind.name, definition, kind.offered)
             recording.bag.write(heard.topic, heard.received, heard.data)
+            if heard.lost:
+                recording.lost[heard.topic] += heard.lost
+            recording.counts_lost &= heard.lost is not None
         except OSError as error:
             self._break_off(error)
 
@@ -305,6 +327,7 @@ class RecorderNode(LifecycleNode):
             "instruction": recording.instruction,
             "outcome": recording.outcome,
             "robot": self.params.robot,
+            "lost_messages": recording.lost_text if recording.counts_lost else "unknown",
         }
         try:
             if not recording.bag.count:
@@ -316,9 +339,13 @@ class RecorderNode(LifecycleNode):
             return ""
         self._recording = None
         outcome = recording.outcome or "no outcome"
-        self.get_logger().info(
-            f"recorded {path} ({outcome}, {recording.bag.count} messages): {reason}"
-        )
+        text = f"recorded {path} ({outcome}, {recording.bag.count} messages): {reason}"
+        if recording.lost:
+            self.get_logger().warning(shorten(f"{text}; messages were lost: {recording.lost_text}"))
+        else:
+            self.get_logger().info(text)
+        if not recording.counts_lost:
+            self.get_logger().warning("the middleware does not tell of lost messages", once=True)
         return path
 
     # --- commands ---------------------------------------------------------------------------
@@ -362,6 +389,8 @@ class RecorderNode(LifecycleNode):
         path = self._end(command)
         if not path:
             raise ValueError(f"{recording.bag.path} cannot be finished: see the log")
+        if recording.lost:
+            return f"recorded {path}, but messages were lost: {recording.lost_text}"
         return f"recorded {path}"
 
 

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.task import Future
 from std_msgs.msg import Header
 
 from vla_ros.checkpoints import resolve
-from vla_ros.models.scenes.cycle import CycleScenes
-from vla_ros.models.scenes.reading import in_words
 from vla_ros.ros.lifecycle import LifecycleNode
 from vla_ros.ros.messages import image_message
 from vla_ros.ros.texts import shorten
 from vla_ros.srv import ImagineScene
+
+if TYPE_CHECKING:
+    from vla_ros.models.scenes.cycle import CycleScenes
 
 _Answer = ImagineScene.Response
 
@@ -47,7 +49,12 @@ class ImaginedScenes:
         Raises:
             ValueError, OSError: it is none of text -> scene -> text.
         """
-        self._model = CycleScenes.from_pretrained(resolve(checkpoint)) if checkpoint else None
+        self._model = None
+        if checkpoint:
+            # Only now: the grammar takes a third of a second, which is for nothing without it.
+            from vla_ros.models.scenes.cycle import CycleScenes
+
+            self._model = CycleScenes.from_pretrained(resolve(checkpoint))
 
     def paint_one(self) -> None:
         """Answer the call that has waited longest. It takes about as long as an imagined frame."""
@@ -85,6 +92,8 @@ class ImaginedScenes:
 
     def _painted(self, request: ImagineScene.Request, header: Header) -> _Answer:
         """Raises ValueError: unknown words, none, or too many."""
+        from vla_ros.models.scenes.reading import in_words
+
         imagined = self._model.imagine(request.text, request.seed)
         return _Answer(
             success=True,

@@ -42,7 +42,7 @@ _LOWEST = 0.025  # m, tool height that a detour stays above
 def provenance(seed: int, image_size: int) -> Provenance:
     """What videos of `collect` are made from."""
     settings = {"seed": seed, "image size": image_size}
-    return Provenance(settings, {}, code("sim/*", "scene_language/instructions.py", *_CODE))
+    return Provenance(settings, {}, code("sim/*", "scene_language/instruction*.py", *_CODE))
 
 
 def collect(folder: Path, count: int, seed: int, image_size: int) -> list[Path]:

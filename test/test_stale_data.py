@@ -13,7 +13,7 @@ from recordings import write_bag
 from vla_ros.robots.action_config import ActionConfig
 from vla_ros.training import recorded_data
 from vla_ros.training.data.alignment import Stream
-from vla_ros.training.data.provenance import FILE, Provenance
+from vla_ros.training.data.provenance import FILE, Provenance, _with_imports, code
 from vla_ros.training.data.recordings import Robot
 from vla_ros.training.data.shards import EpisodeShard, shard_folders, write_shards
 
@@ -138,6 +138,23 @@ def test_another_contract_size_or_version_makes_other_shards(place, capsys, monk
     monkeypatch.setattr("vla_ros.training.data.provenance.code", lambda: "another")
     shards(place, size=6)
     assert "makes data in another way" in capsys.readouterr().err
+
+
+def test_only_code_that_has_a_part_in_data_makes_them_other_data():
+    def parts(*modules):
+        names = _with_imports(f"vla_ros.training.{module}" for module in modules)
+        return {name.removeprefix("vla_ros.") for name in names}
+
+    reading = parts("data.recordings", "data.shards")
+    # rlds is imported within a function, when it is needed.
+    assert {"images", "robots.panda", "training.data.bag", "training.data.rlds"} < reading
+    assert not {"training.data.bag_report", "training.trainer", "sim.arm"} & reading
+    acting = parts("data.simulation", "rollout")
+    assert {"sim.experts", "safety.gate", "scene_language.instruction_verbs"} < acting
+    assert not {"scene_language.questions", "training.data.bag", "models.vlam"} & acting
+    assert code("vla_ros.images") == code("vla_ros.images") != code("vla_ros.cameras")
+    with pytest.raises(ValueError, match="no module vla_ros.training.none"):
+        code("vla_ros.training.none")
 
 
 def test_shards_that_do_not_tell_what_they_are_of_are_made_anew(place, capsys):

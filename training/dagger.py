@@ -51,7 +51,7 @@ _SHARD = 50  # episodes
 _HELD_OUT = 99  # the "round" of the held-out episodes
 _HELD_OUT_BATCHES = 8
 _POLL = 0.2  # s
-_CODE = ("sim/*", "scene_language/*.py", "training/rollout.py")
+_CODE = tuple(f"vla_ros.training.{name}" for name in ("data.simulation", "rollout"))
 
 
 def train(

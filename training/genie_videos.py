@@ -35,14 +35,12 @@ _MAX_SECONDS = 8.0
 _TAIL = 1.0  # s recorded after a success
 _ASTRAY = 0.06  # probability a frame that a detour begins
 _MAX_LATENCY = 6  # ticks of 10 ms, not reached
-_CODE = ("training/genie_videos.py", "training/rollout.py")
 _LOWEST = 0.025  # m, tool height that a detour stays above
 
 
 def provenance(seed: int, image_size: int) -> Provenance:
     """What videos of `collect` are made from."""
-    settings = {"seed": seed, "image size": image_size}
-    return Provenance(settings, {}, code("sim/*", "scene_language/instruction*.py", *_CODE))
+    return Provenance({"seed": seed, "image size": image_size}, {}, code(__name__))
 
 
 def collect(folder: Path, count: int, seed: int, image_size: int) -> list[Path]:

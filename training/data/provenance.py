@@ -8,6 +8,7 @@ same one.
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import os
@@ -21,14 +22,14 @@ from typing import Any
 
 import cv2
 
-from vla_ros import observations
-from vla_ros.training.data import folders
+import vla_ros
+import vla_ros.training
 from vla_ros.training.data.notices import say
 
 FILE = "provenance.json"
 _IDENTITY = 5  # numbers of a file, see `Provenance.files`
 _SHOWN = 3  # files, of those that changed
-_CODE = ("cameras.py", "images.py", "joint_states.py", "observations.py", "robots/*.py")
+_READING = ("vla_ros.training.data.recordings", "vla_ros.training.data.shards")
 _BLOCK = 1 << 20
 # Names of shards and other parts, and of what stands beside them.
 _OURS = re.compile(rf"\.?([a-z]+-)?\d{{5,6}}(\..*)?|statistics\.json|\.?{re.escape(FILE)}.*")
@@ -140,20 +141,51 @@ def remove_stale(folder: Path, now: Provenance, data: Iterable[Path] = ()) -> No
 
 
 @cache
-def code(*folders_and_files: str) -> str:
-    """A digest of the code that makes data of recordings, and of what decodes pictures.
+def code(*modules: str) -> str:
+    """A digest of the code that makes data, and of what decodes pictures: of these modules and all
+    of this package that they import, wherever in them. What else there is may change.
 
     Args:
-        folders_and_files: patterns beside those, relative to the package vla_ros.
+        modules: by their full names; those that read recordings if none are given.
     """
     digest = hashlib.sha256(cv2.__version__.encode())
-    package = Path(observations.__file__).parent
-    files = {*Path(folders.__file__).parent.glob("*.py")}
-    for pattern in (*_CODE, *folders_and_files):
-        files |= {*package.glob(pattern)}
-    for file in sorted(file for file in files if file.is_file()):
+    for _, file in sorted(_with_imports(modules or _READING).items()):
         digest.update(file.read_bytes())
     return digest.hexdigest()[:16]
+
+
+def _with_imports(modules: Iterable[str]) -> dict[str, Path]:
+    """Files of modules and of those that they import, by name. Raises ValueError: there is none."""
+    files: dict[str, Path] = {}
+    left = [*modules]
+    for name in left:
+        if _file(name) is None:
+            raise ValueError(f"there is no module {name}")
+    while left:
+        name = left.pop()
+        file = _file(name)
+        if file is None or name in files:  # a name in a module, or another package's
+            continue
+        files[name] = file
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Import):
+                left += [one.name for one in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                left += [node.module, *(f"{node.module}.{one.name}" for one in node.names)]
+    return files
+
+
+def _file(module: str) -> Path | None:
+    """Of a module of this package; found without importing it, and with it libraries."""
+    for package in (vla_ros.training, vla_ros):  # the first may lie outside of the second
+        if module == package.__name__ or module.startswith(f"{package.__name__}."):
+            inside = Path(*module.removeprefix(package.__name__).lstrip(".").split("."))
+            place = Path(package.__file__).parent / inside
+            for file in (place.with_suffix(".py"), place / "__init__.py"):
+                if file.is_file():
+                    return file
+            return None
+    return None
 
 
 def _inside(folder: Path) -> Sequence[Path]:

@@ -55,10 +55,6 @@ _REACH = ((0.33, 0.66), (-0.28, 0.28), (0.03, 0.30))  # m, of the tool in a glan
 _MAX_SECONDS = 8.0
 _TAIL = 0.6  # s recorded after a success
 _MAX_LATENCY = 6  # ticks of 10 ms, not reached
-_CODE = (
-    *("sim/*", "scene_language/*.py"),
-    *("training/narrator/sightings.py", "training/genie_videos.py", "training/rollout.py"),
-)
 _ARRAYS = ("images", "pixels", "proprioception", "plans", "scenes")
 
 
@@ -155,7 +151,7 @@ def collect(folder: Path, cameras: Cameras, glances: int, episodes: int, seed: i
     folders = [folder / f"{name}-{start:06d}" for _, name, start, _ in parts]
     total = {"glances": glances, "episodes": episodes}
     settings = {"cameras": cameras.names, "image size": cameras.image_size, "seed": seed}
-    made_from = Provenance(json.loads(json.dumps(settings)), {}, code(*_CODE))
+    made_from = Provenance(json.loads(json.dumps(settings)), {}, code(__name__))
     remove_stale(folder, made_from)
     folder.mkdir(parents=True, exist_ok=True)
     made_from.save(folder)

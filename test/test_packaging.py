@@ -211,6 +211,19 @@ def test_room_keeps_its_arrows(path):
         assert foreign <= {"numpy"}, "the gate needs nothing but numpy"
 
 
+def test_what_is_for_scenes_alone_is_loaded_with_them():
+    """A world model without scenes starts a third of a second sooner, also after it died."""
+    files = {".".join(p.relative_to(ROOT).with_suffix("").parts): p for p in SOURCES}
+    left, loaded = ["vla_ros.nodes.world_model"], set()
+    while left:
+        name = left.pop()
+        if name in files and name not in loaded:
+            loaded.add(name)
+            left += imports(files[name], everywhere=False)
+    assert "vla_ros.nodes.imagined_scenes" in loaded
+    assert not [name for name in loaded if name.startswith("vla_ros.models.scenes")]
+
+
 @pytest.mark.parametrize("where", WHO_RUNS_POLICIES)
 def test_whoever_runs_a_policy_knows_no_model_of_one(where):
     models = {name for name in imports(ROOT / where) if name.startswith("vla_ros.models.")}

@@ -3,10 +3,13 @@
 With robot:=sim the simulated arm is part of it; with robot:=real the robot's own driver is expected
 to publish `joint_states` and `camera/*`, and to take joint trajectories. What the nodes do is set
 in the params file; the arguments here only say how they are run.
+
+A node that commands wait for (robot, encoder, policy, gate) ends the whole when it ends. Of the
+others the launch log tells that they died; they are started again a few times, and the arm goes on.
 """
 
 from launch import LaunchContext, LaunchDescription
-from launch.actions import DeclareLaunchArgument, OpaqueFunction
+from launch.actions import DeclareLaunchArgument, OpaqueFunction, Shutdown
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
 from launch_ros.actions import LifecycleNode, Node
 from launch_ros.substitutions import FindPackageShare
@@ -15,6 +18,8 @@ from vla_ros.nodes.parameters import tables
 from vla_ros.ros.parameter_file import ParameterFile, full_name
 from vla_ros.stack.description import (
     COMMAND_TOPIC,
+    RESTART_DELAY,
+    RESTARTS,
     NodeDescription,
     check_namespace,
     clock_remapping,
@@ -86,7 +91,8 @@ ARGUMENTS = [
         "use_respawn",
         default_value="true",
         choices=["true", "false"],
-        description="start a node again when its process dies",
+        description="start world_model, narrator, its eye and recorder again when they die, "
+        "a few times; any other node that ends ends the launch",
     ),
     DeclareLaunchArgument(
         "log_level", default_value="info", description="debug, info, warn, error or fatal"
@@ -120,8 +126,6 @@ def nodes(context: LaunchContext) -> list[Node]:
         "namespace": given["namespace"],
         "output": "screen",
         "emulate_tty": True,
-        "respawn": given["use_respawn"] == "true",
-        "respawn_delay": 0.5,
         "ros_arguments": [
             *("--log-level", given["log_level"]),
             *(w for rule in clock for w in ("-r", ":=".join(rule))),
@@ -154,6 +158,14 @@ def nodes(context: LaunchContext) -> list[Node]:
         remappings = [*node.remappings]
         if node.uses_command_topic:
             remappings.append((COMMAND_TOPIC, topic))
+        if node.in_control_path:
+            end = {"on_exit": Shutdown(reason=f"{node.name} has ended")}
+        else:
+            end = {
+                "respawn": given["use_respawn"] == "true",
+                "respawn_delay": RESTART_DELAY,
+                "respawn_max_retries": RESTARTS,
+            }
         kind = LifecycleNode if node.has_lifecycle else Node
         return kind(
             name=node.name,
@@ -161,6 +173,7 @@ def nodes(context: LaunchContext) -> list[Node]:
             parameters=[*files_for(node.name), *([own] if own else [])],
             remappings=remappings,
             prefix=f"nice -n {node.nice}" if node.nice else None,
+            **end,
             **common,
         )
 

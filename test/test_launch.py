@@ -147,6 +147,22 @@ def test_the_narrator_and_its_eye_can_be_left_out():
     assert eye.expanded_remapping_rules == [("visual_tokens", "narrator/visual_tokens")]
 
 
+@pytest.mark.parametrize("use_respawn", ["true", "false"])
+def test_only_what_commands_wait_for_ends_the_launch(use_respawn):
+    from_file = actions(record="/tmp/bags", use_respawn=use_respawn)
+    needed = {node.name for node in NODES if node.in_control_path}
+    assert needed == {"sim_robot", "command_gate", "action_policy", "vision_encoder"}
+    for name, node in from_file.items():
+        arguments = vars(node)
+        respawns = arguments["_ExecuteLocal__respawn"]
+        ends = arguments["_ExecuteLocal__on_exit"]
+        if name.strip("/") in needed:
+            assert not respawns and type(ends).__name__ == "Shutdown"
+        else:
+            assert respawns == (use_respawn == "true") and ends is None
+            assert arguments["_ExecuteLocal__respawn_max_retries"] == 3
+
+
 def test_missing_params_file_is_an_error():
     pytest.importorskip("launch_ros", reason="launch and launch_ros are not installed")
     with pytest.raises(ParameterError, match="nowhere"):

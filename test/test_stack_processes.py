@@ -9,11 +9,12 @@ import time
 from pathlib import Path
 
 import pytest
+import rclpy
 from probe import wait_for
 from tiny_world import tiny_config, untrained
 
-from vla_ros.ros.running import StartError
-from vla_ros.stack.description import describe
+from vla_ros.ros.running import StartError, Threads
+from vla_ros.stack.description import RESTARTS, describe
 from vla_ros.stack.processes import Processes
 from vla_ros.stack.stack import Stack
 
@@ -66,10 +67,79 @@ def test_what_no_command_waits_for_is_apart_and_gives_way(checkpoint, world):
         gate = stack.nodes["command_gate"]
         wait_for(lambda: ("world_model", "/arm_two") in gate.get_node_names_and_namespaces())
         assert not stack.failure and not stack.ended.is_set()
+        process.kill()  # the arm goes on, and it is started again
+        again = wait_for(lambda: (p := stack.processes["world_model"]) is not process and p)
+        assert not stack.failure and not stack.ended.is_set()
+        assert niceness(again.pid) - niceness(os.getpid()) == 5
+    assert not stack.nodes and not is_running(process.pid) and not is_running(again.pid)
+
+
+@pytest.fixture
+def sleeper(monkeypatch):
+    """Processes that do nothing, in the place of nodes."""
+    started = []
+
+    def popen(command, **kwargs):
+        del kwargs["pass_fds"], kwargs["env"]
+        started.append((command, subprocess_popen(["sleep", "1000"], **kwargs)))
+        return started[-1][1]
+
+    subprocess_popen = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", popen)
+    monkeypatch.setattr("vla_ros.stack.processes.RESTART_DELAY", 0.02)
+    yield started
+    for _, process in started:
         process.kill()
-        assert stack.wait(20.0)
-        assert stack.failure == "world_model was killed by SIGKILL"
-    assert not stack.nodes and not is_running(process.pid)
+
+
+def test_what_no_command_waits_for_is_started_again_a_few_times_and_then_done_without(
+    sleeper, capfd
+):
+    ended = threading.Event()
+    processes = Processes([], ended)
+    for name in ("command_gate", "narrator"):
+        processes.start(node(name))
+    processes.begun = True
+    for count in range(RESTARTS):
+        sleeper[-1][1].kill()
+        wait_for(lambda count=count: len(sleeper) == 3 + count)
+    assert all(command == sleeper[1][0] for command, _ in sleeper[2:])
+    sleeper[-1][1].kill()
+    told = ""
+
+    def is_told():
+        nonlocal told
+        told += capfd.readouterr().err
+        return "the arm goes on without narrator" in told
+
+    wait_for(is_told)
+    again = "narrator was killed by SIGKILL: it is started again, and the arm goes on"
+    assert told.count(again) == RESTARTS
+    assert not ended.is_set() and not processes.failure and len(sleeper) == 2 + RESTARTS
+    processes.popen["command_gate"].kill()
+    assert ended.wait(20.0) and processes.failure == "command_gate was killed by SIGKILL"
+    processes.stop()
+    assert len(sleeper) == 2 + RESTARTS
+
+
+def test_nothing_is_started_again_while_the_stack_ends(sleeper, monkeypatch):
+    monkeypatch.setattr("vla_ros.stack.processes.RESTART_DELAY", 1000.0)
+    processes = Processes([], threading.Event())
+    processes.start(node("narrator"))
+    processes.begun = True
+    processes.popen["narrator"].kill()
+    processes.popen["narrator"].wait()
+    processes.stop()
+    assert len(sleeper) == 1 and not processes.failure
+
+
+def test_what_ends_before_the_stack_has_begun_ends_it(sleeper):
+    processes = Processes([], threading.Event())
+    processes.start(node("narrator"))
+    processes.popen["narrator"].kill()
+    with pytest.raises(StartError, match="narrator was killed by SIGKILL"):
+        processes.wait_until_up(["narrator"], 20.0)
+    processes.stop()
 
 
 def test_a_process_that_cannot_start_ends_the_start_with_its_own_line(checkpoint, capfd):
@@ -119,6 +189,32 @@ def test_what_is_late_is_named(world):
     finally:
         processes.stop()  # before it has come up: without a word
     assert not processes.failure
+
+
+def test_in_one_process_a_node_that_can_be_spared_fails_alone(context, capfd):
+    threads = Threads(context)
+
+    def failing(name):
+        node = rclpy.create_node(name, context=context)
+        node.create_timer(0.01, lambda: 1 / 0)
+        return node
+
+    told = ""
+
+    def is_told():
+        nonlocal told
+        told += capfd.readouterr().err
+        return "failing: ZeroDivisionError: division by zero: the rest goes on without it" in told
+
+    try:
+        threads.start(lambda: failing("failing"), spared=True)
+        wait_for(is_told)
+        assert not threads.ended.is_set() and not threads.failure
+        threads.start(lambda: failing("needed"))
+        assert threads.ended.wait(20.0)
+        assert threads.failure == "needed: ZeroDivisionError: division by zero"
+    finally:
+        threads.stop()
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])

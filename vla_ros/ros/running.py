@@ -46,7 +46,7 @@ class StartError(RuntimeError):
 class Threads:
     """Nodes of one context, each spinning in a thread of its own.
 
-    `ended` is set when a thread fails; `failure` then says why.
+    `ended` is set when a thread fails whose node the others need; `failure` then says why.
     """
 
     def __init__(self, context: Context) -> None:
@@ -56,8 +56,10 @@ class Threads:
         self.nodes: list[Node] = []
         self._running: dict[Node, tuple[SingleThreadedExecutor, threading.Thread]] = {}
 
-    def start(self, make: Callable[[], Node]) -> Node:
+    def start(self, make: Callable[[], Node], spared: bool = False) -> Node:
         """Make a node, bring it up when it is a life-cycle node with autostart, and spin it.
+
+        `spared`: the others go on when it fails later, without it.
 
         Raises StartError when it cannot be made or brought up.
         """
@@ -74,13 +76,13 @@ class Threads:
         executor = SingleThreadedExecutor(context=self.context)
         executor.add_node(node)
         thread = threading.Thread(
-            target=self._spin, args=(node, executor), name=node.get_name(), daemon=True
+            target=self._spin, args=(node, executor, spared), name=node.get_name(), daemon=True
         )
         self._running[node] = executor, thread
         thread.start()
         return node
 
-    def _spin(self, node: Node, executor: SingleThreadedExecutor) -> None:
+    def _spin(self, node: Node, executor: SingleThreadedExecutor, spared: bool) -> None:
         try:
             while self._spin_until_error(node, executor):
                 time.sleep(_AFTER_ERROR)
@@ -88,9 +90,12 @@ class Threads:
             pass
         except Exception as error:
             traceback.print_exc()
-            self.failure = f"{node.get_name()}: {type(error).__name__}: {error}"
-        finally:
-            self.ended.set()
+            failure = f"{node.get_name()}: {type(error).__name__}: {error}"
+            if spared:
+                node.get_logger().error(shorten(f"{failure}: the rest goes on without it"))
+                return
+            self.failure = failure
+        self.ended.set()
 
     def _spin_until_error(self, node: Node, executor: SingleThreadedExecutor) -> bool:
         """Returns whether to go on: the middleware failed, with a message that could not be sent

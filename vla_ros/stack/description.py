@@ -14,6 +14,8 @@ from typing import Any
 ROBOTS = ("sim", "real")
 COMMAND_TOPIC = "joint_trajectory"  # as the nodes name it
 REAL_COMMAND_TOPIC = "panda_arm_controller/joint_trajectory"
+# A node that no command waits for is started again so often when it dies, after so many s.
+RESTARTS, RESTART_DELAY = 3, 0.5
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """Nodes as processes of their own: started, watched, and all ended with the one that started them.
 
-A process that dies is noticed and named. However this process ends, by a signal that nobody can
-catch too, the others end with it: see vla_ros.ros.parent.
+A process that dies is noticed and named. One that no command waits for is started again, a few
+times, and the others go on; any other is a failure of the whole. However this process ends, by a
+signal that nobody can catch too, the others end with it: see vla_ros.ros.parent.
 """
 
 from __future__ import annotations
@@ -12,12 +13,15 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from rclpy.logging import get_logger
+
 from vla_ros.ros import parent
 from vla_ros.ros.running import StartError
-from vla_ros.stack.description import NodeDescription
+from vla_ros.stack.description import RESTART_DELAY, RESTARTS, NodeDescription
 
 # Of a Ctrl-C only this process hears, and ends the others in order. Not a session where that can be
 # avoided: the kernel may share time among sessions first, and then a process gives way to none.
@@ -25,6 +29,7 @@ _OWN_GROUP: dict[str, Any] = (
     {"process_group": 0} if sys.version_info >= (3, 11) else {"start_new_session": True}
 )
 _PATIENCE = 10.0  # s that a process may take to end before it is killed
+RESTART_WINDOW = 60.0  # s in which a node that dies again and again is one that cannot be helped
 
 
 class NodeProcess:
@@ -36,16 +41,17 @@ class NodeProcess:
         tell: called, from a thread of its own, when the node has come up and when it has ended.
 
     Attributes:
+        node: as given.
         popen: the process.
         is_up: whether the node is active, as far as it activates itself.
         failure: why it ended by itself; "" while it runs, and when it was asked to end.
     """
 
     def __init__(
-        self, node: NodeDescription, arguments: Sequence[str], tell: Callable[[], None]
+        self, node: NodeDescription, arguments: Sequence[str], tell: Callable[[NodeProcess], None]
     ) -> None:
         self.is_up, self.failure = False, ""
-        self._name, self._tell, self._stopping = node.name, tell, False
+        self.node, self._tell, self._stopping = node, tell, False
         line, end = parent.line()
         command = [sys.executable, "-m", f"vla_ros.nodes.{node.executable}"]
         command += ["--ros-args", *node.naming(), *arguments, *node.settings()]
@@ -71,12 +77,12 @@ class NodeProcess:
                     reason = text
                 else:
                     self.is_up = True
-                    self._tell()
+                    self._tell(self)
         code = self.popen.wait()
         self.is_up = False
         if not self._stopping:
-            self.failure = reason or f"{self._name} {_how(code)}"
-        self._tell()
+            self.failure = reason or f"{self.node.name} {_how(code)}"
+        self._tell(self)
 
     def ask_to_end(self) -> None:
         """Once: a second signal would meet a process that has put its handlers away."""
@@ -98,25 +104,57 @@ class NodeProcess:
 class Processes:
     """The node processes of a stack, by name.
 
+    Once the stack has `begun`, one that no command waits for is started again when it dies, up to
+    `RESTARTS` times in `RESTART_WINDOW` s; then the others go on without it. Before that it is a
+    failure as any: something is wrong with what it was given.
+
     Args:
         arguments: ROS arguments of all of them.
-        ended: set when one of them has ended by itself.
+        ended: set when the stack cannot go on, because one of them has ended by itself.
+
+    Attributes:
+        begun: whether the stack runs; to be set.
     """
 
     def __init__(self, arguments: Sequence[str], ended: threading.Event) -> None:
         self._arguments, self._ended = list(arguments), ended
         self._news = threading.Condition()
+        self._stopping = threading.Event()
+        self.begun = False
         self._running: dict[str, NodeProcess] = {}
+        self._failures: dict[str, str] = {}  # of those that the others need, by name
+        self._restarts: dict[str, deque[float]] = {}  # monotonic s of the last ones, by name
 
     def start(self, node: NodeDescription) -> None:
         """Start a node's process, once more if it has ended."""
+        self._failures.pop(node.name, None)
         self._running[node.name] = NodeProcess(node, self._arguments, self._on_news)
 
-    def _on_news(self) -> None:
-        if self.failure:
+    def _on_news(self, process: NodeProcess) -> None:
+        if process.failure and self.begun and not process.node.in_control_path:
+            self._go_on_without(process)
+        elif process.failure:
+            self._failures[process.node.name] = process.failure
             self._ended.set()
         with self._news:
             self._news.notify_all()
+
+    def _go_on_without(self, process: NodeProcess) -> None:
+        """Say that a node has died, and start it again if that is not in vain."""
+        node, now, log = process.node, time.monotonic(), get_logger("bringup")
+        restarts = self._restarts.setdefault(node.name, deque(maxlen=RESTARTS))
+        if len(restarts) == RESTARTS and now - restarts[0] < RESTART_WINDOW:
+            log.error(
+                f"{process.failure}, and {RESTARTS} restarts within {RESTART_WINDOW:g} s did not "
+                f"help: the arm goes on without {node.name}"
+            )
+            return
+        restarts.append(now)
+        log.error(f"{process.failure}: it is started again, and the arm goes on")
+        if not self._stopping.wait(RESTART_DELAY):
+            with self._news:
+                if not self._stopping.is_set():
+                    self.start(node)
 
     @property
     def popen(self) -> dict[str, subprocess.Popen]:
@@ -124,8 +162,8 @@ class Processes:
 
     @property
     def failure(self) -> str:
-        """Why a node ended by itself; "" while all run."""
-        return next((one.failure for one in list(self._running.values()) if one.failure), "")
+        """Why a node ended by itself without which the others cannot go on; "" while all run."""
+        return next(iter([*self._failures.values()]), "")
 
     def starting(self) -> list[str]:
         """Names of the nodes that are not up yet."""
@@ -148,8 +186,10 @@ class Processes:
                 self._news.wait(0.1)
 
     def stop(self, names: Iterable[str] | None = None) -> None:
-        """Ask all to end, and wait for these, or for all."""
-        for process in self._running.values():
+        """Ask all to end, and wait for these, or for all. None is started again."""
+        with self._news:
+            self._stopping.set()
+        for process in list(self._running.values()):
             process.ask_to_end()
         for name in list(self._running if names is None else names):
             if name in self._running:

@@ -34,6 +34,9 @@ _START_TIME = 60.0  # s that processes may take to come up
 class Stack:
     """The running nodes of an arm: a context manager. Entered, it has all nodes active.
 
+    From then on it ends with any node that a command waits for. One of the others is started again
+    when its process dies, a few times; when it fails in this process the others go on without it.
+
         with Stack(robot="sim", instruction="lift the red cube") as stack:
             stack.wait(10.0)
 
@@ -146,6 +149,7 @@ class Stack:
                     self._processes.wait_until_up(["recorder"], _START_TIME)
                 self._start(node, kinds[name])
             self._wait_for_processes()
+            self._processes.begun = True
         except StartError:
             self.stop()
             raise
@@ -182,7 +186,7 @@ class Stack:
                 parameter_overrides=[Parameter(k, value=v) for k, v in node.parameters.items()],
             )
 
-        self.nodes[node.name] = self._threads.start(build)
+        self.nodes[node.name] = self._threads.start(build, not node.in_control_path)
         if node.name == "sim_robot":
             _wait_until_drawing(self.nodes[node.name], self._threads)
 
@@ -204,12 +208,12 @@ class Stack:
 
     @property
     def failure(self) -> str:
-        """Why a node ended by itself; "" while all run."""
+        """Why a node that the others need ended by itself; "" while all of those run."""
         return self._threads.failure or self._processes.failure
 
     @property
     def ended(self) -> threading.Event:
-        """Set when a node has ended by itself, or to ask `wait` to return."""
+        """Set when a node that the others need has ended, or to ask `wait` to return."""
         return self._threads.ended
 
     def wait(self, timeout: float | None = None) -> bool:

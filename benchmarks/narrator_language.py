@@ -46,6 +46,7 @@ from tqdm import tqdm
 from vla_ros.checkpoints import resolve
 from vla_ros.scene_language.stories import Stories
 from vla_ros.training.evaluation import wilson_interval
+from vla_ros.training.metrics import resampled_interval
 from vla_ros.training.narrator.measures import balanced
 
 KINDS = ("Is", "What", "Where")
@@ -84,18 +85,16 @@ def balanced_of(told: Sequence[Told]) -> list[float] | None:
     groups: dict[tuple, list] = {}
     for one in judged:
         groups.setdefault(one[:2], []).append(one)
-    rng = np.random.default_rng(0)
 
-    def again() -> float:
-        return balanced(
-            group[i] for group in groups.values() for i in rng.integers(len(group), size=len(group))
-        )
+    def of(*drawn: np.ndarray) -> float:
+        pairs = zip(groups.values(), drawn, strict=True)
+        return balanced(group[i] for group, chosen in pairs for i in chosen)
 
     try:
         found = balanced(judged, FEW)
     except ValueError:
         return None
-    return [found, *map(float, np.percentile([again() for _ in range(RESAMPLES)], (2.5, 97.5)))]
+    return [found, *resampled_interval(of, [*map(len, groups.values())], RESAMPLES)]
 
 
 def answer_figures(told: Sequence[Told]) -> dict[str, Any]:

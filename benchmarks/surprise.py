@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import repeat
@@ -28,7 +28,7 @@ from vla_ros.training.data.clips import stride_of
 from vla_ros.training.evaluation import wilson_interval
 from vla_ros.training.genie_faults import Fault, FaultyEpisode, collect, load
 from vla_ros.training.genie_robot_actions import plan
-from vla_ros.training.metrics import auroc
+from vla_ros.training.metrics import auroc, resampled_interval
 
 matplotlib.use("Agg")
 from matplotlib import pyplot  # noqa: E402
@@ -150,20 +150,14 @@ def resampled(
     faulty: dict[int, np.ndarray], normal: dict[int, np.ndarray]
 ) -> tuple[float, float, float]:
     """AUROC of the values of episodes, and its interval over resampled episodes."""
-    rng = np.random.default_rng(0)
     groups = [list(faulty.values()), list(normal.values())]
-    whole = auroc(*(np.concatenate(group) for group in groups))
-    drawn = [
-        auroc(
-            *(
-                np.concatenate([group[i] for i in rng.integers(len(group), size=len(group))])
-                for group in groups
-            )
-        )
-        for _ in range(RESAMPLES)
-    ]
-    low, high = np.percentile(drawn, (2.5, 97.5))
-    return whole, float(low), float(high)
+
+    def of(*drawn: Iterable[int]) -> float:
+        pairs = zip(groups, drawn, strict=True)
+        return auroc(*(np.concatenate([group[i] for i in chosen]) for group, chosen in pairs))
+
+    whole = of(*(range(len(group)) for group in groups))
+    return whole, *resampled_interval(of, [len(group) for group in groups], RESAMPLES)
 
 
 def by_episode(

@@ -34,6 +34,7 @@ from vla_ros.training.genie_rollouts import (
     random_actions,
 )
 from vla_ros.training.genie_videos import collect
+from vla_ros.training.metrics import resampled_interval
 from vla_ros.training.world_model import pixels, psnr
 
 SEEN, HORIZON = 4, 8  # frames of a clip: seen, and imagined
@@ -124,14 +125,12 @@ def moving_error(clip: Clip, name: str, step: int) -> tuple[float, float]:
 
 def resampled(values: np.ndarray, episodes: np.ndarray, figure) -> tuple[float, float, float]:
     """`figure` of the rows of all clips, and its interval over resampled episodes."""
-    rng = np.random.default_rng(0)
     rows = [np.flatnonzero(episodes == number) for number in np.unique(episodes)]
-    drawn = []
-    for _ in range(RESAMPLES):
-        chosen = rng.integers(len(rows), size=len(rows))
-        drawn.append(figure(values[np.concatenate([rows[i] for i in chosen])]))
-    low, high = np.percentile(drawn, (2.5, 97.5))
-    return figure(values), float(low), float(high)
+
+    def of(chosen: np.ndarray) -> float:
+        return figure(values[np.concatenate([rows[i] for i in chosen])])
+
+    return figure(values), *resampled_interval(of, [len(rows)], RESAMPLES)
 
 
 def said(found: tuple[float, float, float]) -> str:

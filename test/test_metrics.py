@@ -11,6 +11,7 @@ from vla_ros.training.metrics import (
     ChunkErrors,
     SentenceEmbedder,
     path_length,
+    resampled_interval,
     sentence_scores,
     trajectory_distance,
 )
@@ -252,3 +253,19 @@ def test_a_missing_package_is_told_with_the_cure(package, monkeypatch):
         monkeypatch.delitem(sys.modules, module)
     with pytest.raises(RuntimeError, match=rf"{package}.* is missing: pip install '\.\[eval\]'"):
         metrics.require()
+
+
+def test_interval_of_rows_drawn_again_is_that_of_a_mean_and_pairs_are_drawn_apart(rng):
+    values = rng.normal(2.0, 3.0, 400)
+    low, high = resampled_interval(lambda rows: float(values[rows].mean()), [400], 2000)
+    spread = 1.96 * values.std() / np.sqrt(400)
+    assert low == pytest.approx(values.mean() - spread, abs=0.05)
+    assert high == pytest.approx(values.mean() + spread, abs=0.05)
+    assert resampled_interval(lambda rows: float(values[rows].mean()), [400], 2000) == (low, high)
+
+    def difference(some, others):
+        assert some.max() < 300 and len(some) == 300 and len(others) == 100
+        return float(values[:300][some].mean() - values[300:][others].mean())
+
+    low, high = resampled_interval(difference, [300, 100], 500)
+    assert low < values[:300].mean() - values[300:].mean() < high

@@ -290,3 +290,20 @@ def auroc(high: np.ndarray, low: np.ndarray) -> float:
     rank = np.cumsum(count) - (count - 1) / 2
     above = rank[place[len(low) :]].sum() - len(high) * (len(high) + 1) / 2
     return float(above / (len(high) * len(low)))
+
+
+def resampled_interval(
+    figure: Callable[..., float], sizes: Sequence[int], count: int
+) -> tuple[float, float]:
+    """95 % interval of a figure over rows that were drawn in groups: percentiles of what it is
+    when as many rows of each group are drawn again, with replacement.
+
+    Args:
+        figure: of the numbers of the rows drawn from each group, one int64 [size] a group.
+        sizes: rows of each group.
+        count: how often they are drawn again.
+    """
+    rng = np.random.default_rng(0)
+    again = [figure(*(rng.integers(size, size=size) for size in sizes)) for _ in range(count)]
+    low, high = np.percentile(again, (2.5, 97.5))
+    return float(low), float(high)

@@ -23,11 +23,14 @@ from episodes import episode, reader
 from recordings import write_bag
 
 from vla_ros.camera_info import CameraCalibration
+from vla_ros.models import language
 from vla_ros.models.vlam import VisionLanguageActionModel
 from vla_ros.observations import preprocess_depth, preprocess_image
 from vla_ros.robots.action_config import ActionConfig
+from vla_ros.scene_language.descriptions import SENTENCES
+from vla_ros.scene_language.instructions import COLORS
 from vla_ros.sim.tasks import FIRST_TRAINING_SEED
-from vla_ros.training import imitation
+from vla_ros.training import dagger, imitation
 from vla_ros.training.commands import evaluate
 from vla_ros.training.data.bag_to_rlds import write_rlds
 from vla_ros.training.data.recordings import Robot
@@ -156,6 +159,21 @@ def test_windows_shift_points_with_their_pixels(tmp_path):
     shape = batch["images"].shape[:3]
     assert batch["depth"].shape == (*shape, SIZE, SIZE)
     assert batch["rays"].shape == (*shape, SIZE, SIZE, 3)
+    fused = VisionLanguageActionModel.from_size(
+        "tiny",
+        SIM_ACTION,
+        cameras=("camera", "wrist_camera"),
+        needed_words=COLORS,
+        geometry="depth_camera",
+    )
+    texts = (language.encode(fused.tokenizer, text, fused.config.vocab_size) for text in SENTENCES)
+    sum(dagger.losses(fused, batch, language.pad(texts)).values()).backward()
+    assert all((fusion.gate.grad != 0).any() for fusion in fused.spatial.fusions)
+    # A learner that needs depth gets it, whether or not it is recorded.
+    fused.save_pretrained(tmp_path / "policy")
+    tasks = task_list(("reach",), 1, FIRST_TRAINING_SEED)
+    learnt = collect(tmp_path / "01_000", tasks, 0, SIM_ACTION, SIZE, tmp_path / "policy")
+    assert Shard.load(learnt).depth is None
     # A ray tells which pixel it was: a window is shifted by whole pixels, edges repeated.
     shard = Shard.load(folder)
     steps = batch["rays"][0, 0, 0, :, SIZE // 2, 1].numpy()

@@ -6,37 +6,26 @@ record the expert's labels for what it met; these join the data of the next roun
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import time
-from concurrent.futures import Future, ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm import tqdm
-from transformers.trainer_callback import TrainerCallback, TrainerState
 
 from vla_ros.models import language
 from vla_ros.models.vlam import VisionLanguageActionModel
 from vla_ros.models.vlam_config import SMALL_ENCODER
 from vla_ros.robots.action_config import ActionConfig
 from vla_ros.scene_language.descriptions import SENTENCES
-from vla_ros.scene_language.instructions import COLORS, FAMILIES
-from vla_ros.sim.tasks import FIRST_TRAINING_SEED
-from vla_ros.training.data.folders import whole_folder
+from vla_ros.scene_language.instructions import COLORS
 from vla_ros.training.data.provenance import Provenance, code
-from vla_ros.training.data.simulation import collect, task_list
 from vla_ros.training.data.windows import Batch, Windows, geometry_of
 from vla_ros.training.recipes import DaggerRecipe as Recipe
+from vla_ros.training.rounds import CODE, Rounds
 from vla_ros.training.run_folder import begin, settle
 from vla_ros.training.trainer import Objective, PolicyTrainer
 
-# Reaching is learned first and its episodes are short: it takes every second turn of the others.
-_TURNS = ("reach", "push", "pick", "pad", "bowl", "push", "pick", "pad", "bowl")
 _WEIGHTS = {
     "motion": 1.0,
     "finger": 0.4,
@@ -47,11 +36,6 @@ _WEIGHTS = {
 }
 _ACTION = ActionConfig.get_arm_config()
 _CAMERAS = ("camera", "wrist_camera")
-_SHARD = 50  # episodes
-_HELD_OUT = 99  # the "round" of the held-out episodes
-_HELD_OUT_BATCHES = 8
-_POLL = 0.2  # s
-_CODE = tuple(f"vla_ros.training.{name}" for name in ("data.simulation", "rollout"))
 
 
 def train(
@@ -62,8 +46,10 @@ def train(
     Processes that a launcher started share `out`; the first of them collects for all.
     """
     args = begin(recipe, out, vars(recipe), deepspeed, keeps=("data",))
-    settle(out, Provenance({}, {}, code(*_CODE)), keeps=("data",))
-    with Rounds(recipe, out, collects=args.process_index == 0) as rounds:
+    settle(out, Provenance({}, {}, code(*CODE)), keeps=("data",))
+    size, spatial = SMALL_ENCODER["image_size"], recipe.geometry not in ("", "none")
+    data = partial(Windows, depth=spatial)  # batches have depth and rays, too
+    with Rounds(recipe, out, size, data, collects=args.process_index == 0) as rounds:
         model = VisionLanguageActionModel.from_size(
             "tiny",
             _ACTION,
@@ -141,153 +127,3 @@ def _look_loss(looks: Tensor, pixels: Tensor, grid: tuple[int, int]) -> Tensor:
     loss = -(target * looks.float()).sum(-1)
     visible = place[..., 0, :].isfinite().all(-1)
     return (loss * visible).sum((-1, -2)) / looks.shape[2]
-
-
-# -- rounds ----------------------------------------------------------------------------------------
-
-
-class Rounds(TrainerCallback):
-    """Who collects the data of each round, and batches from what there is by then.
-
-    Shards appear whole, so that all who need them, loaders and processes that train alike, just
-    look whether they are there.
-
-    Round 0 is the expert's demonstrations; in each later one the policy drives as it was when the
-    round before it ended. Round r trains on the data of rounds 0 .. max(r - 1, 0).
-
-    Args:
-        recipe: of the run.
-        out: its folder; shards are in out/data.
-        collects: whether this process collects; the others wait for the shards to appear.
-    """
-
-    def __init__(self, recipe: Recipe, out: Path, collects: bool) -> None:
-        self._recipe, self._out, self._collects = recipe, out, collects
-        self._spatial = recipe.geometry not in ("", "none")  # batches have depth and rays
-        self._failure = out / "data" / "failed.txt"  # tells all that wait
-        self._round, self._windows = -1, None
-
-    def __enter__(self) -> Rounds:
-        if self._collects:
-            self._failure.unlink(missing_ok=True)
-            self._pool = ProcessPoolExecutor(
-                self._recipe.workers,
-                mp_context=multiprocessing.get_context("spawn"),
-                initializer=os.nice,  # training comes first
-                initargs=(10,),
-            )
-            self._submit(0)
-            self._submit(_HELD_OUT)
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        if self._collects:
-            self._pool.shutdown(cancel_futures=True)
-
-    def windows(self, index: int) -> Windows:
-        """The data that round `index` trains on; waits for it."""
-        if index != self._round:
-            shards = [shard for r in range(max(index, 1)) for shard in self._wait(r)]
-            self._round, self._windows = index, Windows(shards, self._spatial)
-            if self._collects:
-                tqdm.write(f"round {index}: {self._windows.summary()}")
-        return self._windows
-
-    def batch(self, step: int, rank: int) -> Batch:
-        recipe = self._recipe
-        return self.windows(step // recipe.steps).batch(recipe.seed, step, recipe.frames, rank)
-
-    def held_out(self) -> list[Batch]:
-        data = Windows(self._wait(_HELD_OUT), self._spatial)
-        return [data.batch(0, i, self._recipe.frames) for i in range(_HELD_OUT_BATCHES)]
-
-    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **_: Any) -> None:
-        for index in range(1, self._newest_of(state) + 1):  # a resumed run; most shards are there
-            self._submit(index)
-
-    def on_step_end(
-        self, args: Any, state: TrainerState, control: Any, model: Objective, **_: Any
-    ) -> None:
-        index = self._newest_of(state)
-        if not self._collects or state.global_step != index * self._recipe.steps:
-            return
-        folder = self._policy(index)
-        if not folder.exists():
-            with whole_folder(folder) as partial:
-                model.policy.save_pretrained(partial)
-        self._submit(index)
-
-    def _newest_of(self, state: TrainerState) -> int:
-        """The newest round to collect for; what the last round met would train nothing."""
-        return min(state.global_step // self._recipe.steps, self._recipe.rounds - 2)
-
-    def _policy(self, index: int) -> Path:
-        return self._out / "policies" / f"round_{index:02d}"
-
-    def _shards(self, index: int) -> list[tuple[Path, range]]:
-        """The shards of a round, and which of its episodes each holds."""
-        recipe = self._recipe
-        special = {0: recipe.demonstrations, _HELD_OUT: recipe.held_out_episodes}
-        count = special.get(index, recipe.learner_episodes)
-        starts = range(0, count, _SHARD)
-        return [
-            (
-                self._out / "data" / f"{index:02d}_{start // _SHARD:03d}",
-                range(start, min(start + _SHARD, count)),
-            )
-            for start in starts
-        ]
-
-    def _submit(self, index: int) -> None:
-        if not self._collects:
-            return
-        first = FIRST_TRAINING_SEED * (1 + self._recipe.seed) + index * 100_000
-        checkpoint = None if index in (0, _HELD_OUT) else self._policy(index)
-        shards = self._shards(index)
-        tasks = task_list(_TURNS, shards[-1][1].stop, first)
-        for folder, episodes in shards:
-            self._pool.submit(
-                collect,
-                folder,
-                tasks[episodes.start : episodes.stop],
-                first + episodes.start,
-                _ACTION,
-                SMALL_ENCODER["image_size"],
-                checkpoint,
-                hold_out_pairs=self._recipe.hold_out_pairs,
-                depth=self._spatial,
-                variants=self._recipe.variants,
-            ).add_done_callback(self._check)
-
-    def _check(self, future: Future) -> None:
-        if not future.cancelled() and (error := future.exception()):
-            self._failure.parent.mkdir(parents=True, exist_ok=True)
-            self._failure.write_text(f"{type(error).__name__}: {error}")
-
-    def _wait(self, index: int) -> list[Path]:
-        """The shards of a round, once they are there: another process makes them.
-
-        Raises:
-            RuntimeError: it could not.
-        """
-        folders = [folder for folder, _ in self._shards(index)]
-        what = {0: "demonstrations", _HELD_OUT: "held-out episodes"}.get(index, f"round {index}")
-        there = sum(folder.exists() for folder in folders)
-        with tqdm(
-            total=len(folders),
-            initial=there,
-            desc=what,
-            unit="shard",
-            mininterval=5.0,
-            disable=there == len(folders),
-        ) as bar:
-            while there < len(folders):
-                if self._failure.exists():
-                    raise RuntimeError(f"collecting {what} failed: {self._failure.read_text()}")
-                time.sleep(_POLL)
-                before, there = there, sum(folder.exists() for folder in folders)
-                bar.update(there - before)
-        return folders
-
-
-assert set(_TURNS) == set(FAMILIES)

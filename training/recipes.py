@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 from typing import TypeVar
 
 from vla_ros.models.genie.sizes import QUANTIZERS, part
+from vla_ros.models.spatial_vla.sizes import SIZES as SPATIAL_SIZES
 from vla_ros.models.svl_config import EYE
 from vla_ros.models.svl_config import SIZES as NARRATOR_SIZES
 from vla_ros.models.vlam_config import SIZES
@@ -83,6 +84,24 @@ class DaggerRecipe(Settings):
     @property
     def total(self) -> int:
         return self.rounds * self.steps
+
+
+@dataclass(frozen=True)
+class SpatialRecipe(DaggerRecipe):
+    """How a small SpatialVLA is trained from nothing. `frames` are of a batch, each a row."""
+
+    size: str = "tabletop"
+    steps: int = 5000  # of a round
+    frames: int = 64
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.geometry:
+            raise ValueError("geometry is not trained here yet: leave it out")
+        if self.size not in SPATIAL_SIZES:
+            raise ValueError(f"no size {self.size!r}: choose {', '.join(SPATIAL_SIZES)}")
 
 
 @dataclass(frozen=True)

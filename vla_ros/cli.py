@@ -41,6 +41,10 @@ _COMMANDS = {
         "vla_ros.training.commands.policy",
         "train a policy, simulated or from recordings",
     ),
+    ("train", "spatial-vla"): (
+        "vla_ros.training.commands.spatial_vla",
+        "train a small SpatialVLA from nothing, simulated",
+    ),
     ("train", "narrator"): (
         "vla_ros.training.commands.narrator",
         "train a narrator: its language, then what it sees",

@@ -7,7 +7,8 @@ which says what its tokens mean to a robot.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.utils import logging
 
 from vla_ros.models import checkpoint
 from vla_ros.models.policy import Action
@@ -211,8 +213,9 @@ class SpatialVLAPolicy:
     def save_pretrained(self, folder: str | Path) -> None:
         """Write model, processor and policy.json."""
         folder = Path(folder)
-        self.model.save_pretrained(folder)
-        self.processor.save_pretrained(folder)
+        with _quietly():
+            self.model.save_pretrained(folder)
+            self.processor.save_pretrained(folder)
         save_contract(folder, self.contract)
 
     @classmethod
@@ -233,12 +236,27 @@ class SpatialVLAPolicy:
             contract = SpatialContract.from_dict(checkpoint.read_json(folder, CONTRACT))
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise checkpoint.damaged(folder, f"{CONTRACT}: {error}") from error
-        model = SpatialVLAForConditionalGeneration.from_pretrained(folder)
-        processor = SpatialVLAProcessor.from_pretrained(folder)
+        with _quietly():
+            model = SpatialVLAForConditionalGeneration.from_pretrained(folder)
+            processor = SpatialVLAProcessor.from_pretrained(folder)
         try:
             return cls(model, processor, contract)
         except ValueError as error:
             raise ValueError(f"checkpoint {folder}: {error}") from error
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without the progress bars of transformers, and what it suspects of types it does not know."""
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def save_contract(folder: str | Path, contract: SpatialContract) -> None:

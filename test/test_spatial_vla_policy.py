@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +17,9 @@ from probe import header, nodes_of
 
 from vla_ros.models import checkpoint as files
 from vla_ros.models.compatibility import with_robot
+from vla_ros.models.observation_encoder import ObservationEncoder
 from vla_ros.models.policy import load_policy
+from vla_ros.models.spatial_vla.geometry import GEOMETRY_DIM
 from vla_ros.models.spatial_vla.policy import (
     CONTRACT,
     SpatialContract,
@@ -45,7 +48,7 @@ def policy(action=ARM, cameras=("camera",), **contract):
     processor = tiny.processor()
     contract = {"statistics_key": "arm", **contract}
     told = SpatialContract(action, cameras, **contract)
-    dim = tiny.GEOMETRY if told.geometry else 0
+    dim = GEOMETRY_DIM if told.geometry else 0
     return SpatialVLAPolicy(tiny.model(processor, geometry_dim=dim), processor, told)
 
 
@@ -127,6 +130,28 @@ def test_two_cameras_are_seen_in_their_order():
     assert runs[0] != runs[1]
     with pytest.raises(ValueError, match="expected images of camera, wrist_camera"):
         model.encode([IMAGE])
+
+
+def test_depth_changes_what_is_seen_through_the_encoder_that_nodes_and_rollouts_use():
+    model = policy(geometry={"model_type": "depth_camera"})
+    sides = np.meshgrid(*[np.linspace(-0.5, 0.5, tiny.SIZE)] * 2)
+    rays = np.dstack([*sides, np.ones(IMAGE.shape[:2])])
+    seen = []
+    for metres in (0.5, 1.0):
+        depth = np.full(IMAGE.shape[:2], metres, np.float32)
+        frame = SimpleNamespace(image=IMAGE, depth=depth, rays=rays.astype(np.float32))
+        seen.append(ObservationEncoder(model).encode([frame]))
+    assert seen[0].shape == model.grid and np.isfinite(seen).all()
+    assert np.abs(seen[0] - seen[1]).max() > 1e-3
+    with pytest.raises(ValueError, match="needs geometry_features"):
+        model.encode([IMAGE])
+
+
+def test_geometry_of_another_kind_than_a_policy_has_is_told():
+    processor = tiny.processor()
+    told = SpatialContract(ARM, ("camera",), geometry={"model_type": "depth_camera"})
+    with pytest.raises(ValueError, match="takes 6 numbers of geometry a token, a policy has"):
+        SpatialVLAPolicy(tiny.model(processor), processor, told)
 
 
 @pytest.mark.parametrize(

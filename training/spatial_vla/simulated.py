@@ -36,11 +36,11 @@ from vla_ros.training.spatial_vla.samples import (
 from vla_ros.training.trainer import Objective, PolicyTrainer
 
 _CHUNK = 4  # actions
-_ACTION = replace(ActionConfig.get_arm_config(), horizon=_CHUNK)
+ACTION = replace(ActionConfig.get_arm_config(), horizon=_CHUNK)
 _CAMERAS = ("camera", "wrist_camera")
 _KEY = "arm"
 _PROMPT = "{}"  # more words would be the same in each sample
-_MOTIONS = Motions(_ACTION, SpatialLayout.of(_ACTION))
+MOTIONS = Motions(ACTION, SpatialLayout.of(ACTION))
 _IGNORED = -100
 
 
@@ -78,12 +78,12 @@ def train(recipe: Recipe, out: Path, *, tensorboard: bool = False) -> Path:
 def demonstrations(shards: Sequence[Path]) -> list[Demonstration]:
     """Of the simulator's shards, from both cameras."""
     cameras = range(len(_CAMERAS))
-    return [one for shard in shards for one in of_simulation(shard, _MOTIONS, cameras)]
+    return [one for shard in shards for one in of_simulation(shard, MOTIONS, cameras)]
 
 
 def processor(shown: Sequence[Demonstration], size: dict[str, Any]) -> SpatialVLAProcessor:
     """One whose tokens are fitted to demonstrations, and whose words are the instructions'."""
-    found = fit_motions(shown, _MOTIONS.layout, bins=BINS)
+    found = fit_motions(shown, MOTIONS.layout, bins=BINS)
     sides = size["image_size"], size["patch_size"]
     return new_processor(found, _KEY, [" ".join(VOCABULARY)], *sides, _CHUNK)
 
@@ -94,7 +94,7 @@ def policy(made: SpatialVLAProcessor, size: dict[str, Any]) -> SpatialVLAPolicy:
     ranges = [[ids.start, ids.stop] for ids in legal]
     config = tiny_config(made.action_token_begin_idx, ranges, **size, action_chunk_size=_CHUNK)
     contract = SpatialContract(
-        _ACTION, _CAMERAS, statistics_key=_KEY, prompt=_PROMPT, words=tuple(VOCABULARY)
+        ACTION, _CAMERAS, statistics_key=_KEY, prompt=_PROMPT, words=tuple(VOCABULARY)
     )
     return SpatialVLAPolicy(SpatialVLAForConditionalGeneration(config), made, contract)
 

@@ -22,7 +22,7 @@ from transformers.utils import logging
 from vla_ros.models import checkpoint
 from vla_ros.models.policy import Action
 from vla_ros.models.spatial_vla.configuration import TOKENS_PER_ACTION
-from vla_ros.models.spatial_vla.geometry import geometry_features
+from vla_ros.models.spatial_vla.geometry import GEOMETRY_DIM, geometry_features
 from vla_ros.models.spatial_vla.layout import SpatialLayout
 from vla_ros.models.spatial_vla.modeling import SpatialVLAForConditionalGeneration
 from vla_ros.models.spatial_vla.motions import Motions
@@ -127,6 +127,12 @@ class SpatialVLAPolicy:
         if (model.model.geometry is None) != (contract.geometry is None):
             which = "lacks" if contract.geometry is None else "has, and the model lacks"
             raise ValueError(f"the contract {which} geometry: tell both the same")
+        if model.config.geometry_dim not in (0, GEOMETRY_DIM):
+            raise ValueError(
+                f"the model takes {model.config.geometry_dim} numbers of geometry a token, a "
+                f"policy has {GEOMETRY_DIM}: the features of published checkpoints, of four points "
+                "a token, are made for the model alone (geometry.ego3d_features), not for nodes"
+            )
         layout = SpatialLayout.of(contract.action, contract.columns)
         self.motions = Motions(contract.action, layout)
         self.statistics_keys = tuple(processor.statistics)

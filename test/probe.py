@@ -18,7 +18,10 @@ from vla_ros.robots import panda
 from vla_ros.ros.messages import joint_state_message, to_time
 from vla_ros.ros.running import choose_transport
 
-PATIENCE = 60.0  # s: a busy machine takes long to start a process, and to let it be discovered
+# s: a busy machine takes long to start a process, and to let it be discovered. With three times as
+# many programs as cores, a node that loads a model was up after 70 s.
+PATIENCE = 180.0
+_ANSWER_TIME = 15.0  # s after which a service is asked again
 
 
 def wait_for(condition, timeout=PATIENCE):
@@ -174,9 +177,9 @@ class Probe:
         """
         client = self.client(kind, service)
         assert client.wait_for_service(PATIENCE), f"no service {service}"
-        for _ in range(4):
+        for _ in range(int(PATIENCE / _ANSWER_TIME)):
             future = client.call_async(request)
             with contextlib.suppress(AssertionError):
-                wait_for(future.done, PATIENCE / 4)
+                wait_for(future.done, _ANSWER_TIME)
                 return future.result()
         raise AssertionError(f"no answer from {service}")

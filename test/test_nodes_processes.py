@@ -374,7 +374,7 @@ def test_killed_simulation_starts_over_and_so_does_the_time(robot, folder, polic
             assert all(process.is_running for process in processes.values())
             return condition()
 
-        wait_for(holds, 10 * PATIENCE)
+        wait_for(holds, 3 * PATIENCE)
 
     processes = {name: start(name) for name in arguments}
     try:

@@ -16,14 +16,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from vla_ros.models import checkpoint, language
+from vla_ros.models import checkpoint, language, vlam_checkpoint
 from vla_ros.models.episode import Episode
 from vla_ros.models.keypoints import NAMED_KEYPOINTS, InstructedKeypoints
 from vla_ros.models.mamba import MambaStack, RMSNorm
@@ -41,10 +40,6 @@ from vla_ros.models.vlam_config import SIZES, Statistics, VLAMConfig
 from vla_ros.robots.action_config import ActionConfig
 from vla_ros.scene_language.descriptions import DESCRIPTION_WORDS
 from vla_ros.scene_language.instructions import VOCABULARY
-
-TYPE = "vlam"  # of policies, in config.json
-STATISTICS = "statistics.json"
-TOKENIZER = "tokenizer.json"
 
 
 class VisionLanguageActionModel(nn.Module):
@@ -448,14 +443,7 @@ class VisionLanguageActionModel(nn.Module):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write weights, configuration, statistics and tokenizer, each file whole or not at all."""
-        statistics = {name: value.tolist() for name, value in vars(self.statistics).items()}
-        action = self.get_action_description()
-        config = {"type": TYPE, **asdict(self.config), "action": action}
-        texts = {
-            checkpoint.CONFIG: json.dumps(config, indent=1) + "\n",
-            STATISTICS: json.dumps(statistics, indent=1) + "\n",
-            TOKENIZER: self.tokenizer.to_str(pretty=True) + "\n",
-        }
+        texts = vlam_checkpoint.texts(self.config, self.statistics, self.tokenizer)
         checkpoint.write(Path(folder), self, texts)
 
     @classmethod
@@ -467,39 +455,9 @@ class VisionLanguageActionModel(nn.Module):
             ValueError: a file is damaged or does not fit the others.
         """
         folder = Path(folder)
-        checkpoint.require(folder, checkpoint.CONFIG, STATISTICS, TOKENIZER, checkpoint.WEIGHTS)
-        config = cls._read_config(folder)
-        statistics = cls._read_statistics(folder, config["action"])
-        try:
-            tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
-        except Exception as error:  # what the library raises has no class of its own
-            raise checkpoint.damaged(folder, f"{TOKENIZER}: {error}") from error
-        shape = {k: v for k, v in config.items() if k not in ("action", "vision")}
+        config, statistics, tokenizer = vlam_checkpoint.read(folder)
+        shape = {k: v for k, v in vars(config).items() if k not in ("action", "vision")}
         given = {"tokenizer": tokenizer, "statistics": statistics, **shape}
-        model = checkpoint.build(folder, lambda: cls(config["action"], config["vision"], **given))
+        model = checkpoint.build(folder, lambda: cls(config.action, config.vision, **given))
         checkpoint.read_weights(folder, model)
         return model.eval()
-
-    @staticmethod
-    def _read_config(folder: Path) -> dict[str, Any]:
-        values = checkpoint.read_json(folder, checkpoint.CONFIG)
-        if (named := values.pop("type", TYPE)) != TYPE:
-            raise ValueError(
-                f"checkpoint {folder} is of type {named!r}, not {TYPE!r}: load it by "
-                "vla_ros.models.policy.load_policy, or choose another"
-            )
-        try:
-            return vars(VLAMConfig.from_dict(values))
-        except (ValueError, TypeError, AttributeError, KeyError) as error:
-            raise checkpoint.damaged(folder, error) from error
-
-    @staticmethod
-    def _read_statistics(folder: Path, action: ActionConfig) -> Statistics:
-        values = checkpoint.read_json(folder, STATISTICS)
-        try:
-            statistics = Statistics(**{k: np.array(v, dtype=np.float64) for k, v in values.items()})
-        except (ValueError, TypeError) as error:
-            raise checkpoint.damaged(folder, f"{STATISTICS}: {error}") from error
-        if problem := statistics.problem(action):
-            raise checkpoint.damaged(folder, f"{STATISTICS}: {problem}")
-        return statistics

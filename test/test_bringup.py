@@ -4,11 +4,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from probe import wait_for
 from tiny_narrator import tiny_narrator
 
 from vla_ros.bringup import Stack, main, parse
@@ -17,13 +17,6 @@ from vla_ros.safety.gate import State
 
 PARAMS = Path(__file__).parents[1] / "config" / "arm.yaml"
 INSTRUCTION = "reach for the red cube"
-
-
-def wait_for(condition, timeout=30.0):
-    end = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < end, f"waited {timeout} s in vain"
-        time.sleep(0.01)
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +143,7 @@ def test_signal_ends_it_cleanly(tmp_path, checkpoint, number):
     try:
         wait_for(lambda: "no images on" in log.read_text())  # all nodes run
         process.send_signal(number)
-        assert process.wait(timeout=20.0) == 0
+        assert process.wait(timeout=60.0) == 0
     finally:
         process.kill()
     assert "deactivated" in log.read_text() and "Traceback" not in log.read_text()

@@ -239,7 +239,7 @@ def test_however_bringup_ends_no_process_is_left(tmp_path, checkpoint, world, nu
         assert "world_model: in processes of their own" in log.read_text()
         (child,) = children(process.pid)
         os.killpg(process.pid, number)
-        assert process.wait(timeout=30.0) == (-9 if number == signal.SIGKILL else 0)
+        assert process.wait(timeout=PATIENCE) == (-9 if number == signal.SIGKILL else 0)
         wait_for(lambda: not is_running(child), 20.0)
     finally:
         process.kill()

@@ -35,6 +35,7 @@ from vla_ros.sim.tasks import check_seeds
 from vla_ros.training import dagger
 from vla_ros.training.data.folders import whole_folder
 from vla_ros.training.evaluation import wilson_interval, write_json
+from vla_ros.training.metrics import resampled_interval
 from vla_ros.training.scenarios import USUAL, Scenario, scenario_name
 from vla_ros.training.simulated_evaluation import evaluate
 
@@ -42,7 +43,7 @@ GEOMETRY = {"semantic": "none", "hybrid": "depth_camera"}
 WRONG = "hybrid, intrinsics 5 % wrong"
 COLUMNS = ("semantic", "hybrid", WRONG)
 _SETTINGS = ("demonstrations", "steps", "frames", "rounds", "learner_episodes", "episodes")
-_RESAMPLES = 10_000
+_RESAMPLES = 2000
 _LATENCY = 2  # ticks, as of `vla eval`
 
 # Of one task: training seed, variant, family, seed -> whether it succeeded.
@@ -77,11 +78,12 @@ def difference(one: Outcomes, other: Outcomes, variants: Sequence[str]) -> Diffe
         return Difference(float("nan"), float("nan"), float("nan"), 0)
     sums = np.array([sum(each) for each in clusters.values()], float)
     counts = np.array([len(each) for each in clusters.values()], float)
-    drawn = np.random.default_rng(0).integers(len(sums), size=(_RESAMPLES, len(sums)))
-    means = sums[drawn].sum(1) / counts[drawn].sum(1)
-    low, high = np.quantile(means, (0.025, 0.975))
-    total = int(counts.sum())
-    return Difference(100 * sums.sum() / total, 100 * float(low), 100 * float(high), total)
+
+    def points(drawn: np.ndarray) -> float:
+        return 100 * float(sums[drawn].sum() / counts[drawn].sum())
+
+    low, high = resampled_interval(points, [len(sums)], _RESAMPLES)
+    return Difference(points(np.arange(len(sums))), low, high, int(counts.sum()))
 
 
 # -- training --------------------------------------------------------------------------------------

@@ -158,7 +158,7 @@ def test_windows_shift_points_with_their_pixels(tmp_path):
     assert torch.equal(batch["images"], plain["images"]), "the same batches with and without"
     shape = batch["images"].shape[:3]
     assert batch["depth"].shape == (*shape, SIZE, SIZE)
-    assert batch["rays"].shape == (*shape, SIZE, SIZE, 3)
+    assert batch["rays"].shape == (shape[0], 1, shape[2], SIZE, SIZE, 3)
     fused = VisionLanguageActionModel.from_size(
         "tiny",
         SIM_ACTION,

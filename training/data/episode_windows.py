@@ -56,7 +56,7 @@ class EpisodeWindows:
         cameras: in the model's order.
         tokens: ids of each instruction's words.
         felt_std: of each number of the proprioception.
-        needs: what of "depth" [B, T, N, S, S] and "intrinsics" (as rays [B, T, N, S, S, 3]) batches
+        needs: what of "depth" [B, T, N, S, S] and "intrinsics" (as rays [B, 1, N, S, S, 3]) batches
             have beside images.
 
     Raises:
@@ -154,7 +154,7 @@ class EpisodeWindows:
         if "intrinsics" in self._needs:
             known = [episode.calibrations[name] for name in self._cameras]
             rays = np.stack([calibration.rays(calibration.width) for calibration in known])
-            found["rays"] = np.broadcast_to(rays, (len(rows), *rays.shape))
+            found["rays"] = rays[None]
         return found
 
 

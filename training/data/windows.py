@@ -33,7 +33,7 @@ class Windows:
 
     Args:
         folders: of the shards.
-        depth: give depth [B, T, N, S, S] and rays [B, T, N, S, S, 3] too.
+        depth: give depth [B, T, N, S, S] and rays [B, 1, N, S, S, 3] too.
 
     Raises:
         ValueError: a shard has no depth, or is damaged.
@@ -148,11 +148,11 @@ def geometry_of(model: VisionLanguageActionModel, batch: Batch) -> Geometry | No
 
 
 def _spatial(shard: Shard, part: slice, fill: int) -> dict[str, np.ndarray]:
-    """Depth [T, N, S, S] and rays [T, N, S, S, 3] of a window, its last frame repeated."""
+    """Depth [T, N, S, S] of a window, its last frame repeated, and rays [1, N, S, S, 3]."""
     depth = shard.depth[part]
     if fill:
         depth = np.concatenate([depth, depth[-1:].repeat(fill, 0)])
-    return {"depth": depth, "rays": np.broadcast_to(shard.rays, (len(depth), *shard.rays.shape))}
+    return {"depth": depth, "rays": shard.rays[None]}
 
 
 def shift_images(
@@ -160,7 +160,8 @@ def shift_images(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Shift each camera of a window [T, N, S, S, 3] by up to _SHIFT pixels, edges repeated.
 
-    What is in `spatial`, [T, N, S, S, ...], is shifted with it in place: a pixel keeps its point.
+    What is in `spatial`, [T or 1, N, S, S, ...], is shifted with it in place: a pixel keeps its
+    point.
 
     Also returns by how much places in the images moved: float32 [N, 1, 2], in half image sides.
     """

@@ -141,11 +141,13 @@ class SpatialVision(nn.Module):
         Args:
             images: [B, T, N, 3, S, S].
             depth: [B, T, N, S, S], m.
-            rays: [B, T, N, S, S, 3].
+            rays: [B, T or 1, N, S, S, 3].
 
         Raises:
             ValueError: see `GeometryEncoder.observe`.
         """
+        if rays is not None:
+            rays = rays.expand(-1, images.shape[1], -1, -1, -1, -1)
         parts = (None if part is None else part.flatten(0, 2) for part in (images, depth, rays))
         found = self.geometry(*parts)
         return Geometry(*(value.unflatten(0, images.shape[:3]) for value in found))

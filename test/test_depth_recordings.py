@@ -1,6 +1,8 @@
 """Depth and calibration in recordings: what training and evaluation get, and what is refused."""
 
 import argparse
+import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -22,6 +24,7 @@ from depth_recordings import (
 from episodes import episode, reader
 from recordings import write_bag
 
+from vla_ros import cli
 from vla_ros.camera_info import CameraCalibration
 from vla_ros.models import language
 from vla_ros.models.vlam import VisionLanguageActionModel
@@ -322,7 +325,34 @@ def test_evaluation_without_depth_ends_in_one_line(robot, tmp_path):
         evaluate.main(parser.parse_args(list(map(str, words))))
 
 
-def test_a_missing_package_is_told_before_recordings_are_read(robot, tmp_path):
-    recipe = imitation.Recipe(steps=1, frames=64, geometry="map_anything")
-    with pytest.raises(ValueError, match="'map_anything' needs the package mapanything"):
-        imitation.train(recipe, [write_bag(tmp_path / "bag", rgbd())], robot, tmp_path / "run")
+@pytest.mark.parametrize(
+    ("geometry", "words"),
+    [
+        (
+            "map_anything",
+            "geometry 'map_anything' needs the package mapanything .* install it with",
+        ),
+        ("depth_camra", "no geometry depth_camra: take none, depth_camera, map_anything, "),
+    ],
+)
+def test_what_geometry_needs_is_told_in_one_line_before_anything_is_read(
+    robot, tmp_path, capsys, geometry, words
+):
+    bag = write_bag(tmp_path / "bag", rgbd())
+    for more in (["--data", str(bag), "--robot", robot], []):
+        out = tmp_path / f"run{len(more)}"
+        command = ["train", "policy", "--geometry", geometry, "--out", str(out), *more]
+        assert cli.main(command) == 1
+        assert re.search(words, capsys.readouterr().err), more
+        assert not (out / "data").exists()
+
+
+def test_a_checkpoint_with_mapanything_is_not_evaluated_without_its_package(tmp_path, capsys):
+    fused("none").save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    values = json.loads(path.read_text())
+    values["geometry"] |= {"model_type": "map_anything"}
+    path.write_text(json.dumps(values))
+    assert cli.main(["eval", "--robot", "sim", "--checkpoint", str(tmp_path)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "needs the package mapanything" in line and "Traceback" not in line

@@ -3,9 +3,11 @@
 import json
 import re
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
+import torch
 from depth_recordings import FRAMES, HEIGHT, ROBOT, WIDTH, K, fused, metres, pixels, rgbd
 from probe import Probe, header, nodes_of, wait_for
 from rclpy.parameter import Parameter
@@ -13,15 +15,19 @@ from recordings import write_bag
 from sensor_msgs.msg import CameraInfo, PointCloud2
 
 from vla_ros.bringup import Stack
+from vla_ros.models.observation_encoder import ObservationEncoder
 from vla_ros.models.vlam import VisionLanguageActionModel
+from vla_ros.nodes.sim_robot import SimRobot
 from vla_ros.nodes.vision_encoder import VisionEncoderNode
 from vla_ros.observations import preprocess_image
 from vla_ros.robots.action_config import ActionConfig
 from vla_ros.ros import qos
 from vla_ros.ros.lifecycle import FAILURE, OK, WARN
 from vla_ros.ros.messages import image_message, seconds, tokens_from_message
+from vla_ros.sim.arm import CAMERAS
 from vla_ros.training.data.recordings import Robot
 from vla_ros.training.recorded_evaluation import Recordings
+from vla_ros.training.rollout import Rollout
 
 TOPICS = {"camera_topics": ["front/image_raw"]}
 DEPTH, INFO = "front/depth/image_raw", "front/camera_info"
@@ -242,17 +248,50 @@ def test_a_checkpoint_with_mapanything_needs_its_package(tmp_path):
         assert "needs the package mapanything" in node.failure and "install it" in node.failure
 
 
-def test_the_simulated_robot_s_depth_reaches_tokens_and_cloud(tmp_path):
-    cameras = ("camera", "wrist_camera")
+@pytest.fixture(scope="module")
+def arm_policy(tmp_path_factory):
+    """A policy of the simulated arm that fuses depth, its gates open, and its folder."""
+    torch.manual_seed(0)
     model = VisionLanguageActionModel.from_size(
-        "tiny", ActionConfig.get_arm_config(), cameras=cameras, geometry="depth_camera"
-    )
-    model.save_pretrained(tmp_path)
+        "tiny", ActionConfig.get_arm_config(), cameras=CAMERAS, geometry="depth_camera"
+    ).eval()
+    for fusion in model.spatial.fusions:
+        torch.nn.init.constant_(fusion.gate, 0.5)
+    folder = tmp_path_factory.mktemp("arm")
+    model.save_pretrained(folder)
+    return model, folder
+
+
+def test_the_simulated_robot_shows_live_what_training_and_evaluation_see(
+    make, arm_policy, context, monkeypatch
+):
+    model, folder = arm_policy
+    topics = [f"{camera}/image_raw" for camera in CAMERAS]
+    node = make(folder, camera_topics=topics)
+    robot = SimRobot(context=context)
+    for index, camera in enumerate(CAMERAS):
+        for publishers, hear in (
+            (robot._images, partial(node._on_image, index)),
+            (robot._depths, partial(node._on_image, len(CAMERAS) + index)),
+            (robot._infos, partial(node._on_camera_info, index)),
+        ):
+            monkeypatch.setattr(publishers[camera], "publish", hear)
+            monkeypatch.setattr(publishers[camera], "get_subscription_count", lambda: 1)
+    robot._publish_cameras(header(1.0).stamp)
+    rollout = Rollout(robot.world, image_size=model.image_size, needs=node._encoder.needs)
+    tokens = ObservationEncoder(model).encode(rollout.observe().frames)
+    robot.world.close()
+    robot.destroy_node()
+    (message,) = node.published
+    np.testing.assert_array_equal(tokens_from_message(message), tokens)
+
+
+def test_the_simulated_robot_s_depth_reaches_tokens_and_cloud(arm_policy):
     listener = Probe("listener", "")
     listener.listen(PointCloud2, "vision_encoder/points/camera", qos.sensor())
     listener.start()
     try:
-        with Stack(checkpoint=str(tmp_path), narrator="", world_model=False) as stack:
+        with Stack(checkpoint=str(arm_policy[1]), narrator="", world_model=False) as stack:
             cloud = listener.next("vision_encoder/points/camera")
             wait_for(lambda: stack.nodes["vision_encoder"]._inference_time)
             assert not stack.failure

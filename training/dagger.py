@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vla_ros.models import language
+from vla_ros.models.vision import build_encoder, build_geometry
 from vla_ros.models.vlam import VisionLanguageActionModel
 from vla_ros.models.vlam_config import SMALL_ENCODER
 from vla_ros.robots.action_config import ActionConfig
@@ -44,7 +45,13 @@ def train(
     """Train, resuming whatever `out` holds; returns the checkpoint folder out/checkpoint.
 
     Processes that a launcher started share `out`; the first of them collects for all.
+
+    Raises:
+        FileNotFoundError, ValueError: the geometry is unknown, or something it needs is missing.
     """
+    if recipe.geometry:  # what is missing for it is told before anything is collected
+        encoder = build_encoder(SMALL_ENCODER)
+        build_geometry(recipe.geometry, encoder.image_size, encoder.grid)
     args = begin(recipe, out, vars(recipe), deepspeed, keeps=("data",))
     settle(out, Provenance({}, {}, code(*CODE)), keeps=("data",))
     size, spatial = SMALL_ENCODER["image_size"], recipe.geometry not in ("", "none")

@@ -294,6 +294,12 @@ def test_a_policy_learns_with_depth_and_is_measured_on_it(robot, tmp_path):
     once = replace(recipe, steps=1, save_every=1, geometry="")
     imitation.train(replace(once, start=str(folder)), [bags], robot, tmp_path / "on")
     plain = imitation.train(once, [bags], robot, tmp_path / "plain")
+    # A run of before there was such a setting goes on.
+    told = tmp_path / "plain" / "run.json"
+    settings = json.loads(told.read_text())
+    assert settings.pop("geometry") == ""
+    told.write_text(json.dumps(settings))
+    assert imitation.train(once, [bags], robot, tmp_path / "plain") == plain
     added = imitation.train(
         replace(once, start=str(plain), geometry="depth_camera"), [bags], robot, tmp_path / "added"
     )

@@ -26,11 +26,18 @@ from vla_ros.sim.conditions import MAX_DISTRACTORS, evaluation_stage
 from vla_ros.sim.experts import expert_chunk
 from vla_ros.sim.tasks import FIRST_TRAINING_SEED, Outcome
 from vla_ros.training.data.simulation import collect, task_list
-from vla_ros.training.rollout import Rollout
+from vla_ros.training.rollout import Observation, Rollout
 from vla_ros.training.spatial_vla.samples import fit_motions
 from vla_ros.training.spatial_vla.simulated import ACTION, MOTIONS, demonstrations
 
 LATENCY = 2  # ticks
+
+
+class Blind(Rollout):
+    """Without pictures, which the expert does not look at."""
+
+    def observe(self) -> Observation:
+        return Observation([], np.zeros(0), self.world.joint_positions())
 
 
 def through_tokens(bins: dict[str, int], shown: list) -> tuple[Callable, dict]:
@@ -49,7 +56,7 @@ def through_tokens(bins: dict[str, int], shown: list) -> tuple[Callable, dict]:
 
 def success(change: Callable[[np.ndarray], np.ndarray], episodes: int, seed: int) -> dict:
     """How many episodes of each family the expert does with changed chunks."""
-    rollouts: dict[tuple, Rollout] = {}
+    rollouts: dict[tuple, Blind] = {}
     wins = dict.fromkeys(FAMILIES, 0)
     for family in FAMILIES:
         for number in range(episodes):
@@ -58,7 +65,7 @@ def success(change: Callable[[np.ndarray], np.ndarray], episodes: int, seed: int
             key = stage.visuals, distractors
             if key not in rollouts:
                 world = ArmWorld(visuals=stage.visuals, distractors=distractors)
-                rollouts[key] = Rollout(world, image_size=16, dt=ACTION.dt)
+                rollouts[key] = Blind(world, image_size=16, dt=ACTION.dt)
             rollout = rollouts[key]
             rollout.latency_ticks = stage.latency_ticks
             outcome = rollout.run(
@@ -77,7 +84,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--episodes", type=int, default=12, help="of each family")
     parser.add_argument("--seed", type=int, default=5000, help="of the first")
-    parser.add_argument("--demonstrations", type=int, default=50, help="to fit the grid to")
+    parser.add_argument("--demonstrations", type=int, default=20, help="to fit the grid to")
     parser.add_argument("--bins", type=int, nargs=len(BINS), default=[*SMALL_BINS.values()])
     told = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:

@@ -403,12 +403,20 @@ def test_images_of_another_shape_or_type_are_refused(processor, image):
         processor([image], "pick the cube")
 
 
-def test_a_text_has_one_image(processor):
+def test_every_text_has_one_image_or_as_many_as_the_others(processor):
     one, other = tiny.images(2)
-    with pytest.raises(ValueError, match="a text has no image or several"):
-        processor([[one, other]], "pick the cube")
+    with pytest.raises(ValueError, match="a text has no image or more than another"):
+        processor([[one, other], [one]], ["pick the cube"] * 2)
     nested = processor([[one]], "pick the cube")["pixel_values"]
     assert torch.equal(nested, processor(one, "pick the cube")["pixel_values"])
+    both = processor([[one, other]], "pick the cube")
+    assert both["pixel_values"].shape[0] == 2 and torch.equal(both["pixel_values"][:1], nested)
+    assert (both["input_ids"] == processor.image_token_id).sum() == 2 * tiny.TOKENS
+    with_two = tiny.model(processor, geometry_dim=0)
+    said = processor.decode_actions(with_two.predict_action(both), "arm")["actions"]
+    swapped = processor([[other, one]], "pick the cube")
+    again = processor.decode_actions(with_two.predict_action(swapped), "arm")["actions"]
+    assert said.shape == (4, 7) and not np.array_equal(said, again)
 
 
 def test_without_a_key_the_only_statistics_are_taken(processor, model, inputs):

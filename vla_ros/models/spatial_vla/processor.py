@@ -107,7 +107,8 @@ class SpatialVLAProcessor(ProcessorMixin):
         """Make the model's inputs.
 
         Args:
-            images: one a text: PIL images, or uint8 arrays [H, W, 3]; any size.
+            images: one a text, or a list of as many for each text: PIL images, or uint8 arrays
+                [H, W, 3]; any size.
             text: what to do, in the words that the model was trained with, as "What action should
                 the robot take to pick the cup?"
             unnorm_key: of the statistics; an unknown one is told here, before anything is computed.
@@ -131,11 +132,12 @@ class SpatialVLAProcessor(ProcessorMixin):
             self.action_statistics(unnorm_key)
         texts = [text] if isinstance(text, str) else list(text or ())
         images = list(images) if isinstance(images, list | tuple) else [images]
-        if any(isinstance(each, list | tuple) and len(each) != 1 for each in images):
-            raise ValueError("a text has no image or several: give one image a text")
-        images = [each[0] if isinstance(each, list | tuple) else each for each in images]
-        if len(images) != len(texts) or not texts:
-            raise ValueError(f"{len(images)} images for {len(texts)} texts: give one image a text")
+        shown = [list(each) if isinstance(each, list | tuple) else [each] for each in images]
+        if len(shown) != len(texts) or not texts:
+            raise ValueError(f"{len(shown)} images for {len(texts)} texts: give one image a text")
+        if (least := min(map(len, shown))) != max(map(len, shown)) or not least:
+            raise ValueError("a text has no image or more than another: give each as many")
+        images = [image for each in shown for image in each]
         if not all(isinstance(each, str) for each in texts):
             raise ValueError("texts must be strings")
         pixels = self.image_processor(
@@ -143,7 +145,7 @@ class SpatialVLAProcessor(ProcessorMixin):
             return_tensors="pt",
             **{"do_normalize": False, **kwargs},
         )
-        prompts = [self.prompt_ids(each) for each in texts]
+        prompts = [self.prompt_ids(each, least) for each in texts]
         suffixes = self._suffixes(suffix_actions, len(texts))
         data = self._padded(prompts, suffixes)
         if suffix_actions is None:

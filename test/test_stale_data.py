@@ -1,9 +1,11 @@
 """Shards are of the recordings as they are now, or the run says what it has in their place."""
 
+import json
 import os
 import re
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from recordings import robot as recorded
 from recordings import write_bag
 
 from vla_ros.robots.action_config import ActionConfig
-from vla_ros.training import recorded_data
+from vla_ros.training import recorded_data, run_folder
 from vla_ros.training.data.alignment import Stream
 from vla_ros.training.data.provenance import FILE, Provenance, _with_imports, code
 from vla_ros.training.data.recordings import Robot
@@ -196,6 +198,29 @@ def test_an_error_leaves_no_half_made_data(tmp_path):
         shards(tmp_path, size=64)
     assert not (tmp_path / "run" / "data").exists()
     assert shards(tmp_path) == [0]
+
+
+def test_a_run_folder_tells_nothing_of_the_machine_and_goes_on_where_it_and_its_data_move(tmp_path):
+    settings = SimpleNamespace(seed=0, total=4, save_every=2, precision="fp32", threads=1)
+
+    def go_on(place, **more):
+        identity = {"data": [tmp_path / place / "bags"], "robot": "arm", "start": "runs/a", **more}
+        run_folder.begin(settings, tmp_path / place / "run", identity)
+        return (tmp_path / place / "run" / "run.json").read_text()
+
+    told = go_on("here")
+    begin(tmp_path / "here")
+    assert json.loads(told) == {
+        "data": ["bags"], "robot": "arm", "start": "runs/a", "deepspeed": None
+    }  # fmt: skip
+    (tmp_path / "here").rename(tmp_path / "there")
+    assert go_on("there") == told
+    with pytest.raises(ValueError, match=r"a run with data \['bags'\] not \['more'\]"):
+        go_on("there", data=[tmp_path / "more"])
+    # One that an earlier version began told where its data were.
+    older = told.replace('"bags"', json.dumps(str(tmp_path / "here" / "bags")))
+    (tmp_path / "there" / "run" / "run.json").write_text(older)
+    assert go_on("there") == older
 
 
 def test_what_is_missing_is_named(tmp_path):

@@ -38,7 +38,8 @@ def begin(
         deepspeed: a configuration file, see config/.
         keeps: what else in the folder depends on the settings, by name.
 
-    A run that has not begun to train takes the settings as they are now.
+    A run that has not begun to train takes the settings as they are now. Of what lies at absolute
+    paths the names count: `settle` knows its contents, wherever it lies.
 
     Raises:
         ValueError: the folder's run has other settings.
@@ -65,7 +66,7 @@ def begin(
         report_to="none",
     )
     args._n_gpu = min(args.n_gpu, 1)  # several devices are the launcher's matter
-    identity = json.loads(json.dumps(identity | {"deepspeed": deepspeed}, default=str))
+    identity = _placeless(json.loads(json.dumps(identity | {"deepspeed": deepspeed}, default=str)))
     with args.main_process_first(local=False):
         agree(out, identity, keeps)
     torch.set_num_threads(settings.threads)
@@ -130,9 +131,20 @@ def settle(out: Path, provenance: Provenance, keeps: Sequence[str] = ()) -> None
     provenance.save(out)
 
 
+def _placeless(settings: Any) -> Any:
+    """The same settings, of any machine: the name of what an absolute path leads to."""
+    if isinstance(settings, dict):
+        return {name: _placeless(value) for name, value in settings.items()}
+    if isinstance(settings, list):
+        return [_placeless(value) for value in settings]
+    if isinstance(settings, str) and os.path.isabs(settings):
+        return Path(settings).name
+    return settings
+
+
 def _settings(path: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads(path.read_text()))
+        return _placeless(dict(json.loads(path.read_text())))
     except (ValueError, TypeError):
         raise ValueError(f"{path} is damaged: {_CURE}") from None
 

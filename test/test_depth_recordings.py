@@ -227,8 +227,16 @@ def test_depth_of_another_resolution_but_the_same_view_is_taken():
 @pytest.mark.parametrize(
     ("topic", "change", "words"),
     [
-        ("/front/depth/image_raw", None, "has no topic front/depth/image_raw; it has: "),
-        ("/front/camera_info", None, "has no topic front/camera_info; it has: "),
+        (
+            "/front/depth/image_raw",
+            None,
+            "has no topic front/depth/image_raw; it has: .*; name another under depth of `bag`",
+        ),
+        (
+            "/front/camera_info",
+            None,
+            "has no topic front/camera_info; it has: .*; name another under camera_info of `bag`",
+        ),
         (
             "/front/camera_info",
             lambda stamp: camera_info("/front/camera_info", stamp, (np.nan, *K[1:])),

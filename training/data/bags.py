@@ -23,6 +23,7 @@ from vla_ros.observations import CameraCalibration, proprioception
 from vla_ros.robots.kinematics import ArmKinematics
 from vla_ros.training.data.alignment import Align, Lookup, Span, Stream, other_clock, steady_spans
 from vla_ros.training.data.bag import SECOND, Bag, Topic
+from vla_ros.training.data.bag_camera_info import calibrations_of, topic_for
 from vla_ros.training.data.bag_commands import (
     SUMMED,
     TYPES,
@@ -47,8 +48,6 @@ _DEPTHS = {
     "sensor_msgs/msg/Image": depth_from_message,
     "sensor_msgs/msg/CompressedImage": depth_from_compressed,
 }
-CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
-_AFTER_STAMP = 12  # bytes: what CDR begins with, s, ns
 _AS_FAST = 0.9  # periods of a camera in dt from which on each of its frames is taken
 # No topics have such names.
 _STATE, _COMMAND = "state of the robot", "commands by joint"
@@ -70,7 +69,7 @@ def open_bag(path: str | Path | Bag, contract: Contract) -> Iterator[Episode]:
     """
     bag = path if isinstance(path, Bag) else Bag(path)
     numbers, left_out, last = itertools.count(), [*bag.notes, *absent(bag, contract)], None
-    wanted, calibrations = _wanted(bag, contract), _calibrations(bag, contract)
+    wanted, calibrations = _wanted(bag, contract), calibrations_of(bag, contract.camera_info)
     for span in steady_spans(wanted):
         reader = _SpanReader(bag, contract, span, left_out, numbers, calibrations)
         for episode in reader.episodes():
@@ -94,7 +93,8 @@ def _wanted(bag: Bag, contract: Contract) -> list[Topic]:
         ([contract.command], TYPES),
     ):
         for stream in streams:
-            topic = bag.topic(stream.topic)
+            deep = types is _DEPTHS
+            topic = topic_for(bag, stream.topic, "depth") if deep else bag.topic(stream.topic)
             if topic.type not in types:
                 raise ValueError(
                     f"{bag.path}: {topic.name} is {topic.type}; expected {' or '.join(types)}"
@@ -105,44 +105,6 @@ def _wanted(bag: Bag, contract: Contract) -> list[Topic]:
                 raise ValueError(f"{bag.path}: {error}") from None
             wanted.append(topic)
     return wanted
-
-
-def _calibrations(bag: Bag, contract: Contract) -> dict[str, CameraCalibration]:
-    """Of the cameras whose camera_info is wanted.
-
-    Raises:
-        ValueError: it is not there, is none, or changes in the recording.
-    """
-    found = {}
-    for camera, name in contract.camera_info.items():
-        topic = bag.topic(name)
-        if topic.type != CAMERA_INFO:
-            raise ValueError(f"{bag.path}: {topic.name} is {topic.type}; expected {CAMERA_INFO}")
-        distinct: dict[bytes, CameraCalibration] = {}
-        for row, data in enumerate(bag.raw(topic)):
-            # A stamp alone is no other calibration. Others are the same message again and again.
-            if (content := bytes(data[_AFTER_STAMP:])) in distinct:
-                continue
-            stamp = topic.stamps[row] / SECOND
-            try:
-                calibration = CameraCalibration.from_message(topic.decode(data)[0])
-            except ValueError as error:
-                raise ValueError(
-                    f"{bag.path}: {topic.name}, message {row} at {stamp:.3f} s: {error}"
-                ) from None
-            if any(calibration != other for other in distinct.values()):
-                raise ValueError(
-                    f"{bag.path}: {topic.name} changes at {stamp:.3f} s: cut the recording there, "
-                    "or give the calibration under camera_info of the robot's file"
-                )
-            distinct[content] = calibration
-        if not distinct:
-            raise ValueError(
-                f"{bag.path}: {topic.name} holds no message: record it again with the camera's "
-                "driver, or give the calibration under camera_info of the robot's file"
-            )
-        found[camera] = next(iter(distinct.values()))
-    return found
 
 
 class _SpanReader:

@@ -84,7 +84,7 @@ def overfit(
         "rows": len(batch["labels"]),
         "tokens": int((batch["labels"] != -100).sum()),
         "steps": step,
-        "loss": round(float(out.loss), 4),
+        "loss": round(out.loss.item(), 4),
         "token_accuracy": round(accuracy, 4),
         "seconds": round(time.perf_counter() - began, 1),
     }

@@ -86,7 +86,10 @@ def main() -> None:
     made.train()
     made.save_model(str(out / "checkpoint"))
     if made.args.process_index == 0:
-        (out / "told.json").write_text(json.dumps(losses(made)))
+        # That FSDP is asked for does not say that anything is sharded.
+        sharded = any(type(weight).__name__ == "DTensor" for weight in made.model.parameters())
+        told = {"losses": losses(made), "sharded": sharded}
+        (out / "told.json").write_text(json.dumps(told))
 
 
 if __name__ == "__main__":

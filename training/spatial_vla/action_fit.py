@@ -122,8 +122,32 @@ def fit(
     told = measure(actions, episodes, mode)
     used = ActionStatistics(*(told["action"][name] for name in ("q01", "q99", "mask")))
     normal = used.normalize(actions)
+    tokenizer, gaussians, values = fit_grid(normal, mode, bins, min_sigma)
+    back = used.unnormalize(tokenizer.decode(tokenizer.encode(normal)))
+    lost = (back - used.unnormalize(normal))[:, :_MOTION]
+    return ActionFit(
+        tokenizer,
+        gaussians,
+        told,
+        {axis: values[axis] for axis in AXES},
+        tuple(axis for axis in AXES if gaussians[axis].sigma < min_sigma),
+        tuple(np.sqrt((lost**2).mean(0)).tolist()),
+        tuple(ABSENT if column is None else layout.names[column] for column in layout.columns),
+        int((~normal[:, :_MOTION].any(-1)).sum()),
+    )
+
+
+def fit_grid(
+    normal: np.ndarray, mode: str, bins: Mapping[str, int], min_sigma: float
+) -> tuple[SpatialActionTokenizer, dict[str, Gaussian], dict[str, np.ndarray]]:
+    """A grid for normalised actions [N, 7], the distributions that it follows, and what of each
+    axis they were fitted to.
+
+    Raises:
+        ValueError: nothing moves, or the bins of an axis would be empty.
+    """
     x, y, z, *turns = normal[:, :_MOTION].T
-    moving = np.ones(len(actions), bool) if mode == "published" else normal[:, :3].any(-1)
+    moving = np.ones(len(normal), bool) if mode == "published" else normal[:, :3].any(-1)
     flat = np.hypot(x, y)
     values = {
         "x": x,
@@ -137,19 +161,8 @@ def fit(
     if not moving.any():
         raise ValueError("no action of the recordings moves: there is nothing to fit to")
     gaussians = {name: Gaussian(float(v.mean()), float(v.std())) for name, v in values.items()}
-    tokenizer = SpatialActionTokenizer(ActionGrid.gaussian(gaussians, bins, min_sigma), mode)
-    back = used.unnormalize(tokenizer.decode(tokenizer.encode(normal)))
-    lost = (back - used.unnormalize(normal))[:, :_MOTION]
-    return ActionFit(
-        tokenizer,
-        gaussians,
-        told,
-        {axis: values[axis] for axis in AXES},
-        tuple(axis for axis in AXES if gaussians[axis].sigma < min_sigma),
-        tuple(np.sqrt((lost**2).mean(0)).tolist()),
-        tuple(ABSENT if column is None else layout.names[column] for column in layout.columns),
-        int((~normal[:, :_MOTION].any(-1)).sum()),
-    )
+    grid = ActionGrid.gaussian(gaussians, bins, min_sigma)
+    return SpatialActionTokenizer(grid, mode), gaussians, values
 
 
 def fit_actions(

@@ -46,7 +46,7 @@ class Tuning:
         "trained whole beside adapters, such as spatial_embed_tokens", []
     )
     merge_lora: bool = _told("write the merged model too, as out/checkpoint", True)
-    attn_implementation: str = _told("of transformers: sdpa, eager, flash_attention_2", "sdpa")
+    attn_implementation: str = _told("eager, flash_attention_2, ...; default: transformers'", "")
 
     def adapters(self) -> Lora | None:
         """Raises ValueError: see `Lora`."""
@@ -117,6 +117,9 @@ class Training(TrainingArguments):
     save_total_limit: int | None = field(default=3, metadata={"help": "checkpoints to go on from"})
     report_to: str | None = field(default="none", metadata={"help": "tensorboard, wandb, ..."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "samples have none"})
+    fsdp: bool | None = field(
+        default=None, metadata={"help": "shard the model; tuned by --fsdp_config"}
+    )
     resume_from_checkpoint: str | None = field(
         default=None,
         metadata={"help": "default: the newest of the run in output_dir; `no` for none"},

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from vla_ros.models import checkpoint
+from vla_ros.models.spatial_vla.loading import local_folder
 from vla_ros.models.spatial_vla.modeling import SpatialVLAForConditionalGeneration
 
 _ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
@@ -188,6 +189,7 @@ def merge(base: str | Path, adapters: Path) -> SpatialVLAForConditionalGeneratio
     """
     peft = require_peft()
     base_of(adapters)
+    base = local_folder(base)
     model = SpatialVLAForConditionalGeneration.from_pretrained(base)
     try:
         adapted = peft.PeftModel.from_pretrained(model, str(adapters))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -118,7 +118,7 @@ def tensor_names(folder: Path) -> list[str]:
     return names
 
 
-def _local(folder: str | Path, settings: dict) -> Path:
+def local_folder(folder: str | Path, settings: Mapping[str, Any] | None = None) -> Path:
     """A folder, or where the snapshot of a repository of the hub is on this machine.
 
     Raises:
@@ -126,6 +126,7 @@ def _local(folder: str | Path, settings: dict) -> Path:
     """
     if (path := Path(folder)).is_dir():
         return path
+    settings = settings or {}
     told = {name: settings[name] for name in ("revision", "cache_dir") if settings.get(name)}
     try:
         return Path(snapshot_download(str(folder), local_files_only=True, **told))
@@ -143,7 +144,7 @@ def load(load_weights: Callable, cls: type, folder: str | Path, *args: Any, **kw
         cls: the model's class.
     """
     wants_report = kwargs.pop("output_loading_info", False)
-    path = _local(folder, kwargs)
+    path = local_folder(folder, kwargs)
     checkpoint.require(path, checkpoint.CONFIG)
     checkpoint.read_json(path, checkpoint.CONFIG)
     if published := is_published(tensor_names(path)):

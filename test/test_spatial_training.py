@@ -280,6 +280,77 @@ def test_pretraining_begins_from_paligemma_s_weights(tmp_path):
         beginnings.image_size_of(str(tmp_path / "other"), "tiny")
 
 
+SCRIPTS = ROOT / "training" / "scripts"
+
+
+def script(name, *more, **variables):
+    paths = os.pathsep.join(filter(None, sys.path))
+    folder = str(Path(sys.executable).parent)
+    return subprocess.run(
+        ["bash", str(SCRIPTS / name), *map(str, more)],
+        env={**os.environ, "PYTHONPATH": paths, "PATH": f"{folder}:{os.environ['PATH']}"}
+        | {"OMP_NUM_THREADS": "1", **{key: str(value) for key, value in variables.items()}},
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+
+
+def test_the_script_of_adapters_trains_them(told, base, tmp_path):
+    more = {"GPUS": 1, "SHARDING": "none", "OUT": tmp_path / "out", "BATCH": 2, "LORA": 2}
+    done = script(
+        *("spatialvla_4b_finetune/finetune_lora.sh", *QUICK, "--max_steps", 1),
+        *("--bf16", "false", "--dataloader_num_workers", 0),
+        **{"MODEL": base / "checkpoint", "DATA": told / "shards", "ROBOT": told / "robot.yaml"},
+        **more,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    adapters = json.loads((tmp_path / "out" / "adapters" / "adapter_config.json").read_text())
+    assert adapters["r"] == 2 and adapters["lora_alpha"] == 32
+    assert (tmp_path / "out" / "checkpoint" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("name", "variables", "message"),
+    [
+        ("spatialvla_4b_pretrain/torchrun_pretrain.sh", {}, "set VLM: folder of PaliGemma 2"),
+        ("spatialvla_4b_finetune/finetune_full.sh", {}, "set MODEL: checkpoint folder"),
+        ("spatialvla_4b_finetune/finetune_full.sh", {"MODEL": 1, "DATA": 1}, "set ROBOT: "),
+        ("spatialvla_4b_finetune/finetune_lora.sh", {"SHARDING": "zero4"}, "choose none, zero1"),
+        (
+            "spatialvla_4b_pretrain/torchrun_pretrain.sh",
+            {"VLM": 1, "DATA": 1, "NODES": 2},
+            "set MASTER_ADDR: address of the first machine",
+        ),
+        (
+            "spatialvla_4b_pretrain/slurm_pretrain.sh",
+            {"SCRIPTS": "/nowhere"},
+            "not in /nowhere: set SCRIPTS",
+        ),
+    ],
+)
+def test_scripts_tell_what_has_to_be_set(name, variables, message):
+    done = script(name, **variables)
+    assert done.returncode == 1 and message in done.stderr
+
+
+def test_slurm_starts_one_launcher_a_machine(tmp_path):
+    for name, text in (("scontrol", "echo first; echo second"), ("srun", 'echo "$MASTER_ADDR $*"')):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    folder = SCRIPTS / "spatialvla_4b_pretrain"
+    done = subprocess.run(
+        ["bash", str(folder / "slurm_pretrain.sh"), "--max_steps", "3"],
+        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "SCRIPTS": str(folder)}
+        | {"SLURM_JOB_NODELIST": "first,second", "SLURM_NNODES": "2"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("first --kill-on-bad-exit=1")
+    assert done.stdout.rstrip().endswith("torchrun_pretrain.sh --max_steps 3")
+
+
 SHARDED = {
     "two processes": {},
     "FSDP2": {"fsdp": True, "fsdp_config": str(ROOT / "config/training/fsdp2.json")},

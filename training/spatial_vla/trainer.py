@@ -93,6 +93,10 @@ class SpatialTrainer(transformers.Trainer):
             raise FloatingPointError("the loss is not finite: look at the newest data")
         return loss
 
+    def compute_loss(self, model: nn.Module, inputs: dict, *arguments: Any, **more: Any) -> Any:
+        # Nobody reads a cache here, and what checkpointing computes again would be in it twice.
+        return super().compute_loss(model, {**inputs, "use_cache": False}, *arguments, **more)
+
     def _save_rng_state(self, output_dir: str) -> None:
         """Nothing is drawn that does not depend on the step alone."""
 

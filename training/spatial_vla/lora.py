@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch import nn
 from vla_ros.models import checkpoint
 from vla_ros.models.spatial_vla.loading import local_folder
 from vla_ros.models.spatial_vla.modeling import SpatialVLAForConditionalGeneration
+from vla_ros.training.data.folders import whole_folder
 
 _ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 _MLP = ("gate_proj", "up_proj", "down_proj")
@@ -29,6 +31,12 @@ TARGETS = {
     "vision": rf"{_VISION}\.(?:{'|'.join(_ATTENTION)}|fc1|fc2|out_proj)",
 }
 _ADAPTERS = "adapter_config.json"
+# What a checkpoint has beside the model; adapters have it with them.
+_BESIDE = (
+    *("processor_config.json", "preprocessor_config.json", "chat_template.jinja"),
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "tokenizer.model"),
+    *("added_tokens.json", "policy.json"),
+)
 
 
 @dataclass(frozen=True)
@@ -206,3 +214,20 @@ def merge(base: str | Path, adapters: Path) -> SpatialVLAForConditionalGeneratio
 
 def _trained(module: nn.Module) -> bool:
     return all(weight.requires_grad for weight in module.parameters())
+
+
+def export(adapters: Path, out: Path, base: str | None = None) -> None:
+    """Write the merged model, and what is beside the adapters or else their base, to `out`, whole
+    or not at all.
+
+    Raises:
+        ModuleNotFoundError, FileNotFoundError, ValueError: see `merge`.
+    """
+    base = base or base_of(adapters)
+    model = merge(base, adapters)
+    with whole_folder(out) as partial:
+        model.save_pretrained(partial)
+        for name in _BESIDE:
+            found = [place / name for place in (adapters, Path(base)) if (place / name).is_file()]
+            if found:
+                shutil.copy(found[0], partial / name)

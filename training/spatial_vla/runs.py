@@ -22,11 +22,10 @@ import transformers
 from vla_ros.models.spatial_vla.modeling import SpatialVLAForConditionalGeneration
 from vla_ros.models.spatial_vla.policy import SpatialContract, save_contract
 from vla_ros.models.spatial_vla.processor import SpatialVLAProcessor
-from vla_ros.training.commands.merge_lora import export
 from vla_ros.training.data.notices import say
 from vla_ros.training.run_folder import agree
 from vla_ros.training.spatial_vla.arguments import Data, Training, Tuning
-from vla_ros.training.spatial_vla.lora import add_adapters, freeze, trained_share
+from vla_ros.training.spatial_vla.lora import add_adapters, export, freeze, trained_share
 from vla_ros.training.spatial_vla.mixing import Mixture
 from vla_ros.training.spatial_vla.samples import Collate
 from vla_ros.training.spatial_vla.trainer import SpatialTrainer, newest_checkpoint

@@ -218,12 +218,12 @@ def test_silence_counts_from_when_it_listened_again(node):
     assert len(node.published) == 3
 
 
-# An eye of 5 Hz beside a policy of 20 Hz: sooner than the policy with a frame, as soon, or as late
-# as the second chunk after.
-@pytest.mark.parametrize("late", [-1, 0, 2])
+# An eye of 5 Hz beside a policy of 20 Hz: sooner than the policy with a frame, as soon, as late as
+# the second chunk after, or on a busy machine later still.
+@pytest.mark.parametrize("late", [-1, 0, 2, 8, 18])
 def test_a_slower_eye_s_frames_are_narrated_with_their_own_chunks(node, late):
     node.set_parameters([Parameter("rate", value=5.0)])
-    for k in range(-1, 24):
+    for k in range(-1, 24 + max(late, 0)):
         stamp = 10.0 + 0.05 * k
         if k >= 0:
             feel(node, stamp)

@@ -55,7 +55,8 @@ from vla_ros.srv import Ask
 
 _TOKENS = "narrator/visual_tokens"
 _SILENCE = 0.5  # s of frames without chunks that end an instruction
-_WAITING = 0.3  # s that a frame and its chunk may wait for each other
+_WAITING = 0.3  # s that a frame waits for its chunk
+_EYE_BEHIND = 1.0  # s that a chunk waits for its frame: on a busy machine its eye may be late
 _LATE = 1.0  # s from a picture to what is said about it
 _SELDOM = 5.0  # s between two sentences when there is no time for more
 _NO_TIME = (
@@ -211,7 +212,7 @@ class NarratorNode(LifecycleNode):
         if not problem:
             point = chunk.points[ahead - 1 : ahead]
             self._told.append(Told(chunk.stamp, message.instruction, point))
-            while chunk.stamp - self._told[0].stamp > _WAITING:
+            while chunk.stamp - self._told[0].stamp > _EYE_BEHIND:
                 self._told.popleft()
             self._silent_since = None
             self._narrate_when_due()

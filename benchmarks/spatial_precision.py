@@ -3,9 +3,10 @@
     vla bench spatial_precision [--hidden 256] [--layers 4] [--steps 150] [--checkpoint FOLDER]
 
 A model learns random pictures and motions by heart, or one is given, and says them in each
-precision, which has a process of its own: `held_mib` is what that process holds more after the last
-chunk than before there was a model. `loss` is of the right tokens, by teacher forcing. int8 is torch's dynamic quantisation: weights of linear layers are 8-bit
-numbers, what they take is quantised as it comes; embeddings and output stay as they are.
+precision, which has a process of its own: `held_mib` is what that process holds more after the
+last chunk than before there was a model, `loss` is of the right tokens, by teacher forcing. int8 is
+torch's dynamic quantisation: weights of linear layers are 8-bit numbers, what they take is
+quantised as it comes; embeddings and output stay as they are.
 """
 
 from __future__ import annotations

@@ -29,6 +29,7 @@ from vla_ros.models.spatial_vla.processor import SpatialVLAProcessor
 from vla_ros.models.spatial_vla.registration import register
 from vla_ros.models.spatial_vla.text import add_action_tokens, small_text_tokenizer
 from vla_ros.models.vision.geometry import Geometry
+from vla_ros.training.spatial_vla.lora import Lora, add_adapters, merge
 
 TOKENS = 12  # of a chunk of four actions
 
@@ -326,6 +327,37 @@ def test_the_default_tiny_configuration_is_small():
     with torch.device("meta"):
         made = SpatialVLAForConditionalGeneration(tiny_config(2048, geometry_dim=204))
     assert sum(weight.numel() for weight in made.parameters()) <= 20_000_000
+
+
+def test_adapters_go_to_a_folder_and_back_and_into_the_weights(processor, folder, inputs, tmp_path):
+    """With peft, as of any other model; test_spatial_vla_lora.py has the rest."""
+    base = SpatialVLAForConditionalGeneration.from_pretrained(folder)
+    adapted = add_adapters(base, Lora(4, 4))
+    batch = training_batch(processor)
+    weights = [weight for weight in adapted.parameters() if weight.requires_grad]
+    optimizer = torch.optim.AdamW(weights, lr=1e-2)
+    losses = []
+    for _ in range(3):
+        loss = adapted.train()(**batch).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+    adapted.eval().save_pretrained(tmp_path / "adapters")
+    with torch.no_grad():
+        wanted = adapted(**inputs).logits
+    assert {path.suffix for path in (tmp_path / "adapters").iterdir()} == {
+        ".json",
+        ".safetensors",
+        ".md",
+    }
+    merge(folder, tmp_path / "adapters").save_pretrained(tmp_path / "merged")
+    merged = SpatialVLAForConditionalGeneration.from_pretrained(tmp_path / "merged")
+    with torch.no_grad():
+        torch.testing.assert_close(merged(**inputs).logits, wanted, atol=1e-3, rtol=1e-3)
+    said = adapted.get_base_model().predict_action(inputs)
+    assert torch.equal(merged.predict_action(inputs), said)
 
 
 def test_half_precision_and_other_types_are_followed(processor, inputs):

@@ -66,7 +66,7 @@ def begin(
         report_to="none",
     )
     args._n_gpu = min(args.n_gpu, 1)  # several devices are the launcher's matter
-    identity = _placeless(json.loads(json.dumps(identity | {"deepspeed": deepspeed}, default=str)))
+    identity = json.loads(json.dumps(identity | {"deepspeed": deepspeed}, default=str))
     with args.main_process_first(local=False):
         agree(out, identity, keeps)
     torch.set_num_threads(settings.threads)
@@ -85,7 +85,7 @@ def agree(out: Path, identity: Mapping[str, Any], keeps: Sequence[str] = ()) -> 
     Raises:
         ValueError: the folder's run has other settings.
     """
-    path = out / "run.json"
+    path, identity = out / "run.json", _placeless(dict(identity))
     kept = begun(out) or any((out / name).exists() for name in keeps)
     before = _settings(path) if kept and path.is_file() else identity
     # Runs of earlier versions know nothing of settings that came later, which are off then.

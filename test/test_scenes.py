@@ -167,9 +167,9 @@ def test_more_things_are_put_where_there_is_room():
 # -- losses ----------------------------------------------------------------------------------------
 
 TAUGHT = {  # by each loss
-    **{"told": ("language", "decoder.to_z", "decoder.to_thing", "decoder.to_places")},
-    **{"spatial": ("language", "decoder.to_places"), "kl": ("decoder.to_z",)},
-    **{"diversity": ("decoder.to_z", "decoder.to_places"), "unmoved": ("decoder.to_places",)},
+    **{"told": ("language", "decoder.to_z", "decoder.to_thing", "decoder.arrange")},
+    **{"spatial": ("language", "decoder.arrange"), "kl": ("decoder.to_z",)},
+    **{"diversity": ("decoder.to_z", "decoder.arrange"), "unmoved": ("decoder.arrange",)},
     **{"reconstruction": ("decoder.painter",), "perceptual": ("decoder.painter",)},
     **{"color": ("decoder.painter",), "consistency": ("captioner.see", "captioner.cell")},
     **{"matching": ("language", "captioner.see", "matcher"), "language": ("language.core",)},
@@ -198,7 +198,7 @@ def test_a_caption_teaches_the_painter_too(model):
     model.zero_grad()
     all_losses(model, batch(Texts(0), 0, 8, SMALL.things))["consistency"].backward()
     assert model.decoder.painter.thing[0].weight.grad.abs().max() > 0
-    assert model.decoder.to_places[0].weight.grad.abs().max() > 0
+    assert model.decoder.arrange.place[1].weight.grad.abs().max() > 0
 
 
 @pytest.mark.parametrize(("rows", "half"), [(8, False), (16, True), (32, True)])

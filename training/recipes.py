@@ -263,11 +263,11 @@ class DynamicsRecipe(WorldSettings):
 class ScenesRecipe(Settings):
     """How text -> scene -> text is trained; the defaults are those of the one that ships."""
 
-    epochs: int = 22
-    layout_epochs: int = 12  # at first, in which no picture is read yet
+    epochs: int = 33
+    layout_epochs: int = 15  # at first, in which no picture is read yet
     num_samples: int = 8000  # texts of an epoch
     batch_size: int = 32
-    learning_rate: float = 1.5e-3
+    learning_rate: float = 1e-3
     warmup: int = 250
     weight_decay: float = 1e-3
     save_every: int = 250
@@ -282,7 +282,7 @@ class ScenesRecipe(Settings):
     lambda_spatial: float = 0.3
     lambda_kl: float = 0.02
     lambda_diversity: float = 0.05
-    lambda_unmoved: float = 0.3
+    lambda_unmoved: float = 0.1
     lambda_reconstruction: float = 4.0
     lambda_perceptual: float = 4.0
     lambda_color: float = 1.0

@@ -142,7 +142,10 @@ def fits(model: CycleScenes, texts: Tensor, scenes: Tensor) -> Tensor:
     """How well each of the texts, embeddings [T, D], fits each of the pictures [S, 3, 64, 64], by
     the matcher: logits [T, S]."""
     parts = [
-        [model.matcher.every(some, model.captioner.look(part)) for part in scenes.split(ROWS)]
+        [
+            model.matcher.every(some, model.ways_imagined(some), model.captioner.look(part))
+            for part in scenes.split(ROWS)
+        ]
         for some in texts.split(ROWS)
     ]
     return torch.cat([torch.cat(row, dim=1) for row in parts])

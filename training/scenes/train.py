@@ -28,7 +28,6 @@ from vla_ros.models.scenes.layout import (
     layout_of,
     pictures_of,
 )
-from vla_ros.scene_language.facts import Moving
 from vla_ros.scene_language.scenes import NAMES, Name
 from vla_ros.scene_language.vocabulary import BOS, EOS, encode
 from vla_ros.training.recipes import ScenesRecipe as Recipe
@@ -36,7 +35,14 @@ from vla_ros.training.run_folder import begin
 from vla_ros.training.scenes import losses as loss
 from vla_ros.training.scenes.cells import labelled, looked
 from vla_ros.training.scenes.crowds import MOST, with_more_things
-from vla_ros.training.scenes.narrations import Narrated, calibrate, named, narrations
+from vla_ros.training.scenes.narrations import (
+    Narrated,
+    Shown,
+    calibrate,
+    descriptions,
+    named,
+    narrations,
+)
 from vla_ros.training.scenes.texts import Texts, Wanted, contradiction, mentioned, wanted
 from vla_ros.training.scenes.watch import Watch, conclude
 from vla_ros.training.trainer import Objective, PolicyTrainer
@@ -65,8 +71,8 @@ def model_config(recipe: Recipe) -> ScenesConfig:
 def batch(texts: Texts, step: int, count: int, things: int, read: bool = True) -> Batch:
     """Texts, then each with another word, then each contradicted, 3 * count rows of what they ask
     for, see `Wanted`; and for each of the first, whether another word could be found ("changed"),
-    the seed of what is drawn for it ("seeds") and whether it is `read`; if so, count // 2
-    narrations too, see `_narrated`."""
+    the seed of what is drawn for it ("seeds") and whether it is `read`; if so, 3 *
+    count // 4 sentences of a robot too, see `_narrated`."""
     pairs = [texts.pair(step * count + i) for i in range(count)]
     rng = random.Random(f"{texts.seed}/{step}")
     firsts, others = [text for text, _ in pairs], [other for _, other in pairs]
@@ -76,7 +82,7 @@ def batch(texts: Texts, step: int, count: int, things: int, read: bool = True) -
         "changed": torch.tensor([text.words != other.words for text, other in pairs]),
         "seeds": torch.tensor(step * count).expand(count) + torch.arange(count),
         "read": torch.full((count,), read),
-        **(_narrated(count // 2, f"{texts.seed}/{step}") if read else {}),
+        **(_narrated(3 * count // 4, f"{texts.seed}/{step}") if read else {}),
     }
 
 
@@ -116,13 +122,14 @@ def losses(model: CycleScenes, batch: Batch) -> dict[str, Tensor]:
 
 
 def _narrated(count: int, seed: str) -> Batch:
-    """Moments of a robot's scenes as layouts, each with a true and a false narration. Those of
-    held-out compositions are left out."""
+    """Moments of a robot's scenes, and scenes at rest, as layouts, each with a true and a false
+    sentence. Those of held-out compositions are left out."""
     told: list[Narrated] = []
     rng = random.Random(seed)
-    while len(told) < count:
-        some = narrations(count, rng.getrandbits(32))
-        told += [one for one in some if not one.held_out][: count - len(told)]
+    for sample, most in ((narrations, 2 * count // 3), (descriptions, count)):
+        while len(told) < most:
+            some = sample(count, rng.getrandbits(32))
+            told += [one for one in some if not one.held_out][: most - len(told)]
     return {
         "narrated_ids": pad(
             [BOS, *encode(words), EOS]
@@ -139,7 +146,7 @@ def _narrated(count: int, seed: str) -> Batch:
     }
 
 
-def _numbers(fact: Moving, words: Sequence[str]) -> list[int]:
+def _numbers(fact: Shown, words: Sequence[str]) -> list[int]:
     """Numbers in NAMES of what a narration names, in the order of its words; -1 fills up."""
     names = sorted(named(fact), key=lambda name: mentioned(name, words))
     return [*(NAMES.index(name) for name in names), *[-1] * (_NAMED - len(names))]
@@ -195,15 +202,24 @@ def _of_pictures(
     changed = batch["changed"]
     true, false = _eased(model.language.embed(batch["narrated_ids"]).float()).chunk(2)
     match = model.matcher
-    everything = match.every(text, alone)
-    fitting = [everything.diagonal(), match(text[:few], crowd), match(true, robot)]
-    unfitting = [
-        match(other[changed], alone[changed]), match(opposite, alone),
-        match(other[:few][changed[:few]], crowd[changed[:few]]), match(opposite[:few], crowd),
-        match(false, robot),
+    lie, other_lie, opposite_lie, true_lie, false_lie = (
+        model.ways_imagined(one) for one in (text, other, opposite, true, false)
+    )
+    everything = match.every(text, lie, alone)
+    fitting = [
+        everything.diagonal(), match(text[:few], lie[:few], crowd), match(true, true_lie, robot)
     ]  # fmt: skip
+    some = changed[:few]
+    unfitting = [
+        match(other[changed], other_lie[changed], alone[changed]),
+        match(opposite, opposite_lie, alone),
+        match(other[:few][some], other_lie[:few][some], crowd[some]),
+        match(opposite[:few], opposite_lie[:few], crowd),
+        match(false, false_lie, robot),
+    ]
     embedding = model.captioner.embedding(alone)
     names, hands = _named(asked, 2 * rows), asked.gripper[: 2 * rows].tolist()
+    moves = [one.gripper is not None for one in seen[few:]]
     told = [[NAMES[i] for i in one if i >= 0] for one in batch["narrated_names"].tolist()]
     # The crowds and the moments, each told rightly and with another word.
     first, again = slice(0, few), slice(rows, rows + few)
@@ -212,8 +228,8 @@ def _of_pictures(
         looked(match, other, alone, names[rows:], hands[rows:], pictures),
         looked(match, text[first], crowd, names[first], hands[first], seen[:few]),
         looked(match, other[first], crowd, names[again], hands[again], seen[:few]),
-        looked(match, true, robot, told[: len(true)], [True] * len(true), seen[few:]),
-        looked(match, false, robot, told[len(true) :], [True] * len(true), seen[few:]),
+        looked(match, true, robot, told[: len(true)], moves, seen[few:]),
+        looked(match, false, robot, told[len(true) :], moves, seen[few:]),
     ]
     found = {
         **loss.painted(scene, loss.drawn(pictures, z.device)),

@@ -19,9 +19,11 @@ from vla_ros.models.scenes.config import ScenesConfig
 from vla_ros.models.scenes.decoder import SceneDecoder
 from vla_ros.models.scenes.language import AutoregressiveLanguageModel
 from vla_ros.models.scenes.layout import Picture, layout_of
-from vla_ros.models.scenes.matching import Matcher
+from vla_ros.models.scenes.matching import Matcher, ways
 from vla_ros.models.scenes.reading import not_shown
 from vla_ros.scene_language.vocabulary import BOS, EOS, PAD, encode, tokens_of
+
+_DRAWS = 8  # of what a text leaves open, that it is compared with a picture by
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,9 @@ class CycleScenes(Part):
         self.decoder = SceneDecoder(self.config)
         self.captioner = CaptionNetwork(self.config)
         self.matcher = Matcher(self.config)
+        draws = torch.Generator().manual_seed(0)
+        draws = torch.randn(_DRAWS, self.config.z_dim, generator=draws)
+        self.register_buffer("_draws", draws, persistent=False)  # the same always, hence not saved
         self.temperature = nn.Parameter(torch.tensor(2.5))  # log of what similarities are scaled by
         # Logistic regression from what the matcher says to a score; fitted after the training.
         self.register_buffer("calibration", torch.tensor([1.0, 0.0]))
@@ -119,10 +124,25 @@ class CycleScenes(Part):
         scene = eight_bits(self.decoder.paint(layout))
         return self._score(embedding, scene)
 
+    @torch.no_grad()
+    def ways_imagined(self, text: Tensor) -> Tensor:
+        """How things lie in what texts [B, D] are imagined as, [B, F] of `matching.ways`: the mean
+        over draws, so that what the text leaves open comes out near 0."""
+        draws = self._draws.repeat(len(text), 1)
+        layout = self.decoder.layout(
+            self.decoder.bottleneck(text.float().repeat_interleave(_DRAWS, 0), draws)[0]
+        )
+        places = torch.cat([layout.place, layout.reach[:, None]], dim=1)
+        there = torch.cat([layout.there, layout.gripper[:, None]], dim=1).sigmoid()
+        return ways(places, there).unflatten(0, (-1, _DRAWS)).mean(1)
+
+    def fits(self, text: Tensor, scene: Tensor) -> Tensor:
+        """Logits [B] of the matcher that texts, embeddings [B, D], fit pictures [B, 3, 64, 64]."""
+        return self.matcher(text, self.ways_imagined(text), self.captioner.look(scene))
+
     def _score(self, text: Tensor, scene: Tensor) -> float:
         slope, offset = self.calibration
-        fits = self.matcher(text, self.captioner.look(scene))
-        return (slope * fits + offset).sigmoid().item()
+        return (slope * self.fits(text, scene) + offset).sigmoid().item()
 
 
 def eight_bits(scene: Tensor) -> Tensor:

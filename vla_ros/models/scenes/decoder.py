@@ -24,6 +24,7 @@ _SPRITE = 2 * _REACH + 1
 _GROUP = 8  # numbers of z that one code of a discrete vocabulary stands for
 _COMMITMENT = 0.25  # van den Oord et al. 2017, equation 3
 _QUIET = -5.0  # log variance at first
+_ROUNDS = 4  # of attention among what is on the table
 _EDGE = 3.0  # bins that things keep from the walls
 
 
@@ -66,11 +67,7 @@ class SceneDecoder(nn.Module):
             nn.Linear(own, c.hidden_dim), nn.SiLU(),
             nn.Linear(c.hidden_dim, 1 + len(ALL_COLORS) + len(ALL_SHAPES)),
         )  # fmt: skip
-        self.to_places = nn.Sequential(
-            nn.Linear(c.z_dim, 2 * c.hidden_dim), nn.SiLU(),
-            nn.Linear(2 * c.hidden_dim, 2 * c.hidden_dim), nn.SiLU(),
-            nn.Linear(2 * c.hidden_dim, 2 * c.things + 4 + len(MOTIONS)),
-        )  # fmt: skip
+        self.arrange = Arrangement(c)
         self.painter = Sprites(c) if c.painter == "sprites" else Convolutions(c)
         self.coherence = SpatialCoherence()
 
@@ -120,13 +117,41 @@ class SceneDecoder(nn.Module):
         """Layouts of z [B, z_dim]; places are not yet in whole bins."""
         things = self.to_thing(z.unflatten(-1, (self.config.things, -1))).float()
         there, color, shape = things.split([1, len(ALL_COLORS), len(ALL_SHAPES)], dim=-1)
-        place, gripper, opened, reach, motion = (
-            self.to_places(z).float().split([2 * things.shape[1], 1, 1, 2, len(MOTIONS)], dim=-1)
-        )
+        place, hand = self.arrange(z)
+        reach, gripper, opened, motion = hand.float().split([2, 1, 1, len(MOTIONS)], dim=-1)
         return Layout(
-            there[..., 0], color, shape, _within(place.unflatten(-1, (-1, 2))),
+            there[..., 0], color, shape, _within(place.float()),
             gripper[:, 0], _within(reach), opened[:, 0], motion,
         )  # fmt: skip
+
+
+class Arrangement(nn.Module):
+    """Where things and the gripper are: each knows what the text says of it, and attends to the
+    others ("left of the red cube": which of them that is, and where), a few times over."""
+
+    def __init__(self, config: ScenesConfig) -> None:
+        super().__init__()
+        self.things, width = config.things, config.hidden_dim // 2
+        own = config.z_dim // config.things
+        self.thing, self.hand = nn.Linear(own, width), nn.Linear(config.z_dim, width)
+        self.which = nn.Parameter(torch.randn(config.things + 1, width) * 0.5)
+        self.blocks = nn.ModuleList(
+            nn.TransformerEncoderLayer(
+                width, 4, 2 * width, dropout=0.0, activation=F.silu, batch_first=True,
+                norm_first=True,
+            )
+            for _ in range(_ROUNDS)
+        )  # fmt: skip
+        self.place = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 2))
+        self.do = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 4 + len(MOTIONS)))
+
+    def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Of z [B, z_dim]: [B, K, 2] of places and [B, 4 + motions] of the gripper."""
+        things = self.thing(z.unflatten(-1, (self.things, -1)))
+        everything = torch.cat([things, self.hand(z)[:, None]], dim=1) + self.which
+        for block in self.blocks:
+            everything = block(everything)
+        return self.place(everything[:, :-1]), self.do(everything[:, -1])
 
 
 def _within(place: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from tiny_scenes import SMALL
 from vla_ros.models.scenes.captions import caption_ids, caption_of, read_caption
 from vla_ros.models.scenes.cycle import CycleScenes
 from vla_ros.models.scenes.layout import Picture, layout_of, pictures_of
+from vla_ros.models.scenes.matching import LOOKS, ways
 from vla_ros.models.scenes.reading import shows
 from vla_ros.scene_language.facts import Moving, Related, holds
 from vla_ros.scene_language.scenes import BOWL, PAD, Name, Place, Scene, Thing
@@ -21,6 +22,7 @@ from vla_ros.scene_language.vocabulary import PAD as PAD_ID
 from vla_ros.training.metrics import auroc
 from vla_ros.training.recipes import ScenesRecipe as Recipe
 from vla_ros.training.scenes import losses
+from vla_ros.training.scenes.cells import cell_labels
 from vla_ros.training.scenes.crowds import MOST, with_more_things
 from vla_ros.training.scenes.judge import drawn_scene
 from vla_ros.training.scenes.measures import agreement
@@ -162,6 +164,49 @@ def test_more_things_are_put_where_there_is_room():
         assert gaps[np.triu_indices(len(places), 1)].min() >= 8
         counts.add(len(crowd.things))
     assert counts >= {3, 5}
+
+
+# -- texts and pictures ----------------------------------------------------------------------------
+
+
+def test_ways_tell_sides_and_nothing_of_what_is_not_there():
+    places = torch.tensor([[[40.0, 30.0], [20.0, 31.0], [25.0, 10.0]]])
+    found = ways(places, torch.tensor([[1.0, 1.0, 0.0]])).unflatten(-1, (3, 2))[0]
+    assert found[0, 0] > 0.99 and -0.3 < found[0, 1] < 0  # behind, hardly to the right
+    assert (found[1:] == 0).all()
+    turned = ways(places[:, [1, 0, 2]], torch.ones(1, 3)).unflatten(-1, (3, 2))[0]
+    assert torch.equal(turned[0], -found[0])
+
+
+def test_the_ways_that_looks_see_are_those_of_the_picture(model):
+    """Each look at the cell that its thing is in, a third part nowhere."""
+    pictures = [TABLE, replace(TABLE, gripper=Place(50, 40, 1))]
+    asked = cell_labels(pictures)
+    weights = torch.zeros(2, SMALL.things, LOOKS, 16 * 16 + 1)
+    for row, picture in enumerate(pictures):
+        for part, (name, place) in enumerate(picture.things[:2]):
+            at = (63 - place.x) // 4 * 16 + (63 - place.y) // 4
+            assert asked["thing"][row, at] == 1, name
+            weights[row, part, 0, at] = 1.0
+        weights[row, 2:, 0, -1] = 1.0
+        weights[row, :, 1] = asked["gripper"][row].nonzero()[0, 0].eq(torch.arange(257)).float()
+    seen = model.matcher.ways_seen(weights.flatten(1, 2))
+    layout = layout_of(pictures, SMALL.things)
+    places = torch.cat([layout.place, layout.reach[:, None]], dim=1)
+    there = torch.tensor([[1.0, 1.0, 0.0, 0.0, 1.0]] * 2)
+    # Within the two bins from the middle of a cell to its corner, on either side.
+    assert (seen - ways(places, there)).abs().max() < 0.6
+    assert (seen.sign() == ways(places, there).sign()).all()
+
+
+def test_every_text_and_picture_are_compared_as_those_of_a_row_are(model):
+    texts = [Texts(5)[i] for i in range(3)]
+    embedding = model.language.embed(wanted(texts, SMALL.things).ids)
+    lie = model.ways_imagined(embedding)
+    cells = model.captioner.look(model.decoder(embedding).scene)
+    each, rows = model.matcher.every(embedding, lie, cells), model.matcher(embedding, lie, cells)
+    assert torch.allclose(each.diagonal(), rows, atol=1e-5)
+    assert not torch.allclose(each[0, 1], rows[1], atol=1e-5)
 
 
 # -- losses ----------------------------------------------------------------------------------------

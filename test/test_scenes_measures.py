@@ -9,7 +9,8 @@ from tiny_scenes import SMALL, tiny_scenes
 
 from vla_ros.models.scenes.decoder import Decoded
 from vla_ros.models.scenes.layout import Picture, layout_of
-from vla_ros.scene_language.facts import Moving, Related
+from vla_ros.models.scenes.reading import can_be_shown, shows
+from vla_ros.scene_language.facts import Moving, Present, Related
 from vla_ros.scene_language.scenes import BOWL, COLORS, PAD, Place, Thing
 from vla_ros.training.scenes import pixels
 from vla_ros.training.scenes.judge import train_judge
@@ -28,6 +29,7 @@ from vla_ros.training.scenes.measures import (
 from vla_ros.training.scenes.narrations import (
     KINDS,
     calibrate,
+    descriptions,
     logistic,
     narrations,
     scores,
@@ -234,19 +236,29 @@ def test_a_judge_is_trained_once_and_then_loaded(tmp_path):
 # -- narrations and their scores -------------------------------------------------------------------
 
 
-def test_one_word_makes_a_narration_untrue():
-    found = narrations(80, seed=0)
-    assert [one.kind for one in found] == [*KINDS] * 20
+@pytest.mark.parametrize(
+    ("sample", "kinds"), [(narrations, KINDS), (descriptions, ("colour", "shape", "side"))]
+)
+def test_one_word_makes_a_sentence_untrue(sample, kinds):
+    found = sample(len(kinds) * 20, seed=0)
+    assert [one.kind for one in found] == [*kinds] * 20
+    assert {type(one.fact) for one in found} == (
+        {Moving} if sample is narrations else {Present, Related}
+    )
     for one in found:
-        assert isinstance(one.fact, Moving) and one.fact != one.wrong
-        assert one.picture.gripper is not None
+        assert one.fact != one.wrong and (one.picture.gripper is None) == (sample is descriptions)
+        assert can_be_shown(one.fact) and can_be_shown(one.wrong)
+        # Pictures have no heights: what is carried over the pad looks as if it lay there.
+        if isinstance(one.fact, Related) and one.fact.relation not in ("on", "inside"):
+            assert shows(one.picture, one.fact) and not shows(one.picture, one.wrong)
         if one.kind in ("colour", "shape"):
             assert len(one.true) == len(one.false)
-            assert one.fact.direction == one.wrong.direction
         if one.kind == "direction":
             assert replace(one.wrong, direction=one.fact.direction) == one.fact
-        if one.kind == "side":
+        if one.kind == "side" and isinstance(one.fact, Moving):
             assert replace(one.wrong, which=one.fact.which) == one.fact
+        elif one.kind == "side":
+            assert replace(one.wrong, relation=one.fact.relation) == one.fact
 
 
 def test_a_logistic_regression_finds_the_chances_of_two_normal_distributions():

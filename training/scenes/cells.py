@@ -3,7 +3,7 @@ and the matcher know."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -26,9 +26,10 @@ _GROUPS = {  # what is there, and what is asked of it
 }
 
 
-def labelled(captioner: CaptionNetwork, cells: Cells, pictures: Sequence[Picture]) -> Tensor:
-    """Cross-entropy of what is in the cells of pictures, nats a thing."""
-    said, asked = captioner.labels(cells), cell_labels(pictures)
+def labelled(captioner: CaptionNetwork, cells: Cells, asked: Mapping[str, Tensor]) -> Tensor:
+    """Cross-entropy of what is in the cells of pictures, of which `cell_labels` are asked, nats a
+    thing."""
+    said = captioner.labels(cells)
     total = cells.content.new_zeros((), dtype=torch.float32)
     for there, parts in _GROUPS.items():
         wanted = asked[there].to(total.device)

@@ -18,6 +18,7 @@ from vla_ros.models.scenes.layout import MOTIONS, Picture
 from vla_ros.scene_language.scenes import FIXTURES, MOVABLE, NAMES, Name, Place, Thing
 from vla_ros.training.recipes import Settings
 from vla_ros.training.run_folder import begin
+from vla_ros.training.scenes.cells import cell_labels, labelled
 from vla_ros.training.scenes.crowds import with_more_things
 from vla_ros.training.scenes.losses import drawn
 from vla_ros.training.trainer import Batch, Objective, PolicyTrainer
@@ -26,6 +27,7 @@ _ROWS = 32  # drawings of a step
 _NOISE = 0.02  # standard deviation at most
 _HELD_OUT_BATCHES = 2
 _OTHERS = 1 << 31  # from this seed on, drawings that no judge trains on
+_CELLS = 0.5  # weight of the loss of what is in the cells
 _CLOSE = 2  # bins between the gripper and what it holds
 
 
@@ -78,16 +80,22 @@ def _beside(place: Place, bins: int, rng: np.random.Generator) -> tuple[int, int
 
 
 def drawings(seed: int, step: int) -> Batch:
-    """The drawings of a step, [32, 3, 64, 64], with a little noise, and their captions."""
+    """The drawings of a step, [32, 3, 64, 64], with a little noise, their captions and what is in
+    their cells."""
     rng = np.random.default_rng([seed, step])
     pictures = [drawn_scene(rng) for _ in range(_ROWS)]
     scene = drawn(pictures)
     noise = rng.standard_normal(scene.shape, dtype=np.float32) * _NOISE * float(rng.random())
-    return {"scene": scene + torch.from_numpy(noise), "ids": caption_ids(pictures)}
+    scene, ids = scene + torch.from_numpy(noise), caption_ids(pictures)
+    return {"scene": scene, "ids": ids, **cell_labels(pictures)}
 
 
 def _losses(judge: Judge, batch: Batch) -> dict[str, torch.Tensor]:
-    return {"caption": caption_loss(judge.captioner(batch["scene"], batch["ids"]), batch["ids"])}
+    cells = judge.captioner.look(batch["scene"])
+    return {
+        "caption": caption_loss(judge.captioner(cells, batch["ids"]), batch["ids"]),
+        "cells": labelled(judge.captioner, cells, batch),
+    }
 
 
 def train_judge(out: Path, config: ScenesConfig, steps: int = 1500, seed: int = 0) -> Judge:
@@ -97,7 +105,7 @@ def train_judge(out: Path, config: ScenesConfig, steps: int = 1500, seed: int = 
         ValueError: another judge is there.
     """
     settings = Settings(
-        seed=seed, steps=steps, frames=_ROWS, learning_rate=2e-3, warmup=50,
+        seed=seed, steps=steps, frames=_ROWS, learning_rate=1.5e-3, warmup=100,
         save_every=min(250, steps),
     )  # fmt: skip
     identity = {**vars(settings), "hidden_dim": config.hidden_dim, "d_model": config.d_model}
@@ -107,7 +115,7 @@ def train_judge(out: Path, config: ScenesConfig, steps: int = 1500, seed: int = 
     torch.manual_seed(seed)
     held = [drawings(seed + _OTHERS, i) for i in range(_HELD_OUT_BATCHES)]
     trainer = PolicyTrainer(
-        Objective(Judge(config), _losses, {"caption": 1.0}),
+        Objective(Judge(config), _losses, {"caption": 1.0, "cells": _CELLS}),
         settings,
         args,
         lambda step, rank: drawings(seed, step + (rank << 32)),

@@ -33,7 +33,7 @@ from vla_ros.scene_language.vocabulary import BOS, EOS, encode
 from vla_ros.training.recipes import ScenesRecipe as Recipe
 from vla_ros.training.run_folder import begin
 from vla_ros.training.scenes import losses as loss
-from vla_ros.training.scenes.cells import labelled, looked
+from vla_ros.training.scenes.cells import cell_labels, labelled, looked
 from vla_ros.training.scenes.crowds import MOST, with_more_things
 from vla_ros.training.scenes.narrations import (
     Narrated,
@@ -233,7 +233,7 @@ def _of_pictures(
     ]
     found = {
         **loss.painted(scene, loss.drawn(pictures, z.device)),
-        "cells": labelled(model.captioner, cells, [*pictures, *seen]),
+        "cells": labelled(model.captioner, cells, cell_labels([*pictures, *seen])),
         "consistency": loss.captioned(model, cells, [*pictures, *seen]),
         "looking": torch.stack(looks).mean(),
         "matching": loss.matched(everything, torch.cat(fitting), torch.cat(unfitting)),

@@ -72,13 +72,13 @@ class Matcher(nn.Module):
 
     def _decide(self, said: Tensor, imagined: Tensor, found: Tensor, weights: Tensor) -> Tensor:
         found = torch.cat([found, weights[..., -1:]], dim=-1).flatten(-2)
-        seen = self._ways_seen(weights)
+        seen = self.ways_seen(weights)
         imagined = imagined.expand_as(seen)
         lies = self.lies(torch.cat([imagined, seen, imagined * seen], dim=-1))
         return self.decide(said + self.found(found) + lies)[..., 0].float()
 
-    def _ways_seen(self, weights: Tensor) -> Tensor:
-        """[..., F] between where the looks [..., L, P + 1] go."""
+    def ways_seen(self, weights: Tensor) -> Tensor:
+        """The `ways` [..., F] between where the looks [..., L, P + 1] go."""
         somewhere = weights[..., :-1].sum(-1)  # [..., L]
         places = weights[..., :-1] @ self._places / somewhere.clamp(min=_EPS)[..., None]
         places, there = places.unflatten(-2, (-1, LOOKS)), somewhere.unflatten(-1, (-1, LOOKS))

@@ -94,8 +94,20 @@ def judged(found: dict[str, Any]) -> str:
 
 
 def reliable(found: dict[str, Any]) -> str:
-    rows = [[f"{score:.2f}", f"{share:.2f}", count] for score, share, count in found["reliability"]]
-    return table(["mean score", "share that is true", "narrations"], rows)
+    rows = [
+        [name, f"{score:.2f}", f"{share:.2f}", count]
+        for name, one in found.items()
+        for score, share, count in one["reliability"]
+    ]
+    return table(["", "mean score", "share that is true", "sentences"], rows)
+
+
+def honest(found: dict[str, Any]) -> str:
+    rows = [
+        [name, f"{one['brier']:.3f}", f"{one['at half']:.1%}", f"{one['at best']:.1%}"]
+        for name, one in found.items()
+    ]
+    return table(["", "Brier score", "right at 0.5", "right at the best threshold"], rows)
 
 
 def suspected(found: dict[str, Any]) -> str:
@@ -105,7 +117,7 @@ def suspected(found: dict[str, Any]) -> str:
 
 def report(found: dict[str, Any], command: str, where: str, judge_steps: int) -> str:
     score, pixels = found["score"], found["pixels"]
-    edits, fair = pixels["edits"], score["calibration"]
+    edits = pixels["edits"]
     left = ", ".join(f"{count} of {SPLITS[split]}" for split, count in found["left_out"].items())
     return f"""## Text -> scene -> text
 
@@ -172,7 +184,8 @@ its things, and from that to the mean of the nearest other colour):
 ### The cycle score
 
 A true narration of a scene (of all its things, as the narrator tells them) beside one with a wrong
-word: how often the true one has the higher score (area under the receiver's curve, %):
+word: how often the true one has the higher score (area under the receiver's curve, %). "All" to
+"held out" are of narrations; descriptions say what is there and how it lies while nothing moves:
 
 {judged(score)}
 
@@ -180,8 +193,9 @@ word: how often the true one has the higher score (area under the receiver's cur
 the sentence and checking its facts on the scene is what the score is to come near to without a
 grammar.
 
-As a probability, half of the narrations being true: Brier score {fair["brier"]:.3f}, where always
-saying one half has 0.25. Right in {fair["at half"]:.1%} at a threshold of 0.5 and in
-{fair["at best"]:.1%} at the best one.
+As a probability, half of the sentences being true (always saying one half has a Brier score of
+0.25):
 
-{reliable(fair)}"""
+{honest(score["calibration"])}
+
+{reliable(score["calibration"])}"""

@@ -213,6 +213,7 @@ def test_every_text_and_picture_are_compared_as_those_of_a_row_are(model):
 
 TAUGHT = {  # by each loss
     **{"told": ("language", "decoder.to_z", "decoder.to_thing", "decoder.arrange")},
+    **{"bound": ("language", "decoder.to_z", "decoder.to_relations")},
     **{"spatial": ("language", "decoder.arrange"), "kl": ("decoder.to_z",)},
     **{"diversity": ("decoder.to_z", "decoder.arrange"), "unmoved": ("decoder.arrange",)},
     **{"reconstruction": ("decoder.painter",), "perceptual": ("decoder.painter",)},

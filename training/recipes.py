@@ -263,8 +263,8 @@ class DynamicsRecipe(WorldSettings):
 class ScenesRecipe(Settings):
     """How text -> scene -> text is trained; the defaults are those of the one that ships."""
 
-    epochs: int = 33
-    layout_epochs: int = 15  # at first, in which no picture is read yet
+    epochs: int = 28
+    layout_epochs: int = 12  # at first, in which no picture is read yet
     num_samples: int = 8000  # texts of an epoch
     batch_size: int = 32
     learning_rate: float = 1e-3
@@ -279,6 +279,7 @@ class ScenesRecipe(Settings):
     painter: str = "sprites"
     dropout: float = 0.0
     lambda_told: float = 1.0
+    lambda_bound: float = 0.5
     lambda_spatial: float = 0.3
     lambda_kl: float = 0.02
     lambda_diversity: float = 0.05

@@ -13,8 +13,9 @@ from torch import Tensor
 from vla_ros.models.scenes.captions import Cells, caption_ids, caption_loss
 from vla_ros.models.scenes.cycle import CycleScenes
 from vla_ros.models.scenes.layout import Layout, Picture
+from vla_ros.models.scenes.reading import ASKED, SIDES
 from vla_ros.scene_language.drawing import TABLE_RGB, draw
-from vla_ros.training.scenes.texts import KINDS, SIDES, Wanted
+from vla_ros.training.scenes.texts import Wanted
 
 _EPS = 1e-6
 _SIDE = 6.0  # bins of x or y that a side is drawn at; from 4 on it may be said
@@ -24,7 +25,7 @@ _DIVERSE = 6.0  # bins between two scenes of one text, on average
 _FREE_NATS = 0.1  # of each number of the bottleneck
 _FOREGROUND = 6.0  # how much more a pixel of a thing counts than one of the table
 _CLEARANCE = {"": 8.0, "pad": 9.0, "bowl": 11.0, "gripper": 5.0}  # bins
-_KIND = {kind: i for i, kind in enumerate(KINDS)}
+_KIND = {kind: i for i, kind in enumerate(ASKED)}
 _TOGETHER = [_KIND[kind] for kind in ("on", "inside", "at")]
 
 
@@ -38,6 +39,18 @@ def told(layout: Layout, wanted: Wanted) -> Tensor:
     moving = F.cross_entropy(layout.motion, wanted.motion, reduction="none")
     moving = (moving * wanted.gripper).sum() / wanted.gripper.sum().clamp(min=1)
     return rows + looks + hand + shut + moving
+
+
+def bound(said: Tensor, wanted: Wanted) -> Tensor:
+    """Whether it is known which relation is said of which things, nats a thing: `said` are logits
+    of `SceneDecoder.relations`. How a thing that is not yet known to be meant should lie is not
+    learned from how things lie."""
+    asked = torch.zeros_like(said)
+    row, number = torch.nonzero(wanted.kind >= 0, as_tuple=True)
+    kind, (first, second, third) = wanted.kind[row, number], wanted.between[row, number].T
+    asked[row, first, kind, second] = asked[row, first, kind, third] = 1.0
+    nats = F.binary_cross_entropy_with_logits(said, asked, reduction="none").sum((2, 3))
+    return (nats * wanted.there).sum() / wanted.there.sum().clamp(min=1)
 
 
 def related(layout: Layout, wanted: Wanted) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from vla_ros.models.language import pad
 from vla_ros.models.scenes.layout import ALL_COLORS, ALL_SHAPES, MOTIONS
-from vla_ros.models.scenes.reading import RELATIONS, SIDES
+from vla_ros.models.scenes.reading import ASKED, SIDES
 from vla_ros.scene_language.facts import INVERSE, Fact, Moving, Present, Related
 from vla_ros.scene_language.scenes import BOWL, COLORS, MOVABLE, PAD, SHAPES, Name
 from vla_ros.scene_language.sentences import say
@@ -28,8 +28,6 @@ from vla_ros.scene_language.vocabulary import BOS, EOS, IDS
 SPLITS = ("train", "held_out")
 # Where what the gripper comes closer to lies, seen from it.
 _AHEAD = {"left": "left", "right": "right", "away": "behind", "closer": "front"}
-# Kinds of relations between places: those of facts, being at one place, and being pushed.
-KINDS = (*RELATIONS, "at", *(f"pushed {side}" for side in SIDES))
 _MOST_RELATIONS = 4
 _SAID_FIRST = ("there is", "i see", "you can see", "you can find")
 
@@ -292,7 +290,7 @@ class Wanted:
         gripper: bool [B].
         motion: int64 [B].
         closed: bool [B].
-        kind: int64 [B, R], of KINDS; -1 where there is none.
+        kind: int64 [B, R], of ASKED; -1 where there is none.
         between: int64 [B, R, 3], thing, landmark and second landmark; K is the gripper.
     """
 
@@ -326,7 +324,7 @@ def wanted(texts: Sequence[Text], things: int) -> Wanted:
         gripper[row], closed[row] = text.motion is not None, text.closed
         motion[row] = MOTIONS.index(text.motion or "")
         for r, (name, *places) in enumerate(text.relations):
-            kind[row, r] = KINDS.index(name)
+            kind[row, r] = ASKED.index(name)
             between[row, r] = [things if i == len(text.names) else i for i in places]
     ids = pad(text.ids for text in texts)
     arrays = (there, color, shape, gripper, motion, closed, kind, between)

@@ -108,6 +108,7 @@ def losses(model: CycleScenes, batch: Batch) -> dict[str, Tensor]:
     named_well = (-told.detach()).exp()
     return {
         "told": told,
+        "bound": loss.bound(model.decoder.relations(z), asked),
         "spatial": named_well * amiss,
         "amiss": amiss.detach(),
         "kl": loss.kl(mu, logvar) + commitment,

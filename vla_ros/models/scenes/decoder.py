@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from vla_ros.models.scenes.config import ScenesConfig
 from vla_ros.models.scenes.layout import ALL_COLORS, ALL_SHAPES, MOTIONS, Layout
+from vla_ros.models.scenes.reading import ASKED
 from vla_ros.scene_language.drawing import SIZE, TABLE_RGB
 from vla_ros.scene_language.scenes import FIXTURES
 
@@ -24,7 +25,8 @@ _SPRITE = 2 * _REACH + 1
 _GROUP = 8  # numbers of z that one code of a discrete vocabulary stands for
 _COMMITMENT = 0.25  # van den Oord et al. 2017, equation 3
 _QUIET = -5.0  # log variance at first
-_ROUNDS = 4  # of attention among what is on the table
+_SELDOM = -4.0  # logit at first that a relation is said
+_ROUNDS = 3  # of attention among what is on the table
 _EDGE = 3.0  # bins that things keep from the walls
 
 
@@ -68,6 +70,12 @@ class SceneDecoder(nn.Module):
             nn.Linear(c.hidden_dim, 1 + len(ALL_COLORS) + len(ALL_SHAPES)),
         )  # fmt: skip
         self.arrange = Arrangement(c)
+        # Training only: which relation is said of a thing, and to which.
+        self.to_relations = nn.Sequential(
+            nn.Linear(own, c.hidden_dim // 4), nn.SiLU(),
+            nn.Linear(c.hidden_dim // 4, len(ASKED) * (c.things + 1)),
+        )  # fmt: skip
+        nn.init.constant_(self.to_relations[-1].bias, _SELDOM)
         self.painter = Sprites(c) if c.painter == "sprites" else Convolutions(c)
         self.coherence = SpatialCoherence()
 
@@ -112,6 +120,12 @@ class SceneDecoder(nn.Module):
         commitment = commitment + _COMMITMENT * F.mse_loss(parts, codes.detach())
         z = (parts + (codes - parts).detach()).flatten(1)
         return z if noise is None else z + 0.1 * noise, mu, logvar, commitment
+
+    def relations(self, z: Tensor) -> Tensor:
+        """Logits [B, K, ASKED, K + 1] that the text says each of ASKED of a thing, and to which
+        other; the last is the gripper."""
+        said = self.to_relations(z.unflatten(-1, (self.config.things, -1))).float()
+        return said.unflatten(-1, (len(ASKED), -1))
 
     def layout(self, z: Tensor) -> Layout:
         """Layouts of z [B, z_dim]; places are not yet in whole bins."""

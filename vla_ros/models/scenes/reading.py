@@ -23,6 +23,8 @@ from vla_ros.scene_language.vocabulary import text_of
 
 SIDES = ("left", "right", "behind", "front")
 RELATIONS = (*SIDES, "near", "on", "inside", "between")  # that a picture from above shows
+# Of these are the relations that a text asks for too: being carried, and being pushed.
+ASKED = (*RELATIONS, "at", *(f"pushed {side}" for side in SIDES))
 _HELD = 2  # bins from the gripper to what it carries, at most
 _PUSHED = 8  # bins from the gripper to the middle of what it pushes, at most
 # Steps of a bin along x and y, seen from the robot.

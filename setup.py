@@ -66,6 +66,7 @@ setup(
         "vision": ["huggingface_hub>=1.0", "transformers>=5.24"],
         "test": [
             "hypothesis>=6.100",
+            "peft>=0.21",
             "pytest>=8.0",
             "pytest-timeout>=2.3",
             "pyyaml>=6.0",

@@ -331,6 +331,7 @@ def test_the_default_tiny_configuration_is_small():
 
 def test_adapters_go_to_a_folder_and_back_and_into_the_weights(processor, folder, inputs, tmp_path):
     """With peft, as of any other model; test_spatial_vla_lora.py has the rest."""
+    pytest.importorskip("peft", reason="needs the extra lora")
     base = SpatialVLAForConditionalGeneration.from_pretrained(folder)
     adapted = add_adapters(base, Lora(4, 4))
     batch = training_batch(processor)

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 pytest.importorskip("transformers")
-peft = pytest.importorskip("peft", reason="needs the extra lora")
+pytest.importorskip("peft", reason="needs the extra lora")
 
+import peft
 import tiny_spatial_vla as tiny
 
 from vla_ros import cli

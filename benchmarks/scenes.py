@@ -105,6 +105,7 @@ def reading(model: CycleScenes, judge: Judge, texts: Sequence[Text]) -> dict[str
         "shuffled texts": found["shuffled"],
         "blank pictures": found["blank"],
         "noise": found["noise"],
+        "noise: of another text": found["noise, chance"],
     }
     return {
         "texts": len(texts),

@@ -233,15 +233,18 @@ def controls(
 
     Returns:
         "own" pictures; "chance": what was read in another text's picture, as that text's; the
-        pictures "shuffled", "blank" and of "noise".
+        pictures "shuffled", "blank" and of "noise"; and "noise, chance": what was read in another
+        text's noise. A reader that names much has more by chance than one that names little.
     """
     own, other = reader(scenes), others(len(texts), seed)
+    noise = reader(noises(len(texts), seed))
     return {
         "own": tally(texts, own),
         "chance": tally(texts, [own[i] for i in other]),
         "shuffled": tally(texts, reader(scenes[torch.from_numpy(other)])),
         "blank": tally(texts, reader(blanks(len(texts)))),
-        "noise": tally(texts, reader(noises(len(texts), seed))),
+        "noise": tally(texts, noise),
+        "noise, chance": tally(texts, [noise[i] for i in other]),
     }
 
 
@@ -255,12 +258,14 @@ def suspicions(found: dict[str, np.ndarray], judged: np.ndarray | None = None) -
     own, chance = Agreement.of(found["own"]), Agreement.of(found["chance"])
     told = []
     for name in ("shuffled", "blank", "noise"):
-        control = Agreement.of(found[name])
+        control, usual = Agreement.of(found[name]), chance
+        if name == "noise":
+            usual = Agreement.of(found["noise, chance"])
         for what in ("names", "exact"):
-            if getattr(control, what) > getattr(chance, what) + _SAME:
+            if getattr(control, what) > getattr(usual, what) + _SAME:
                 told.append(
                     f"{what} {getattr(control, what):.0%} from {name} pictures, "
-                    f"{getattr(chance, what):.0%} by chance: the text comes by another way"
+                    f"{getattr(usual, what):.0%} by chance: the text comes by another way"
                 )
     if own.names <= chance.names + _SAME:
         told.append(

@@ -63,7 +63,7 @@ def make(monkeypatch):
         "now",
         property(lambda node: node._newest and seconds(node._newest.header.stamp)),
     )
-    with nodes_of(NarratorNode) as make:
+    with nodes_of(NarratorNode, scenes="") as make:
         yield make
 
 

@@ -86,7 +86,7 @@ NARRATOR = {
         live=True,
     ),
     "scenes": Parameter(
-        "",
+        "scenes",
         "Scores each sentence against what is seen: a checkpoint of text -> scene -> text by name, "
         "or the path of a folder; empty: no scores.",
     ),

@@ -127,7 +127,9 @@ def _fingerprint(clips: Clips, *models: nn.Module) -> str:
         for name, value in sorted(model.state_dict().items()):
             digest.update(name.encode())
             digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-    digest.update(code("models/genie/*.py").encode())
+    digest.update(
+        code("vla_ros.models.genie.tokenizer", "vla_ros.models.genie.latent_actions").encode()
+    )
     digest.update(json.dumps([clips.camera, clips.rows.tolist()]).encode())
     for number, index in clips.sequences():
         digest.update(clips.frames(number, index).tobytes())

@@ -104,6 +104,7 @@ def reading(model: CycleScenes, judge: Judge, texts: Sequence[Text]) -> dict[str
         "chance: of another text": found["chance"],
         "shuffled texts": found["shuffled"],
         "blank pictures": found["blank"],
+        "blank: of another text": found["blank, chance"],
         "noise": found["noise"],
         "noise: of another text": found["noise, chance"],
     }

@@ -233,16 +233,17 @@ def controls(
 
     Returns:
         "own" pictures; "chance": what was read in another text's picture, as that text's; the
-        pictures "shuffled", "blank" and of "noise"; and "noise, chance": what was read in another
-        text's noise. A reader that names much has more by chance than one that names little.
+        pictures "shuffled", "blank" and of "noise"; and "blank, chance" and "noise, chance": what
+        was read in another text's. One who says the same of everything is right now and then too.
     """
     own, other = reader(scenes), others(len(texts), seed)
-    noise = reader(noises(len(texts), seed))
+    blank, noise = reader(blanks(len(texts))), reader(noises(len(texts), seed))
     return {
         "own": tally(texts, own),
         "chance": tally(texts, [own[i] for i in other]),
         "shuffled": tally(texts, reader(scenes[torch.from_numpy(other)])),
-        "blank": tally(texts, reader(blanks(len(texts)))),
+        "blank": tally(texts, blank),
+        "blank, chance": tally(texts, [blank[i] for i in other]),
         "noise": tally(texts, noise),
         "noise, chance": tally(texts, [noise[i] for i in other]),
     }
@@ -258,9 +259,8 @@ def suspicions(found: dict[str, np.ndarray], judged: np.ndarray | None = None) -
     own, chance = Agreement.of(found["own"]), Agreement.of(found["chance"])
     told = []
     for name in ("shuffled", "blank", "noise"):
-        control, usual = Agreement.of(found[name]), chance
-        if name == "noise":
-            usual = Agreement.of(found["noise, chance"])
+        control = Agreement.of(found[name])
+        usual = Agreement.of(found.get(f"{name}, chance", found["chance"]))
         for what in ("names", "exact"):
             if getattr(control, what) > getattr(usual, what) + _SAME:
                 told.append(

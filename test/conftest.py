@@ -1,8 +1,10 @@
 """Shared by all tests: a ROS domain of their own, an untrained checkpoint, other arithmetic."""
 
 import ctypes
+import gc
 import os
 import random
+import sys
 
 import pytest
 
@@ -36,6 +38,19 @@ def pytest_configure(config):
         from vla_ros.models import mamba_native
 
         mamba_native._library = ctypes.CDLL(library)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_participants_left():
+    """Nodes of tests that ended leave the network.
+
+    A destroyed node is in cycles, with its action server for one, and its DDS participant lives
+    until those are collected. On one machine participants find only the first 32 of a domain, so
+    that nodes of a later test would not find each other.
+    """
+    yield
+    if "rclpy" in sys.modules:
+        gc.collect()
 
 
 @pytest.fixture(scope="session")

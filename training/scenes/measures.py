@@ -141,13 +141,9 @@ def embedded(model: CycleScenes, texts: Sequence[Text]) -> Tensor:
 def fits(model: CycleScenes, texts: Tensor, scenes: Tensor) -> Tensor:
     """How well each of the texts, embeddings [T, D], fits each of the pictures [S, 3, 64, 64], by
     the matcher: logits [T, S]."""
-    parts = [
-        [
-            model.matcher.every(some, model.ways_imagined(some), model.captioner.look(part))
-            for part in scenes.split(ROWS)
-        ]
-        for some in texts.split(ROWS)
-    ]
+    looked = [model.captioner.look(part) for part in scenes.split(ROWS)]
+    imagined = [(some, model.ways_imagined(some)) for some in texts.split(ROWS)]
+    parts = [[model.matcher.every(some, lie, cells) for cells in looked] for some, lie in imagined]
     return torch.cat([torch.cat(row, dim=1) for row in parts])
 
 
